@@ -1,0 +1,557 @@
+//! The configuration file: TOML in, validated settings out.
+//!
+//! Every limit carries its unit in its name. Unknown keys are errors. Paths are relative to the file's directory.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::model::{IdError, Issuer, NodeName};
+
+/// Why there are no settings.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not TOML, or names a key that does not exist, or a value of the wrong type.
+    #[error("the configuration `{path}` is not valid: {detail}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what, on one line.
+        detail: String,
+    },
+    /// A setting that cannot be.
+    #[error("the configuration `{path}` is not valid: `{key}` {fault}")]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// A file that the configuration names is not there or not readable.
+    #[error("`{key}` names `{file}`, which cannot be read: {source}")]
+    MissingFile {
+        /// Which key.
+        key: &'static str,
+        /// The file it names.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Everything an operator can set.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Which node this is.
+    pub node: NodeConfig,
+    /// Where and how it listens.
+    pub server: ServerConfig,
+    /// Whose tokens it accepts.
+    pub identity: IdentityConfig,
+    /// What it allows.
+    pub policy: PolicyConfig,
+    /// What it looks for in messages.
+    #[serde(default)]
+    pub inspection: InspectionConfig,
+    /// Where and how it records.
+    pub record: RecordConfig,
+    /// How it hands messages over.
+    #[serde(default)]
+    pub delivery: DeliveryConfig,
+    /// Where its metrics are read.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
+    /// How much it takes from whom.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// 1 to 32 of `[a-z0-9_]`; stands in every audit entry and decision id.
+    pub name: String,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address and port of the gRPC API; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The certificate chain, PEM, leaf first.
+    pub certificate_file: PathBuf,
+    /// The private key, PEM (PKCS #8, SEC1 or PKCS #1).
+    pub private_key_file: PathBuf,
+    /// How long a drain may take before what is left is cut off.
+    #[serde(default = "default_drain_ms")]
+    pub drain_ms_max: u64,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// The issuers whose tokens are accepted, by their `iss`.
+    pub issuers: Vec<IssuerConfig>,
+    /// How far clocks may differ, for `exp`, `nbf` and `iat`.
+    #[serde(default)]
+    pub leeway_s: u64,
+    /// How many verified tokens are remembered.
+    #[serde(default = "default_token_cache")]
+    pub token_cache_entries_max: usize,
+}
+
+/// `[[identity.issuers]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerConfig {
+    /// The `iss` claim, exactly.
+    pub issuer: String,
+    /// The `aud` claim that names this broker.
+    pub audience: String,
+    /// The issuer's public keys, a JWK Set (RFC 7517).
+    pub jwks_file: PathBuf,
+    /// Where roles stand in the claims, for example `realm_access.roles`.
+    #[serde(default = "default_roles_claim")]
+    pub roles_claim: String,
+    /// Where permissions stand: a list, or a space-separated string as OAuth's `scope`.
+    #[serde(default = "default_permissions_claim")]
+    pub permissions_claim: String,
+}
+
+/// `[policy]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// Holds `*.rego` (without `*_test.rego`, which are for `opa test`), `data.yaml` and `data.json`.
+    pub directory: PathBuf,
+    /// How long one evaluation may take; past it the answer is no.
+    #[serde(default = "default_evaluation_ms")]
+    pub evaluation_ms_max: u64,
+    /// How many decisions are remembered.
+    #[serde(default = "default_decision_cache")]
+    pub decision_cache_entries_max: usize,
+}
+
+/// `[inspection]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InspectionConfig {
+    /// The phrase rules; the built-in file if absent.
+    pub rules_file: Option<PathBuf>,
+}
+
+/// `[record]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordConfig {
+    /// Where the audit log lives. One broker at a time.
+    pub data_directory: PathBuf,
+    /// How many entries one commit takes at most.
+    #[serde(default = "default_commit_entries")]
+    pub commit_entries_max: usize,
+    /// How many submissions may wait for the writer.
+    #[serde(default = "default_writer_queue")]
+    pub writer_queue_submissions_max: usize,
+    /// How many of the newest entries are verified at start.
+    #[serde(default = "default_tail_entries")]
+    pub verify_at_start_entries_max: u64,
+    /// Below this much free disk, new publishes are refused.
+    #[serde(default = "default_free_disk")]
+    pub free_disk_bytes_min: u64,
+    /// How many message ids are remembered for each sender.
+    #[serde(default = "default_dedup_ids")]
+    pub dedup_ids_per_sender_max: usize,
+    /// For how many senders message ids are remembered.
+    #[serde(default = "default_dedup_senders")]
+    pub dedup_senders_max: usize,
+    /// The store's page cache.
+    #[serde(default = "default_store_cache")]
+    pub store_cache_bytes_max: u64,
+}
+
+/// What happens to a subscriber whose queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// Its stream is ended with a clear status.
+    Disconnect,
+    /// The oldest messages that wait for it are dropped.
+    DropOldest,
+}
+
+/// `[delivery]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliveryConfig {
+    /// How many messages may wait for one subscriber.
+    pub queue_messages_max: usize,
+    /// How many payload bytes may wait for one subscriber.
+    pub queue_bytes_max: usize,
+    /// What then.
+    pub overflow: Overflow,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Address and port of the Prometheus listener; none if absent. Plain HTTP: keep it off the public network.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The largest message that may pass; a larger one is inspected, quarantined and recorded.
+    pub message_bytes_max: usize,
+    /// The largest gRPC message (frame) that is decoded; past it the call ends. Above `message_bytes_max`.
+    pub frame_bytes_max: usize,
+    /// How many messages one `PublishStreamRequest` may carry.
+    pub frame_messages_max: usize,
+    /// How many messages of one publish stream may wait for their record.
+    pub publish_in_flight_messages_max: usize,
+    /// How many payload bytes of one publish stream may wait for their record.
+    pub publish_in_flight_bytes_max: usize,
+    /// How many patterns one subscription may name.
+    pub subscription_patterns_max: usize,
+    /// Connections in all.
+    pub connections_max: usize,
+    /// Connections from one address.
+    pub connections_per_address_max: usize,
+    /// Connections of one identity.
+    pub connections_per_identity_max: usize,
+    /// Concurrent streams on one connection.
+    pub streams_per_connection_max: u32,
+    /// HTTP/2 header list.
+    pub header_list_bytes_max: u32,
+    /// How long a TLS handshake may take.
+    pub tls_handshake_ms_max: u64,
+    /// How long a connection may stay without an authenticated call (health checks are exempt).
+    pub first_authenticated_call_ms_max: u64,
+    /// HTTP/2 keepalive: how often.
+    pub keepalive_interval_ms: u64,
+    /// HTTP/2 keepalive: how long to wait for the answer.
+    pub keepalive_timeout_ms: u64,
+    /// How old a connection may get before it is asked to reconnect; off if absent.
+    pub connection_age_ms_max: Option<u64>,
+    /// HTTP/2 stream window.
+    pub stream_window_bytes: u32,
+    /// HTTP/2 connection window.
+    pub connection_window_bytes: u32,
+    /// Reset streams that wait to be accepted, before the connection is closed (CVE-2023-44487).
+    pub pending_accept_resets_max: usize,
+    /// Streams reset for the peer's errors, before the connection is closed.
+    pub local_error_resets_max: usize,
+    /// How many refused callers a second get an audit entry of their own; more are counted together.
+    pub authentication_refusals_recorded_per_s_max: u32,
+}
+
+const MIB: usize = 1024 * 1024;
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self { queue_messages_max: 1024, queue_bytes_max: 4 * MIB, overflow: Overflow::Disconnect }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: MIB,
+            frame_bytes_max: 4 * MIB,
+            frame_messages_max: 1024,
+            publish_in_flight_messages_max: 4096,
+            publish_in_flight_bytes_max: 8 * MIB,
+            subscription_patterns_max: 32,
+            connections_max: 10_000,
+            connections_per_address_max: 64,
+            connections_per_identity_max: 16,
+            streams_per_connection_max: 64,
+            header_list_bytes_max: 16 * 1024,
+            tls_handshake_ms_max: 5_000,
+            first_authenticated_call_ms_max: 5_000,
+            keepalive_interval_ms: 30_000,
+            keepalive_timeout_ms: 10_000,
+            connection_age_ms_max: None,
+            stream_window_bytes: 1024 * 1024,
+            connection_window_bytes: 4 * 1024 * 1024,
+            pending_accept_resets_max: 20,
+            local_error_resets_max: 64,
+            authentication_refusals_recorded_per_s_max: 20,
+        }
+    }
+}
+
+const fn default_drain_ms() -> u64 {
+    10_000
+}
+const fn default_token_cache() -> usize {
+    65_536
+}
+fn default_roles_claim() -> String {
+    "roles".to_owned()
+}
+fn default_permissions_claim() -> String {
+    "permissions".to_owned()
+}
+const fn default_evaluation_ms() -> u64 {
+    50
+}
+const fn default_decision_cache() -> usize {
+    65_536
+}
+const fn default_commit_entries() -> usize {
+    4_096
+}
+const fn default_writer_queue() -> usize {
+    1_024
+}
+const fn default_tail_entries() -> u64 {
+    100_000
+}
+const fn default_free_disk() -> u64 {
+    1 << 30
+}
+const fn default_dedup_ids() -> usize {
+    16_384
+}
+const fn default_dedup_senders() -> usize {
+    256
+}
+const fn default_store_cache() -> u64 {
+    64 << 20
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line each.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let directory = path.parent().unwrap_or_else(|| Path::new("."));
+        Self::parse(&text, path, directory)
+    }
+
+    /// Checks the text of a configuration file; relative paths are taken from `directory`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line each, naming `path`.
+    pub fn parse(text: &str, path: &Path, directory: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), detail: one_line(text, &error) })?;
+        config.resolve_paths(directory);
+        config.check_settings(path)?;
+        config.check_files()?;
+        Ok(config)
+    }
+
+    /// The node's name, parsed.
+    ///
+    /// # Errors
+    /// Where it is no node name; [`Config::load`] has checked that.
+    pub fn node_name(&self) -> Result<NodeName, IdError> {
+        NodeName::parse(&self.node.name)
+    }
+
+    fn resolve_paths(&mut self, directory: &Path) {
+        let server = &mut self.server;
+        let mut paths = vec![
+            &mut server.certificate_file,
+            &mut server.private_key_file,
+            &mut self.policy.directory,
+            &mut self.record.data_directory,
+        ];
+        paths.extend(self.identity.issuers.iter_mut().map(|issuer| &mut issuer.jwks_file));
+        paths.extend(self.inspection.rules_file.as_mut());
+        for path in paths {
+            *path = directory.join(&*path);
+        }
+    }
+
+    fn check_settings(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, fault: String| Err(ConfigError::Setting { path: path.to_owned(), key, fault });
+        if let Err(error) = self.node_name() {
+            return fail("node.name", format!("is not a node name: {error}"));
+        }
+        if self.identity.issuers.is_empty() {
+            return fail("identity.issuers", "names no issuer, so nobody could connect".to_owned());
+        }
+        for issuer in &self.identity.issuers {
+            if let Err(error) = Issuer::parse(&issuer.issuer) {
+                return fail("identity.issuers.issuer", format!("is not an issuer: {error}"));
+            }
+            if issuer.audience.is_empty() {
+                return fail("identity.issuers.audience", "is empty".to_owned());
+            }
+        }
+        let limits = &self.limits;
+        if limits.frame_bytes_max <= limits.message_bytes_max {
+            return fail(
+                "limits.frame_bytes_max",
+                "must be above `limits.message_bytes_max`, so that an oversized message can be recorded".to_owned(),
+            );
+        }
+        for (key, value) in self.positive_settings() {
+            if value == 0 {
+                return fail(key, "must be at least 1".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn positive_settings(&self) -> [(&'static str, usize); 16] {
+        let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
+        [
+            ("limits.message_bytes_max", limits.message_bytes_max),
+            ("limits.frame_messages_max", limits.frame_messages_max),
+            ("limits.publish_in_flight_messages_max", limits.publish_in_flight_messages_max),
+            ("limits.publish_in_flight_bytes_max", limits.publish_in_flight_bytes_max),
+            ("limits.subscription_patterns_max", limits.subscription_patterns_max),
+            ("limits.connections_max", limits.connections_max),
+            ("limits.connections_per_address_max", limits.connections_per_address_max),
+            ("limits.connections_per_identity_max", limits.connections_per_identity_max),
+            ("record.commit_entries_max", record.commit_entries_max),
+            ("record.writer_queue_submissions_max", record.writer_queue_submissions_max),
+            ("record.dedup_ids_per_sender_max", record.dedup_ids_per_sender_max),
+            ("record.dedup_senders_max", record.dedup_senders_max),
+            ("delivery.queue_messages_max", delivery.queue_messages_max),
+            ("delivery.queue_bytes_max", delivery.queue_bytes_max),
+            ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
+            ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
+        ]
+    }
+
+    fn check_files(&self) -> Result<(), ConfigError> {
+        let mut files = vec![
+            ("server.certificate_file", &self.server.certificate_file),
+            ("server.private_key_file", &self.server.private_key_file),
+        ];
+        files.extend(self.identity.issuers.iter().map(|issuer| ("identity.issuers.jwks_file", &issuer.jwks_file)));
+        files.extend(self.inspection.rules_file.iter().map(|file| ("inspection.rules_file", file)));
+        for (key, file) in files {
+            fs::File::open(file).map_err(|source| ConfigError::MissingFile { key, file: file.clone(), source })?;
+        }
+        let key = "policy.directory";
+        let directory = &self.policy.directory;
+        fs::read_dir(directory).map_err(|source| ConfigError::MissingFile { key, file: directory.clone(), source })?;
+        Ok(())
+    }
+}
+
+impl ServerConfig {
+    /// See [`ServerConfig::drain_ms_max`].
+    #[must_use]
+    pub const fn drain_max(&self) -> Duration {
+        Duration::from_millis(self.drain_ms_max)
+    }
+}
+
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', " ");
+    match error.span() {
+        Some(span) => {
+            let line = text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
+            format!("line {line}: {message}")
+        }
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a directory");
+        for file in ["cert.pem", "key.pem", "jwks.json"] {
+            fs::write(directory.path().join(file), "").expect("written");
+        }
+        fs::create_dir(directory.path().join("policies")).expect("made");
+        directory
+    }
+
+    const VALID: &str = r#"
+[node]
+name = "test"
+[server]
+listen = "127.0.0.1:0"
+certificate_file = "cert.pem"
+private_key_file = "key.pem"
+[[identity.issuers]]
+issuer = "https://issuer.example"
+audience = "veribus"
+jwks_file = "jwks.json"
+[policy]
+directory = "policies"
+[record]
+data_directory = "data"
+"#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let directory = fixture();
+        Config::parse(text, Path::new("veribus.toml"), directory.path()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_minimal_file_is_enough_and_paths_are_relative_to_it() {
+        let directory = fixture();
+        let config = Config::parse(VALID, Path::new("veribus.toml"), directory.path()).expect("valid");
+        assert_eq!(config.record.data_directory, directory.path().join("data"));
+        assert_eq!(config.limits.message_bytes_max, 1_048_576);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = parse(&VALID.replace("[record]", "[record]\nfsync = false")).expect_err("unknown");
+        assert!(error.contains("line 15") && error.contains("fsync"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named_with_its_key() {
+        let error = parse(&VALID.replace("jwks.json", "nowhere.json")).expect_err("missing");
+        assert!(error.contains("identity.issuers.jwks_file") && error.contains("nowhere.json"), "{error}");
+    }
+
+    #[test]
+    fn an_oversized_message_must_be_able_to_reach_inspection() {
+        let error = parse(&format!("{VALID}[limits]\nframe_bytes_max = 1024")).expect_err("too small");
+        assert!(error.contains("limits.frame_bytes_max"), "{error}");
+    }
+
+    #[test]
+    fn no_issuer_is_an_error() {
+        let (before, after) = VALID.split_once("[[identity.issuers]]").expect("there");
+        let (_, after) = after.split_once("[policy]").expect("there");
+        let error = parse(&format!("{before}[identity]\nissuers = []\n[policy]{after}")).expect_err("nobody");
+        assert!(error.contains("identity.issuers"), "{error}");
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_an_error() {
+        let error = parse(&format!("{VALID}[limits]\nconnections_max = 0")).expect_err("zero");
+        assert!(error.contains("limits.connections_max"), "{error}");
+    }
+}

@@ -1,0 +1,4 @@
+//! The broker: one message, the whole way.
+
+pub mod config;
+pub mod model;

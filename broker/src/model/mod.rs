@@ -1,0 +1,20 @@
+//! The words of the domain: parsed, bounded values without behaviour towards the outside.
+//!
+//! In scope: identifiers, topics, messages, findings, time. Out of scope: any I/O, the wire format, who may do what.
+
+mod finding;
+mod ids;
+mod message;
+mod receipt;
+mod time;
+mod topic;
+
+pub use finding::{Finding, FindingKind, Severity};
+pub use ids::{
+    AgentId, ContentType, DecisionId, Destination, IdError, Issuer, MessageId, MessageType, NodeName, RoleName,
+    SubscriptionId, TokenId,
+};
+pub use message::{ATTRIBUTES_MAX, Message, TEXT_BYTES_MAX};
+pub use receipt::{Outcome, Receipt, RefusalReason, RefusedReceipt};
+pub use time::{Clock, UnixMicros, UnixSeconds};
+pub use topic::{Topic, TopicError, TopicPattern};

@@ -1,0 +1,77 @@
+//! What the broker answers about a recorded message.
+
+use super::{DecisionId, MessageId};
+
+/// What became of a message, once that is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Handed to its audience.
+    Accepted(Receipt),
+    /// Withheld.
+    Quarantined(Receipt),
+    /// Gone nowhere.
+    Refused(RefusedReceipt),
+}
+
+/// The sender's proof that the decision on its message is in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Which message.
+    pub message_id: MessageId,
+    /// Which decision.
+    pub decision_id: DecisionId,
+    /// With the data it gives the payload digest in the log; `None` where it is no longer known.
+    pub salt: Option<[u8; 32]>,
+    /// This is the receipt of an earlier publish with the same id.
+    pub duplicate: bool,
+}
+
+/// The record of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedReceipt {
+    /// Which message, in the words of the sender where they were no valid id.
+    pub message_id: String,
+    /// Which decision.
+    pub decision_id: DecisionId,
+    /// What the client may know.
+    pub reason: RefusalReason,
+    /// This is the refusal of an earlier publish with the same id.
+    pub duplicate: bool,
+}
+
+/// The stable words that a client is told. Details are in the audit log only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalReason {
+    /// The token's permissions do not cover the action.
+    MissingPermission,
+    /// The policy did not allow it.
+    PolicyDenied,
+    /// Something on the way failed, so the answer is no.
+    DecisionFailed,
+    /// The message is not well-formed.
+    MalformedMessage,
+    /// The token ran out while the message was on its way.
+    TokenExpired,
+}
+
+impl RefusalReason {
+    /// The stable word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingPermission => "MISSING_PERMISSION",
+            Self::PolicyDenied => "POLICY_DENIED",
+            Self::DecisionFailed => "DECISION_FAILED",
+            Self::MalformedMessage => "MALFORMED_MESSAGE",
+            Self::TokenExpired => "TOKEN_EXPIRED",
+        }
+    }
+
+    /// Reads the stable word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::MissingPermission, Self::PolicyDenied, Self::DecisionFailed, Self::MalformedMessage, Self::TokenExpired]
+            .into_iter()
+            .find(|reason| reason.as_str() == word)
+    }
+}

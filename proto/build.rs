@@ -1,0 +1,19 @@
+//! Compiles `veribus/v1/*.proto` with protox, so that no `protoc` is needed.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 3] = ["veribus/v1/message.proto", "veribus/v1/broker.proto", "veribus/v1/audit.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=veribus");
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("veribus_descriptor.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".veribus.v1.Message.data")
+        .bytes(".veribus.v1.StoredEntry.entry")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! The wire API of Veribus and the formats that both sides compute.
+//!
+//! - [`v1`]: the generated messages, clients and servers of package `veribus.v1`.
+//! - [`chain`]: the audit log's leaf hash and hash chain, and their verification.
+//! - [`entries`]: the length-prefixed form in which entries are stored and exported.
+//! - [`payload`]: the salted payload digest.
+//!
+//! Pure: no I/O, no async.
+
+pub mod chain;
+pub mod entries;
+pub mod payload;
+
+/// The generated API, package `veribus.v1`.
+#[expect(missing_docs, clippy::doc_markdown, reason = "generated; the documentation is in the .proto files")]
+pub mod v1 {
+    tonic::include_proto!("veribus.v1");
+}
+
+/// The serialized `FileDescriptorSet` of the API, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/veribus_descriptor.bin"));
