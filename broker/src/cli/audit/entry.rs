@@ -1,0 +1,325 @@
+//! An audit entry as a JSON object and as a row of a table: the one place that says how entries look.
+
+use data_encoding::HEXLOWER;
+use serde::Serialize;
+use veribus_proto::{
+    chain::leaf_hash,
+    v1::{AuditEntry, Decision, DecisionFacts, EntryKind, Finding, MessageFacts, Recipient, Severity, Undelivered},
+};
+
+use crate::cli::{instant, output};
+
+/// The columns of [`row`].
+pub(super) const COLUMNS: [&str; 7] = ["INDEX", "TIME", "KIND", "DECISION", "AGENT", "RESOURCE", "ABOUT"];
+
+/// An entry for programs. Absent members say that the entry has nothing of the kind.
+#[derive(Debug, Serialize)]
+pub(super) struct EntryJson {
+    index: u64,
+    time: String,
+    origin: String,
+    kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    issuer: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    agent: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    roles: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    token_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    token_sha256: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    peer: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    resource: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<MessageJson>,
+    #[serde(flatten)]
+    decision: Option<DecisionJson>,
+    #[serde(flatten)]
+    audience: Option<AudienceJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undelivered: Option<UndeliveredJson>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    subscription_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+    count: u64,
+    prev: String,
+    leaf_hash: String,
+}
+
+#[derive(Debug, Serialize)]
+struct MessageJson {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    datacontenttype: String,
+    size_bytes: u64,
+    payload_digest: String,
+    destination: String,
+}
+
+#[derive(Debug, Serialize)]
+struct DecisionJson {
+    decision: String,
+    rules: Vec<String>,
+    findings: Vec<FindingJson>,
+    findings_omitted: u32,
+    policy_sha256: String,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FindingJson {
+    kind: String,
+    rule: String,
+    severity: String,
+    location: String,
+}
+
+#[derive(Debug, Serialize)]
+struct AudienceJson {
+    audience: Vec<RecipientJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    audience_listed_at: Vec<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct RecipientJson {
+    subscription_id: String,
+    issuer: String,
+    agent: String,
+}
+
+#[derive(Debug, Serialize)]
+struct UndeliveredJson {
+    recipient: Option<RecipientJson>,
+    messages: u64,
+    indexes: Vec<[u64; 2]>,
+}
+
+impl EntryJson {
+    /// The entry whose stored bytes are `bytes`.
+    pub(super) fn new(entry: AuditEntry, bytes: &[u8]) -> Self {
+        let (kind, time) = (kind_word(&entry), instant::from_micros(entry.time_unix_us));
+        let actor = entry.actor.unwrap_or_default();
+        Self {
+            index: entry.index,
+            time,
+            origin: entry.origin,
+            kind,
+            issuer: actor.issuer,
+            agent: actor.agent,
+            roles: actor.roles,
+            token_id: actor.token_id,
+            token_sha256: hex(&actor.token_sha256),
+            peer: entry.peer,
+            resource: entry.resource,
+            message: entry.message.map(message),
+            decision: entry.decision.map(decision),
+            audience: entry.audience.map(|audience| AudienceJson {
+                audience: audience.recipients.into_iter().map(recipient).collect(),
+                audience_listed_at: audience.listed_at,
+            }),
+            undelivered: entry.undelivered.map(undelivered),
+            subscription_id: entry.subscription_id,
+            detail: entry.detail,
+            count: entry.count.max(1),
+            prev: hex(&entry.prev),
+            leaf_hash: hex(&leaf_hash(bytes)),
+        }
+    }
+}
+
+/// An entry for people: one text per column of [`COLUMNS`].
+pub(super) fn row(entry: &AuditEntry) -> [String; 7] {
+    let agent = entry.actor.as_ref().map(|actor| output::visible(&actor.agent)).unwrap_or_default();
+    [
+        entry.index.to_string(),
+        instant::from_micros(entry.time_unix_us),
+        kind_word(entry),
+        entry.decision.as_ref().map(|facts| decision_word(facts.decision())).unwrap_or_default(),
+        agent,
+        output::visible(&entry.resource),
+        about(entry),
+    ]
+}
+
+fn about(entry: &AuditEntry) -> String {
+    let mut parts = Vec::new();
+    if let Some(message) = &entry.message {
+        parts.push(format!("{} {} B", message.r#type, message.size_bytes));
+        parts.extend((!message.destination.is_empty()).then(|| format!("to {}", message.destination)));
+    }
+    if let Some(decision) = &entry.decision {
+        parts.extend((!decision.rules.is_empty()).then(|| decision.rules.join(",")));
+        parts.extend((!decision.reason.is_empty()).then(|| decision.reason.clone()));
+    }
+    parts.extend(entry.undelivered.as_ref().map(|undelivered| format!("{} undelivered", undelivered.messages)));
+    parts.extend((!entry.detail.is_empty()).then(|| entry.detail.clone()));
+    parts.extend((entry.count > 1).then(|| format!("{} times", entry.count)));
+    output::visible(&parts.join("  "))
+}
+
+fn message(facts: MessageFacts) -> MessageJson {
+    MessageJson {
+        id: facts.id,
+        kind: facts.r#type,
+        datacontenttype: facts.datacontenttype,
+        size_bytes: facts.size_bytes,
+        payload_digest: hex(&facts.payload_digest),
+        destination: facts.destination,
+    }
+}
+
+fn decision(facts: DecisionFacts) -> DecisionJson {
+    DecisionJson {
+        decision: decision_word(facts.decision()),
+        rules: facts.rules,
+        findings: facts.findings.into_iter().map(finding).collect(),
+        findings_omitted: facts.findings_omitted,
+        policy_sha256: hex(&facts.policy_sha256),
+        reason: facts.reason,
+    }
+}
+
+fn finding(finding: Finding) -> FindingJson {
+    let severity = word(Severity::as_str_name(&finding.severity()), "SEVERITY_");
+    FindingJson { kind: finding.kind, rule: finding.rule, severity, location: finding.location }
+}
+
+fn recipient(recipient: Recipient) -> RecipientJson {
+    let Recipient { subscription_id, issuer, agent } = recipient;
+    RecipientJson { subscription_id, issuer, agent }
+}
+
+fn undelivered(undelivered: Undelivered) -> UndeliveredJson {
+    UndeliveredJson {
+        recipient: undelivered.recipient.map(recipient),
+        messages: undelivered.messages,
+        indexes: undelivered.indexes.into_iter().map(|range| [range.first, range.last]).collect(),
+    }
+}
+
+fn kind_word(entry: &AuditEntry) -> String {
+    match EntryKind::try_from(entry.kind) {
+        Ok(kind) => word(kind.as_str_name(), "ENTRY_KIND_"),
+        Err(_) => format!("kind_{}", entry.kind),
+    }
+}
+
+fn decision_word(decision: Decision) -> String {
+    word(decision.as_str_name(), "DECISION_")
+}
+
+fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    HEXLOWER.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use serde_json::{Value, json};
+    use veribus_proto::v1::{Actor, Audience};
+
+    use super::*;
+
+    fn denied() -> AuditEntry {
+        AuditEntry {
+            index: 7,
+            prev: vec![1; 32],
+            time_unix_us: 1_790_000_000_000_001,
+            origin: "dev".to_owned(),
+            kind: EntryKind::Publish.into(),
+            actor: Some(Actor {
+                issuer: "veribus-dev".to_owned(),
+                agent: "finance-agent".to_owned(),
+                roles: vec!["finance".to_owned()],
+                token_id: "t".to_owned(),
+                token_sha256: vec![2; 32],
+            }),
+            peer: "127.0.0.1:5".to_owned(),
+            resource: "finance.transactions".to_owned(),
+            message: Some(MessageFacts {
+                id: "m".to_owned(),
+                r#type: "finance.transaction".to_owned(),
+                datacontenttype: "application/json".to_owned(),
+                size_bytes: 12,
+                payload_digest: vec![3; 32],
+                destination: "role:external".to_owned(),
+            }),
+            decision: Some(DecisionFacts {
+                decision: Decision::Deny.into(),
+                rules: vec!["finance-to-compliance-only".to_owned()],
+                findings: vec![Finding {
+                    kind: "injection".to_owned(),
+                    rule: "r".to_owned(),
+                    severity: Severity::High.into(),
+                    location: "data".to_owned(),
+                }],
+                policy_sha256: vec![4; 32],
+                reason: "POLICY_DENIED".to_owned(),
+                findings_omitted: 0,
+            }),
+            audience: Some(Audience::default()),
+            ..AuditEntry::default()
+        }
+    }
+
+    fn to_json(entry: AuditEntry) -> Value {
+        let bytes = entry.encode_to_vec();
+        serde_json::to_value(EntryJson::new(entry, &bytes)).expect("JSON")
+    }
+
+    #[test]
+    fn an_entry_is_told_in_full_to_programs() {
+        let leaf = hex(&leaf_hash(&denied().encode_to_vec()));
+        let expected = json!({
+            "index": 7, "time": "2026-09-21T14:13:20.000001Z", "origin": "dev", "kind": "publish",
+            "issuer": "veribus-dev", "agent": "finance-agent", "roles": ["finance"], "token_id": "t",
+            "token_sha256": "02".repeat(32), "peer": "127.0.0.1:5", "resource": "finance.transactions",
+            "message": {
+                "id": "m", "type": "finance.transaction", "datacontenttype": "application/json", "size_bytes": 12,
+                "payload_digest": "03".repeat(32), "destination": "role:external",
+            },
+            "decision": "deny", "rules": ["finance-to-compliance-only"], "findings_omitted": 0,
+            "findings": [{"kind": "injection", "rule": "r", "severity": "high", "location": "data"}],
+            "policy_sha256": "04".repeat(32), "reason": "POLICY_DENIED", "audience": [], "count": 1,
+            "prev": "01".repeat(32), "leaf_hash": leaf,
+        });
+        assert_eq!(to_json(denied()), expected);
+    }
+
+    #[test]
+    fn what_an_entry_has_not_is_not_told() {
+        let object = to_json(AuditEntry { kind: EntryKind::BrokerStarted.into(), ..AuditEntry::default() });
+        let names: Vec<_> = object.as_object().expect("an object").keys().cloned().collect();
+        assert_eq!(names, ["count", "index", "kind", "leaf_hash", "origin", "prev", "time"]);
+        assert_eq!(object["kind"], "broker_started");
+    }
+
+    #[test]
+    fn an_entry_is_one_row_to_people() {
+        let row = row(&denied());
+        assert_eq!(row[..4], ["7", "2026-09-21T14:13:20.000001Z", "publish", "deny"]);
+        assert_eq!(row[4..6], ["finance-agent", "finance.transactions"]);
+        assert_eq!(row[6], "finance.transaction 12 B  to role:external  finance-to-compliance-only  POLICY_DENIED");
+    }
+
+    #[test]
+    fn a_row_does_not_steer_the_terminal() {
+        let entry = AuditEntry { detail: "\x1b[31m".to_owned(), resource: "\x07".to_owned(), ..AuditEntry::default() };
+        assert!(!row(&entry).concat().contains(char::is_control));
+    }
+
+    #[test]
+    fn an_entry_of_a_kind_yet_unheard_of_is_shown_all_the_same() {
+        assert_eq!(row(&AuditEntry { kind: 999, ..AuditEntry::default() })[2], "kind_999");
+    }
+}

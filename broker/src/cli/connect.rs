@@ -1,0 +1,48 @@
+//! Which broker a command talks to, and as whom.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use veribus_client::Client;
+
+use super::failure::Failure;
+
+/// The arguments of every command that is a client.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct ConnectArgs {
+    /// The broker, `https://HOST:PORT`
+    #[arg(long, env = "VERIBUS_URL")]
+    url: Option<String>,
+    /// The certificate authority to trust, PEM
+    #[arg(long, env = "VERIBUS_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The file that holds the agent's token
+    #[arg(long, env = "VERIBUS_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl ConnectArgs {
+    pub(super) async fn connect(self) -> Result<Client, Failure> {
+        let url = given(self.url, "--url", "VERIBUS_URL")?;
+        let ca = given(self.ca, "--ca", "VERIBUS_CA")?;
+        let token_file = given(self.token_file, "--token-file", "VERIBUS_TOKEN_FILE")?;
+        Ok(Client::builder(url).ca_file(ca).token_file(token_file).connect().await?)
+    }
+}
+
+fn given<T>(value: Option<T>, option: &str, variable: &str) -> Result<T, Failure> {
+    value.ok_or_else(|| Failure::usage(format!("give `{option}`, or set `{variable}`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_missing_is_named() {
+        let args = ConnectArgs { url: Some("https://127.0.0.1:1".to_owned()), ..ConnectArgs::default() };
+        let failure = args.connect().await.expect_err("no authority");
+        assert_eq!(failure, Failure::Usage("give `--ca`, or set `VERIBUS_CA`".to_owned()));
+    }
+}

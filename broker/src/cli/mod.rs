@@ -1,0 +1,106 @@
+//! The command line: one file per subcommand.
+//!
+//! In scope: arguments, what is printed, exit codes. Out of scope: what the commands do, which is the client SDK's and
+//! the server's.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage or a bad configuration.
+
+mod audit;
+mod config;
+mod connect;
+mod dev;
+mod failure;
+mod health;
+mod instant;
+mod logging;
+mod output;
+mod publish;
+mod serve;
+mod start;
+mod subscribe;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// A message broker for systems of AI agents: every message is verified, decided on and recorded.
+#[derive(Debug, Parser)]
+#[command(name = "veribus", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a directory with keys, tokens, policies and a configuration, and start a broker with it
+    Dev(dev::DevArgs),
+    /// Start the broker
+    Serve(serve::ServeArgs),
+    /// The configuration file
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Issue and look into tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Publish one message
+    Pub(publish::PublishArgs),
+    /// Print messages as they arrive
+    Sub(subscribe::SubscribeArgs),
+    /// Read, follow, verify and export the audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Ask a broker whether it serves
+    Health(health::HealthArgs),
+}
+
+impl Cli {
+    /// Does what the arguments say, and tells how it went.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        logging::start(self.command.is_broker());
+        let done = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start: {error}")))
+            .and_then(|runtime| runtime.block_on(self.command.run()));
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(),
+        }
+    }
+}
+
+impl Command {
+    const fn is_broker(&self) -> bool {
+        matches!(self, Self::Dev(_) | Self::Serve(_))
+    }
+
+    async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Dev(args) => dev::run(args).await,
+            Self::Serve(args) => serve::run(args).await,
+            Self::Config(command) => config::run(command),
+            Self::Token(command) => token::run(command),
+            Self::Pub(args) => publish::run(args).await,
+            Self::Sub(args) => subscribe::run(args).await,
+            Self::Audit(command) => audit::run(command).await,
+            Self::Health(args) => health::run(args).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

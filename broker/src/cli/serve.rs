@@ -1,0 +1,19 @@
+//! `veribus serve`: a broker as the configuration says.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{config::checked, failure::Failure, start};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The configuration file, TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
+    let config = checked(&args.config).map_err(Failure::Usage)?;
+    start::run(config, |_| Ok(()), "").await
+}

@@ -1,0 +1,62 @@
+//! Runs a broker from its ready line to its last breath. The only place that starts the server.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
+
+use super::{failure::Failure, output};
+use crate::{
+    config::Config,
+    dev::client_url,
+    server::{RunningServer, StartOptions, start},
+};
+
+/// Starts the broker, calls `before_ready`, prints the ready line and then `after_ready`, and drains on SIGTERM or
+/// SIGINT. A second signal ends it at once.
+pub(super) async fn run(
+    config: Config,
+    before_ready: impl FnOnce(&RunningServer) -> Result<(), Failure>,
+    after_ready: &str,
+) -> Result<(), Failure> {
+    let mut stop = StopSignals::new()?;
+    let mut server = start(config, StartOptions::default()).await.map_err(Failure::failed)?;
+    before_ready(&server)?;
+    output::line(ready_line(&server))?;
+    if !after_ready.is_empty() {
+        output::line(after_ready)?;
+    }
+    tokio::select! {
+        name = stop.next() => info!(signal = name, "draining"),
+        ended = server.wait() => return ended.map_err(Failure::failed),
+    }
+    tokio::select! {
+        drained = server.drain() => drained.map_err(Failure::failed),
+        name = stop.next() => Err(Failure::failed(format!("{name} came before the drain was over"))),
+    }
+}
+
+fn ready_line(server: &RunningServer) -> String {
+    let url = client_url(server.address());
+    match server.metrics_address() {
+        Some(metrics) => format!("ready {url} (metrics http://{metrics}/metrics)"),
+        None => format!("ready {url}"),
+    }
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

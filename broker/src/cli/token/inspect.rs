@@ -1,0 +1,120 @@
+//! `veribus token inspect`: shows, and vouches for nothing.
+
+use std::{fs, io, path::Path};
+
+use clap::Args;
+use comfy_table::Table;
+use owo_colors::OwoColorize as _;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    cli::{failure::Failure, instant, output},
+    model::{Clock, UnixSeconds},
+};
+
+const TIMES: [&str; 4] = ["exp", "iat", "nbf", "auth_time"];
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct InspectArgs {
+    /// A file that holds the token, `-` for standard input, or the token itself
+    token: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
+    let text = read(&args.token)?;
+    let (header, claims) = decode(text.trim()).map_err(|error| Failure::failed(format!("not a token: {error}")))?;
+    if args.json {
+        return Ok(output::json(&json!({"verified": false, "header": header, "claims": claims}))?);
+    }
+    let UnixSeconds(now) = Clock::system().now().seconds();
+    output::line(format_args!("{} anybody could have written this", "not verified:".yellow().bold()))?;
+    Ok(output::table(&table(&header, &claims, now))?)
+}
+
+fn read(argument: &str) -> Result<String, Failure> {
+    if argument == "-" {
+        return io::read_to_string(io::stdin()).map_err(|error| Failure::failed(format!("cannot read: {error}")));
+    }
+    let is_token = argument.split('.').count() == 3 && !Path::new(argument).exists();
+    if is_token {
+        return Ok(argument.to_owned());
+    }
+    fs::read_to_string(argument).map_err(|error| Failure::usage(format!("cannot read `{argument}`: {error}")))
+}
+
+fn decode(token: &str) -> Result<(Value, Map<String, Value>), jsonwebtoken::errors::Error> {
+    let header = serde_json::to_value(jsonwebtoken::decode_header(token)?)?;
+    let claims = jsonwebtoken::insecure_decode_claims(token)?;
+    Ok((header, claims))
+}
+
+fn table(header: &Value, claims: &Map<String, Value>, now: i64) -> Table {
+    let mut table = output::new_table(["PART", "NAME", "VALUE"]);
+    for (name, value) in header.as_object().into_iter().flatten() {
+        table.add_row(["header", name, &shown(name, value, now)]);
+    }
+    for (name, value) in claims {
+        table.add_row(["claim", name, &shown(name, value, now)]);
+    }
+    table
+}
+
+fn shown(name: &str, value: &Value, now: i64) -> String {
+    match (value, value.as_i64()) {
+        (_, Some(unix_s)) if TIMES.contains(&name) => {
+            format!("{} ({})", instant::from_seconds(unix_s), instant::relative(unix_s, now))
+        }
+        (Value::String(text), _) => text.clone(),
+        (Value::Array(items), _) => items.iter().map(|item| shown("", item, now)).collect::<Vec<_>>().join(" "),
+        _ => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::issue::{KeyKind, TokenIssuer};
+
+    fn token() -> String {
+        let pem = KeyKind::Es256.generate_pem().expect("a key");
+        let issuer = TokenIssuer::with_key_id("an-issuer", "veribus", &pem, "a-key").expect("an issuer");
+        let claims = issuer.claims("an-agent", UnixSeconds(1_790_000_000), Duration::from_secs(3600));
+        issuer.issue(&claims.permission("publish:a").permission("publish:b")).expect("signed")
+    }
+
+    #[test]
+    fn header_and_claims_are_shown_with_times_in_words() {
+        let (header, claims) = decode(&token()).expect("decodes");
+        let text = table(&header, &claims, 1_790_000_060).to_string();
+        for part in [
+            "a-key",
+            "at+jwt",
+            "an-agent",
+            "publish:a publish:b",
+            "2026-09-21T15:13:20Z (in 59m)",
+            "2026-09-21T14:13:20Z (1m ago)",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_taken_from_a_file_or_from_the_argument() {
+        let (outer, token) = (tempfile::tempdir().expect("a directory"), token());
+        let path = outer.path().join("a.b.jwt");
+        fs::write(&path, &token).expect("written");
+        assert_eq!(read(&path.to_string_lossy()), Ok(token.clone()));
+        assert_eq!(read(&token), Ok(token));
+        assert!(matches!(read("/nowhere"), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        assert!(decode("a.b.c").is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! `veribus token issue`.
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+
+use crate::{
+    cli::{failure::Failure, output},
+    dev::{DevDirectory, write_private},
+    issue::{Claims, TokenIssuer},
+    model::{AgentId, Clock, RoleName},
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct IssueArgs {
+    /// The agent's id, the claim `sub`
+    #[arg(long, value_name = "NAME")]
+    sub: String,
+    /// A role of the agent; may be repeated
+    #[arg(long = "role", value_name = "ROLE")]
+    roles: Vec<String>,
+    /// What the agent may do, for example `publish:finance.>`; may be repeated
+    #[arg(long = "permission", value_name = "PERMISSION")]
+    permissions: Vec<String>,
+    /// A message type that the agent may send, any if there is none; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
+    /// How long the token is valid
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    lifetime: humantime::Duration,
+    /// Write the token to a file that only its owner can read, instead of to standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// A development directory, whose issuer signs
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["key", "kid", "issuer", "audience"])]
+    dir: Option<PathBuf>,
+    /// The private key that signs: PKCS #8 PEM, ECDSA P-256 or Ed25519
+    #[arg(long, value_name = "FILE", required_unless_present = "dir")]
+    key: Option<PathBuf>,
+    /// The key's id [default: its thumbprint, RFC 7638]
+    #[arg(long, value_name = "ID")]
+    kid: Option<String>,
+    /// The claim `iss`
+    #[arg(long, value_name = "NAME", required_unless_present = "dir")]
+    issuer: Option<String>,
+    /// The claim `aud`
+    #[arg(long, value_name = "NAME", required_unless_present = "dir")]
+    audience: Option<String>,
+}
+
+pub(super) fn run(args: IssueArgs) -> Result<(), Failure> {
+    check_names(&args).map_err(Failure::usage)?;
+    let issuer = issuer(&args)?;
+    let token = issuer.issue(&claims(&issuer, &args)).map_err(Failure::failed)?;
+    match &args.out {
+        None => Ok(output::line(token)?),
+        Some(path) => write_private(path, format!("{token}\n").as_bytes())
+            .map_err(|error| Failure::failed(format!("cannot write `{}`: {error}", path.display()))),
+    }
+}
+
+fn check_names(args: &IssueArgs) -> Result<(), crate::model::IdError> {
+    AgentId::parse(&args.sub)?;
+    args.roles.iter().try_for_each(|role| RoleName::parse(role).map(drop))
+}
+
+fn issuer(args: &IssueArgs) -> Result<TokenIssuer, Failure> {
+    if let Some(dir) = &args.dir {
+        return DevDirectory::issuer_of(dir).map_err(Failure::usage);
+    }
+    let (Some(path), Some(issuer), Some(audience)) = (&args.key, &args.issuer, &args.audience) else {
+        return Err(Failure::usage("give `--dir`, or `--key`, `--issuer` and `--audience`"));
+    };
+    let about = |fault: &dyn ToString| Failure::usage(format!("`{}`: {}", path.display(), fault.to_string()));
+    let pem = fs::read_to_string(path).map_err(|error| about(&error))?;
+    let made = match &args.kid {
+        Some(kid) => TokenIssuer::with_key_id(issuer, audience, &pem, kid),
+        None => TokenIssuer::from_pem(issuer, audience, &pem),
+    };
+    made.map_err(|error| about(&error))
+}
+
+fn claims(issuer: &TokenIssuer, args: &IssueArgs) -> Claims {
+    let mut claims = issuer.claims(&args.sub, Clock::system().now().seconds(), *args.lifetime);
+    claims.roles.clone_from(&args.roles);
+    claims.permissions.clone_from(&args.permissions);
+    args.types.iter().fold(claims, |claims, message_type| claims.message_type(message_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::{dev::DevOptions, issue::KeyKind};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: IssueArgs,
+    }
+
+    fn parse(line: &[&str]) -> Result<IssueArgs, clap::Error> {
+        Line::try_parse_from([&["issue"], line].concat()).map(|line| line.args)
+    }
+
+    fn claims_in(path: &std::path::Path) -> Claims {
+        let token = fs::read_to_string(path).expect("a token");
+        jsonwebtoken::insecure_decode(token.trim()).expect("decodes").claims
+    }
+
+    #[test]
+    fn a_token_of_a_development_directory_goes_to_a_private_file() {
+        let outer = tempfile::tempdir().expect("a directory");
+        DevDirectory::create_or_reuse(outer.path(), DevOptions::default()).expect("made");
+        let (dir, out) = (outer.path().to_string_lossy(), outer.path().join("x.jwt"));
+        let line = ["--dir", &dir, "--sub", "x", "--role", "finance", "--permission", "publish:finance.>", "--type"];
+        let args = parse(&[&line[..], &["finance.report", "--lifetime", "2m", "--out", &out.to_string_lossy()]].concat());
+        run(args.expect("arguments")).expect("issued");
+        let claims = claims_in(&out);
+        assert_eq!((claims.iss.as_str(), claims.aud.as_str(), claims.sub.as_str()), ("veribus-dev", "veribus", "x"));
+        assert_eq!(claims.exp - claims.iat, 120);
+        assert_eq!(claims.types, Some(vec!["finance.report".to_owned()]));
+        assert_eq!(fs::metadata(&out).expect("there").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_key_of_ones_own_needs_an_issuer_and_an_audience() {
+        assert!(parse(&["--sub", "x", "--key", "k"]).is_err());
+        assert!(parse(&["--sub", "x"]).is_err());
+        assert!(parse(&["--sub", "x", "--dir", "d", "--issuer", "i"]).is_err());
+        let outer = tempfile::tempdir().expect("a directory");
+        let (key, out) = (outer.path().join("k.pem"), outer.path().join("x.jwt"));
+        fs::write(&key, KeyKind::EdDsa.generate_pem().expect("a key")).expect("written");
+        let (key, file) = (key.to_string_lossy(), out.to_string_lossy());
+        let line = ["--sub", "x", "--key", &key, "--issuer", "i", "--audience", "a", "--out", &file];
+        run(parse(&line).expect("arguments")).expect("issued");
+        assert_eq!((claims_in(&out).iss.as_str(), claims_in(&out).types), ("i", None));
+    }
+
+    #[test]
+    fn an_agent_that_is_named_like_a_role_gets_no_token() {
+        let args = parse(&["--sub", "role:finance", "--dir", "d"]).expect("arguments");
+        assert!(matches!(run(args), Err(Failure::Usage(_))));
+    }
+}
