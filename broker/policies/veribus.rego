@@ -1,0 +1,217 @@
+# The default policy: least privilege by role and topic, and what inspection found.
+#
+# The broker asks for three values: `deny`, `quarantine` (both: sets of {"rule": NAME}) and `allow`. Any denial counts
+# most, then any quarantine, then `allow`; where nothing speaks, the answer is no. Settings are in data.yaml, tests in
+# veribus_test.rego: `opa test .` runs them.
+package veribus
+
+import rego.v1
+
+default allow := false
+
+allow if {
+	input.action == "publish"
+	some role in input.agent.roles
+	role in settings.publishers
+}
+
+allow if {
+	input.action == "subscribe"
+	count(governing) > 0
+	every pattern in governing {
+		some role in input.agent.roles
+		role in data.topics[pattern].subscribers
+	}
+}
+
+allow if {
+	input.action == "audit.read"
+	"auditor" in input.agent.roles
+}
+
+# ---- Who may write to whom
+
+deny contains {"rule": "finance-to-compliance-only"} if {
+	input.action == "publish"
+	input.message.type == "finance.transaction"
+	input.message.destination != "role:compliance"
+}
+
+deny contains {"rule": "finance-not-to-external"} if {
+	input.action == "publish"
+	input.topic_levels[0] == "finance"
+	external_party
+}
+
+deny contains {"rule": "finance-not-to-external"} if {
+	input.action == "subscribe"
+	"external" in input.agent.roles
+	some pattern in governing
+	startswith(pattern, "finance.")
+}
+
+external_party if "external" in input.agent.roles
+
+external_party if input.message.destination_role == "external"
+
+deny contains {"rule": "tickets-to-billing-only"} if {
+	input.action == "publish"
+	input.topic_levels[0] == "tickets"
+	"support" in input.agent.roles
+	input.message.destination != "role:billing"
+}
+
+deny contains {"rule": "destination-not-allowed"} if {
+	input.action == "publish"
+	not destination_allowed
+}
+
+destination_allowed if {
+	some role in input.agent.roles
+	input.message.destination in data.roles[role].destinations
+}
+
+# ---- Where
+
+deny contains {"rule": "unknown-topic"} if {
+	input.action == "publish"
+	not settings
+}
+
+deny contains {"rule": "unknown-topic"} if {
+	input.action == "subscribe"
+	count(governing) == 0
+}
+
+# ---- What inspection found
+
+deny contains {"rule": "inspection-failed"} if {
+	input.action == "publish"
+	not is_array(input.findings)
+}
+
+deny contains {"rule": "inspection-failed"} if {
+	some finding in input.findings
+	finding.kind == "scanner_failure"
+}
+
+deny contains {"rule": "injection-blocked"} if {
+	some finding in input.findings
+	finding.kind == "injection"
+	finding.severity == "high"
+}
+
+quarantine contains {"rule": "injection-suspected"} if {
+	some finding in input.findings
+	finding.kind == "injection"
+	finding.severity == "medium"
+}
+
+quarantine contains {"rule": "malformed-content"} if {
+	some finding in input.findings
+	finding.kind == "malformed"
+}
+
+quarantine contains {"rule": "unexpected-finding"} if {
+	some finding in input.findings
+	not finding.kind in {"injection", "malformed", "scanner_failure", "size"}
+}
+
+# ---- What belongs on a topic
+
+quarantine contains {"rule": "too-large"} if {
+	some finding in input.findings
+	finding.kind == "size"
+}
+
+quarantine contains {"rule": "too-large"} if {
+	input.action == "publish"
+	not within_size
+}
+
+quarantine contains {"rule": "unexpected-type"} if {
+	input.action == "publish"
+	not type_listed
+}
+
+quarantine contains {"rule": "unexpected-content-type"} if {
+	input.action == "publish"
+	not content_type_listed
+}
+
+# Said positively, so that a setting that is missing holds the message instead of letting it pass.
+within_size if input.message.size_bytes <= settings.max_bytes
+
+type_listed if input.message.type in settings.types
+
+content_type_listed if input.message.datacontenttype in settings.content_types
+
+# The settings of the topic that a message is for.
+settings := data.topics[input.topic_patterns[0]]
+
+# ---- Which settings govern a subscription: all that could decide about some topic that it names
+
+governing contains key if {
+	input.action == "subscribe"
+	some pattern in input.patterns
+	some key, _ in data.topics
+	overlap(split(pattern, "."), split(key, "."))
+	not overruled(pattern, key)
+}
+
+# A wider key has no say where a more specific one covers the whole pattern.
+overruled(pattern, key) if {
+	some other, _ in data.topics
+	other != key
+	covers(split(key, "."), split(other, "."))
+	covers(split(other, "."), split(pattern, "."))
+}
+
+# Both name at least one topic in common.
+overlap(a, b) if {
+	lengths_meet(a, b)
+	not differ(a, b)
+}
+
+lengths_meet(a, b) if count(a) == count(b)
+
+lengths_meet(a, b) if {
+	count(a) < count(b)
+	a[count(a) - 1] == ">"
+}
+
+lengths_meet(a, b) if {
+	count(a) > count(b)
+	b[count(b) - 1] == ">"
+}
+
+differ(a, b) if {
+	some i, level in a
+	level != b[i]
+	not level in {"*", ">"}
+	not b[i] in {"*", ">"}
+}
+
+# Every topic that `narrow` names is named by `wide`.
+covers(wide, narrow) if {
+	length_covers(wide, narrow)
+	every i, level in wide {
+		level_covers(level, narrow[i])
+	}
+}
+
+length_covers(wide, narrow) if count(wide) == count(narrow)
+
+length_covers(wide, narrow) if {
+	count(wide) < count(narrow)
+	wide[count(wide) - 1] == ">"
+}
+
+level_covers(wide, _) if wide == ">"
+
+level_covers(wide, narrow) if {
+	wide == "*"
+	narrow != ">"
+}
+
+level_covers(wide, narrow) if wide == narrow

@@ -1,0 +1,83 @@
+//! Files that appear whole or not at all, and are never readable by others for a moment.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use tempfile::NamedTempFile;
+
+const PUBLIC: u32 = 0o644;
+const PRIVATE_DIRECTORY: u32 = 0o700;
+
+/// Writes a file that only its owner may read (0600), in place of any earlier one.
+///
+/// # Errors
+/// What the system says; an earlier file is then as it was.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    // Such a file is made with mode 0600 and O_EXCL.
+    put(path, content, NamedTempFile::new_in(directory_of(path))?)
+}
+
+/// Writes a file that everybody may read (0644), in place of any earlier one.
+///
+/// # Errors
+/// What the system says; an earlier file is then as it was.
+pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = NamedTempFile::new_in(directory_of(path))?;
+    file.as_file().set_permissions(Permissions::from_mode(PUBLIC))?;
+    put(path, content, file)
+}
+
+/// Makes a directory that only its owner may enter (0700), or makes an existing one so.
+///
+/// # Errors
+/// What the system says.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY))
+}
+
+fn put(path: &Path, content: &[u8], mut file: NamedTempFile) -> io::Result<()> {
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("there").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_private_file_is_for_its_owner_alone_even_where_a_public_one_was() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a");
+        write_public(&path, b"public").expect("written");
+        assert_eq!(mode(&path), 0o644);
+        write_private(&path, b"private").expect("written");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read(&path).expect("read"), b"private");
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_was_open_is_closed() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let path = outer.path().join("b");
+        fs::create_dir(&path).expect("made");
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("opened");
+        private_directory(&path).expect("closed");
+        assert_eq!(mode(&path), 0o700);
+    }
+}
