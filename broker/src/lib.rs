@@ -1,6 +1,17 @@
 //! The broker: one message, the whole way.
 
+pub mod authenticate;
 pub mod config;
+pub mod decide;
+pub mod deliver;
 pub mod dev;
+pub mod engine;
+pub mod inspect;
 pub mod issue;
+pub mod metrics;
 pub mod model;
+pub mod publish;
+pub mod record;
+pub mod server;
+pub mod subscribe;
+pub mod transport;

@@ -1,0 +1,159 @@
+//! The claims of a token, read one by one: what is there must have its right type, or the token is refused.
+
+use serde_json::{Map, Value};
+
+use super::{
+    error::TokenError,
+    permission::{Permission, Permissions},
+};
+use crate::model::{AgentId, Issuer, RoleName, TokenId, UnixSeconds};
+
+/// How many roles, permissions or types a token may list.
+const LIST_MAX: usize = 64;
+
+pub(super) fn issuer(claims: &Map<String, Value>) -> Result<Issuer, TokenError> {
+    let text = string(claims, "iss")?;
+    Issuer::parse(text).map_err(|source| TokenError::Identifier { claim: "iss", source })
+}
+
+pub(super) fn agent(claims: &Map<String, Value>) -> Result<AgentId, TokenError> {
+    let text = string(claims, "sub")?;
+    AgentId::parse(text).map_err(|source| TokenError::Identifier { claim: "sub", source })
+}
+
+pub(super) fn token_id(claims: &Map<String, Value>) -> Result<TokenId, TokenError> {
+    let text = string(claims, "jti")?;
+    TokenId::parse(text).map_err(|source| TokenError::Identifier { claim: "jti", source })
+}
+
+/// `aud` is one string or a list of strings (RFC 7519, section 4.1.3).
+pub(super) fn check_audience(claims: &Map<String, Value>, ours: &str) -> Result<(), TokenError> {
+    let named = match claims.get("aud") {
+        Some(Value::String(one)) => one == ours,
+        Some(Value::Array(several)) if several.iter().all(Value::is_string) => {
+            several.iter().any(|one| one.as_str() == Some(ours))
+        }
+        _ => return Err(TokenError::Claim("aud")),
+    };
+    if named { Ok(()) } else { Err(TokenError::Audience) }
+}
+
+/// A `NumericDate` (RFC 7519, section 2), rounded down to the second.
+pub(super) fn date(claims: &Map<String, Value>, name: &'static str) -> Result<UnixSeconds, TokenError> {
+    optional_date(claims, name)?.ok_or(TokenError::Claim(name))
+}
+
+pub(super) fn optional_date(
+    claims: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<UnixSeconds>, TokenError> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    if let Some(seconds) = value.as_i64() {
+        return Ok(Some(UnixSeconds(seconds)));
+    }
+    // Beyond 2^53 a fraction cannot be told from a whole number, and no date lies there.
+    #[expect(clippy::cast_possible_truncation, reason = "the range is checked first")]
+    match value.as_f64() {
+        Some(seconds) if seconds.abs() < 9_007_199_254_740_992.0 => Ok(Some(UnixSeconds(seconds.floor() as i64))),
+        _ => Err(TokenError::Claim(name)),
+    }
+}
+
+pub(super) fn roles(claims: &Map<String, Value>, path: &str) -> Result<Vec<RoleName>, TokenError> {
+    let texts = list_at(claims, path, "roles")?;
+    texts
+        .iter()
+        .map(|text| RoleName::parse(text).map_err(|source| TokenError::Identifier { claim: "roles", source }))
+        .collect()
+}
+
+/// The permissions; texts that are none of ours, such as OAuth's `openid`, grant nothing.
+pub(super) fn permissions(claims: &Map<String, Value>, path: &str) -> Result<Permissions, TokenError> {
+    let texts = list_at(claims, path, "permissions")?;
+    Ok(Permissions::new(texts.iter().filter_map(|text| Permission::parse(text)).collect()))
+}
+
+/// The message types that the token may send; all if the claim is absent.
+pub(super) fn types(claims: &Map<String, Value>) -> Result<Option<Vec<String>>, TokenError> {
+    if claims.contains_key("types") { list_at(claims, "types", "types").map(Some) } else { Ok(None) }
+}
+
+fn string<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, TokenError> {
+    claims.get(name).and_then(Value::as_str).ok_or(TokenError::Claim(name))
+}
+
+/// A list of strings, or one string of words, at a dotted path; empty if absent.
+fn list_at(claims: &Map<String, Value>, path: &str, name: &'static str) -> Result<Vec<String>, TokenError> {
+    let Some(value) = at(claims, path) else { return Ok(Vec::new()) };
+    let texts: Option<Vec<String>> = match value {
+        Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+        Value::String(words) => Some(words.split_ascii_whitespace().map(str::to_owned).collect()),
+        _ => None,
+    };
+    match texts {
+        Some(texts) if texts.len() <= LIST_MAX => Ok(texts),
+        Some(_) => Err(TokenError::TooMany(name)),
+        None => Err(TokenError::Claim(name)),
+    }
+}
+
+/// A claim whose whole name is `path` (such as a URL), else the one that the dots lead to.
+fn at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    if let Some(value) = claims.get(path) {
+        return Some(value);
+    }
+    let (first, rest) = path.split_once('.')?;
+    rest.split('.').try_fold(claims.get(first)?, |value, name| value.get(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn claims(value: &Value) -> Map<String, Value> {
+        value.as_object().cloned().expect("an object")
+    }
+
+    #[test]
+    fn the_audience_is_one_name_or_a_list_of_names() {
+        for (aud, expected) in [
+            (json!("veribus"), Ok(())),
+            (json!(["x", "veribus"]), Ok(())),
+            (json!("other"), Err(TokenError::Audience)),
+            (json!([]), Err(TokenError::Audience)),
+            (json!(["veribus", 1]), Err(TokenError::Claim("aud"))),
+            (json!({"veribus": true}), Err(TokenError::Claim("aud"))),
+            (json!(null), Err(TokenError::Claim("aud"))),
+        ] {
+            assert_eq!(check_audience(&claims(&json!({ "aud": aud })), "veribus"), expected, "{aud}");
+        }
+        assert_eq!(check_audience(&claims(&json!({})), "veribus"), Err(TokenError::Claim("aud")));
+    }
+
+    #[test]
+    fn dates_are_numbers_and_nothing_else() {
+        for (value, expected) in [
+            (json!(10), Ok(UnixSeconds(10))),
+            (json!(10.9), Ok(UnixSeconds(10))),
+            (json!("10"), Err(TokenError::Claim("exp"))),
+            (json!(u64::MAX), Err(TokenError::Claim("exp"))),
+            (json!(1e300), Err(TokenError::Claim("exp"))),
+            (json!(null), Err(TokenError::Claim("exp"))),
+        ] {
+            assert_eq!(date(&claims(&json!({ "exp": value })), "exp"), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn lists_stand_at_a_path_as_a_list_or_as_words() {
+        let keycloak = claims(&json!({"realm_access": {"roles": ["finance", "ops"]}, "scope": "openid audit.read"}));
+        let roles = roles(&keycloak, "realm_access.roles").expect("roles");
+        assert_eq!(roles.iter().map(RoleName::as_str).collect::<Vec<_>>(), ["finance", "ops"]);
+        assert_eq!(permissions(&keycloak, "scope"), Ok(Permissions::new(vec![Permission::AuditRead])));
+        assert_eq!(list_at(&claims(&json!({"roles": 1})), "roles", "roles"), Err(TokenError::Claim("roles")));
+        let many = claims(&json!({"roles": vec!["r"; LIST_MAX + 1]}));
+        assert_eq!(list_at(&many, "roles", "roles"), Err(TokenError::TooMany("roles")));
+    }
+}

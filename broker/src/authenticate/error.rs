@@ -1,0 +1,133 @@
+//! Why nobody was recognised. The details are for the audit log: a client learns only "unauthenticated".
+
+use thiserror::Error;
+
+use crate::model::IdError;
+
+/// Why a token does not identify a caller.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// No `authorization` metadata.
+    #[error("no token")]
+    Missing,
+    /// The `authorization` metadata does not read `Bearer TOKEN` (RFC 6750, section 2.1).
+    #[error("the authorization is not a bearer token")]
+    NotBearer,
+    /// Longer than [`BearerToken::LEN_BYTES_MAX`](super::BearerToken::LEN_BYTES_MAX).
+    #[error("the token is longer than 8192 bytes")]
+    TooLong,
+    /// Not three base64url segments in their one canonical form (RFC 7515, section 3.1; RFC 4648, section 3.5).
+    #[error("the token is not in compact form")]
+    NotCompact,
+    /// A segment is not JSON, or an object in it names a member twice (RFC 8725, section 3.1).
+    #[error("the {0} is not unambiguous JSON")]
+    NotStrictJson(&'static str),
+    /// A header member that would change how the token is read (RFC 8725, sections 3.1 and 3.11).
+    #[error("the header has the member `{0}`, which is not accepted")]
+    ForbiddenHeader(&'static str),
+    /// `typ` names another kind of token (RFC 8725, section 3.11).
+    #[error("the header's `typ` is not that of an access token")]
+    WrongType,
+    /// `alg` is none that we verify (RFC 8725, section 3.2).
+    #[error("the header's `alg` is not accepted")]
+    Algorithm,
+    /// No `kid`, so no key can be looked up.
+    #[error("the header names no key")]
+    NoKeyId,
+    /// The issuer is not one that we trust.
+    #[error("the issuer is not trusted")]
+    UnknownIssuer,
+    /// The issuer has no key of that name.
+    #[error("the issuer has no such key")]
+    UnknownKey,
+    /// The key is for another algorithm than the header says.
+    #[error("the header's `alg` is not that of the key")]
+    KeyAlgorithmMismatch,
+    /// The signature does not verify.
+    #[error("the signature is not the issuer's")]
+    Signature,
+    /// The token is meant for somebody else (RFC 7519, section 4.1.3).
+    #[error("the token is not meant for this broker")]
+    Audience,
+    /// A claim that must be there is not, or has another type.
+    #[error("the claim `{0}` is missing or of the wrong type")]
+    Claim(&'static str),
+    /// A claim that is no identifier.
+    #[error("the claim `{claim}` is not valid: {source}")]
+    Identifier {
+        /// Which claim.
+        claim: &'static str,
+        /// What is wrong with it.
+        source: IdError,
+    },
+    /// Longer list than we take.
+    #[error("the claim `{0}` has too many members")]
+    TooMany(&'static str),
+    /// `exp` has passed (RFC 7519, section 4.1.4).
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` or `iat` has not come.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+}
+
+impl TokenError {
+    /// The stable word under which refusals are counted and recorded.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::NotBearer => "not_bearer",
+            Self::TooLong => "too_long",
+            Self::NotCompact => "not_compact",
+            Self::NotStrictJson(_) => "not_strict_json",
+            Self::ForbiddenHeader(_) => "forbidden_header",
+            Self::WrongType => "wrong_type",
+            Self::Algorithm => "algorithm",
+            Self::NoKeyId => "no_key_id",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::UnknownKey => "unknown_key",
+            Self::KeyAlgorithmMismatch => "key_algorithm_mismatch",
+            Self::Signature => "signature",
+            Self::Audience => "audience",
+            Self::Claim(_) | Self::Identifier { .. } | Self::TooMany(_) => "claim",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+        }
+    }
+}
+
+/// Why a JWK Set cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeySetError {
+    /// Not JSON, or a member is named twice.
+    #[error("the key set is not unambiguous JSON")]
+    NotStrictJson,
+    /// Not of the form of RFC 7517, section 5.
+    #[error("the key set has no list `keys` of objects")]
+    NoKeys,
+    /// More keys than we take.
+    #[error("the key set has more than {max} keys")]
+    TooMany {
+        /// The most we take.
+        max: usize,
+    },
+    /// Larger than we take.
+    #[error("the key set is larger than {max} bytes")]
+    TooLarge {
+        /// The most we take, in bytes.
+        max: usize,
+    },
+    /// A key that is secret stands in a set that is public.
+    #[error("the key `{0}` is a private or symmetric key, which does not belong in a key set")]
+    Private(String),
+    /// Two keys with one `kid`: a token could not say which it means.
+    #[error("the key id `{0}` is there twice")]
+    DuplicateKeyId(String),
+    /// A key of a kind that we use, with parameters that make no key.
+    #[error("the key `{0}` is not a valid key")]
+    Invalid(String),
+    /// Nothing that we could verify with.
+    #[error("the key set holds no ES256 or EdDSA signature key with a `kid`")]
+    NoUsableKey,
+}

@@ -1,0 +1,216 @@
+//! The bearer token and its strict pre-parse: what is wrong in form is refused before any key is looked up.
+
+use std::fmt;
+
+use data_encoding::BASE64URL_NOPAD;
+use jsonwebtoken::Algorithm;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::{error::TokenError, strict_json};
+
+/// A bearer token as presented: secret, bounded, not yet looked into. Its memory is zeroed when it is dropped.
+#[derive(Clone)]
+pub struct BearerToken(Zeroizing<String>);
+
+impl BearerToken {
+    /// The longest token accepted, in bytes.
+    pub const LEN_BYTES_MAX: usize = 8192;
+
+    /// Takes the token out of an `authorization` header value (RFC 6750, section 2.1).
+    ///
+    /// # Errors
+    /// [`TokenError::NotBearer`], [`TokenError::TooLong`].
+    pub fn from_authorization(value: &[u8]) -> Result<Self, TokenError> {
+        let (scheme, token) = value.split_at_checked(7).ok_or(TokenError::NotBearer)?;
+        if !scheme.eq_ignore_ascii_case(b"bearer ") {
+            return Err(TokenError::NotBearer);
+        }
+        let text = std::str::from_utf8(token).map_err(|_| TokenError::NotBearer)?;
+        Self::new(text)
+    }
+
+    /// Takes a bare token.
+    ///
+    /// # Errors
+    /// [`TokenError::TooLong`].
+    pub fn new(text: &str) -> Result<Self, TokenError> {
+        if text.len() > Self::LEN_BYTES_MAX {
+            return Err(TokenError::TooLong);
+        }
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+
+    pub(super) fn sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_bytes()).into()
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken(..)")
+    }
+}
+
+/// A token whose form is beyond doubt; nothing in it is verified.
+pub(super) struct ParsedToken {
+    pub(super) algorithm: Algorithm,
+    pub(super) key_id: String,
+    pub(super) claims: Map<String, Value>,
+    pub(super) signing_input_sha256: [u8; 32],
+}
+
+/// Header members that tell a verifier to fetch, trust, unpack or understand something else.
+const FORBIDDEN_HEADERS: [&str; 11] =
+    ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
+
+/// Media types of `typ` that say "access token" or nothing (RFC 9068, section 4).
+const TYPES: [&str; 3] = ["jwt", "at+jwt", "application/at+jwt"];
+
+pub(super) fn parse(token: &BearerToken) -> Result<ParsedToken, TokenError> {
+    let text = token.as_str();
+    let (signing_input, signature) = text.rsplit_once('.').ok_or(TokenError::NotCompact)?;
+    let (header, payload) = signing_input.split_once('.').ok_or(TokenError::NotCompact)?;
+    let [header, payload, signature] = [header, payload, signature].map(decode);
+    if signature?.is_empty() {
+        return Err(TokenError::NotCompact);
+    }
+    let header = object(&header?, "header")?;
+    for name in FORBIDDEN_HEADERS {
+        if header.contains_key(name) {
+            return Err(TokenError::ForbiddenHeader(name));
+        }
+    }
+    check_type(&header)?;
+    Ok(ParsedToken {
+        algorithm: algorithm(&header)?,
+        key_id: key_id(&header)?,
+        claims: object(&payload?, "payload")?,
+        signing_input_sha256: Sha256::digest(signing_input.as_bytes()).into(),
+    })
+}
+
+/// `BASE64URL_NOPAD` takes neither padding, nor other alphabets, nor trailing bits that are not zero.
+fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
+    BASE64URL_NOPAD.decode(segment.as_bytes()).map_err(|_| TokenError::NotCompact)
+}
+
+fn object(bytes: &[u8], what: &'static str) -> Result<Map<String, Value>, TokenError> {
+    match strict_json::parse(bytes) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) | Err(_) => Err(TokenError::NotStrictJson(what)),
+    }
+}
+
+fn check_type(header: &Map<String, Value>) -> Result<(), TokenError> {
+    let accepted = match header.get("typ") {
+        None => true,
+        Some(Value::String(name)) => TYPES.iter().any(|accepted| name.eq_ignore_ascii_case(accepted)),
+        Some(_) => false,
+    };
+    if accepted { Ok(()) } else { Err(TokenError::WrongType) }
+}
+
+fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
+    match header.get("alg").and_then(Value::as_str) {
+        Some("ES256") => Ok(Algorithm::ES256),
+        Some("EdDSA") => Ok(Algorithm::EdDSA),
+        _ => Err(TokenError::Algorithm),
+    }
+}
+
+fn key_id(header: &Map<String, Value>) -> Result<String, TokenError> {
+    match header.get("kid").and_then(Value::as_str) {
+        Some(kid) if !kid.is_empty() => Ok(kid.to_owned()),
+        _ => Err(TokenError::NoKeyId),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str, payload: &str) -> String {
+        format!("{}.{}.AAAA", BASE64URL_NOPAD.encode(header.as_bytes()), BASE64URL_NOPAD.encode(payload.as_bytes()))
+    }
+
+    fn error(text: &str) -> TokenError {
+        match BearerToken::new(text).and_then(|token| parse(&token)) {
+            Ok(_) => panic!("accepted: {text}"),
+            Err(error) => error,
+        }
+    }
+
+    const HEADER: &str = r#"{"alg":"ES256","kid":"k"}"#;
+
+    #[test]
+    fn a_token_of_good_form_passes() {
+        let parsed = parse(&BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short")).map(|p| p.claims);
+        assert_eq!(parsed.expect("good form").get("sub"), Some(&Value::from("a")));
+    }
+
+    #[test]
+    fn only_three_canonical_segments_pass() {
+        let good = token(HEADER, "{}");
+        let (signing_input, _) = good.rsplit_once('.').expect("dots");
+        for text in [
+            "",
+            "..",
+            "a.b",
+            signing_input,
+            &format!("{signing_input}."),
+            &format!("{good}.AAAA"),
+            &format!("{good}="),
+            &format!("{signing_input}.AAB"), // the last two bits are not zero
+            &format!("{signing_input}.AA+A"),
+            &format!("{good}\n"),
+            &format!(" {good}"),
+        ] {
+            assert_eq!(error(text), TokenError::NotCompact, "{text:?}");
+        }
+        assert_eq!(error(&"a".repeat(BearerToken::LEN_BYTES_MAX + 1)), TokenError::TooLong);
+    }
+
+    #[test]
+    fn a_header_that_asks_for_more_is_refused() {
+        for name in FORBIDDEN_HEADERS {
+            let header = format!(r#"{{"alg":"ES256","kid":"k","{name}":["x"]}}"#);
+            assert_eq!(error(&token(&header, "{}")), TokenError::ForbiddenHeader(name));
+        }
+    }
+
+    #[test]
+    fn other_algorithms_types_and_keyless_headers_are_refused() {
+        for alg in [r#""none""#, r#""HS256""#, r#""RS256""#, r#""es256""#, r#"["ES256"]"#, "null"] {
+            let header = format!(r#"{{"alg":{alg},"kid":"k"}}"#);
+            assert_eq!(error(&token(&header, "{}")), TokenError::Algorithm, "{alg}");
+        }
+        for typ in [r#""dpop+jwt""#, r#""logout+jwt""#, "1"] {
+            let header = format!(r#"{{"alg":"ES256","kid":"k","typ":{typ}}}"#);
+            assert_eq!(error(&token(&header, "{}")), TokenError::WrongType, "{typ}");
+        }
+        assert_eq!(error(&token(r#"{"alg":"ES256"}"#, "{}")), TokenError::NoKeyId);
+        assert_eq!(error(&token(r#"{"alg":"ES256","kid":""}"#, "{}")), TokenError::NoKeyId);
+    }
+
+    #[test]
+    fn a_member_named_twice_is_refused_in_header_and_payload() {
+        let twice = r#"{"alg":"none","alg":"ES256","kid":"k"}"#;
+        assert_eq!(error(&token(twice, "{}")), TokenError::NotStrictJson("header"));
+        assert_eq!(error(&token(HEADER, r#"{"a":{"sub":1,"sub":2}}"#)), TokenError::NotStrictJson("payload"));
+        assert_eq!(error(&token(HEADER, "[]")), TokenError::NotStrictJson("payload"));
+    }
+
+    #[test]
+    fn a_token_does_not_show_itself() {
+        let token = BearerToken::from_authorization(b"Bearer secret").expect("bearer");
+        assert_eq!(format!("{token:?}"), "BearerToken(..)");
+        assert_eq!(BearerToken::from_authorization(b"Basic abc").expect_err("basic"), TokenError::NotBearer);
+        assert_eq!(BearerToken::from_authorization(b"Bearer").expect_err("short"), TokenError::NotBearer);
+    }
+}

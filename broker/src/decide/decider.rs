@@ -1,0 +1,107 @@
+//! The stage: native checks, then the policy. Only this file makes a [`Decided`].
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    bundle::{Bundle, BundleError},
+    input::Question,
+    permitted::Decided,
+    policy::Policy,
+    verdict::{Access, Decision, Verdict},
+};
+use crate::{
+    authenticate::Identity,
+    inspect::Inspected,
+    model::{Clock, FindingKind, RefusalReason},
+};
+
+/// How decisions are made.
+#[derive(Debug, Clone)]
+pub struct DeciderSettings {
+    /// Where the policy lies.
+    pub directory: std::path::PathBuf,
+    /// How long one evaluation may take.
+    pub evaluation_max: Duration,
+    /// How many decisions are remembered.
+    pub cache_entries_max: usize,
+}
+
+/// Decides on every publish, and on every request to read.
+pub struct Decider {
+    policy: Policy,
+    clock: Clock,
+}
+
+impl Decider {
+    /// Loads the policy.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn load(settings: &DeciderSettings, clock: Clock) -> Result<Self, BundleError> {
+        let bundle = Bundle::load(&settings.directory, settings.evaluation_max)?;
+        Ok(Self { policy: Policy::new(bundle, settings.cache_entries_max), clock })
+    }
+
+    /// SHA-256 of the policy in force.
+    #[must_use]
+    pub const fn policy_sha256(&self) -> &[u8; 32] {
+        self.policy.bundle().sha256()
+    }
+
+    /// Decides what becomes of a message.
+    #[must_use]
+    pub fn decide(&self, inspected: Inspected) -> Decided {
+        let verdict = self.verdict(&inspected);
+        Decided::new(inspected, verdict)
+    }
+
+    /// Decides whether a caller may read.
+    #[must_use]
+    pub fn decide_access(&self, access: Access<'_>, agent: &Identity, peer: SocketAddr) -> Verdict {
+        let permissions = agent.permissions();
+        let permitted = match access {
+            Access::Subscribe(patterns) => {
+                !patterns.is_empty() && patterns.iter().all(|pattern| permissions.subscribe(pattern))
+            }
+            Access::AuditRead => permissions.audit_read(),
+        };
+        if !permitted {
+            return self.native_denial("native/permission", RefusalReason::MissingPermission);
+        }
+        let verdict = self.policy.ask(&Question::Access { access, agent, peer }, self.clock.now());
+        // There is nothing to withhold of a request to read: what is not allowed is refused.
+        if verdict.decision == Decision::Quarantine {
+            return Verdict { decision: Decision::Deny, reason: Some(RefusalReason::PolicyDenied), ..verdict };
+        }
+        verdict
+    }
+
+    fn verdict(&self, inspected: &Inspected) -> Verdict {
+        let (sender, message) = (inspected.sender(), inspected.message());
+        if !sender.permissions().publish(&message.topic) {
+            return self.native_denial("native/permission", RefusalReason::MissingPermission);
+        }
+        if !sender.may_send_type(message.kind.as_str()) {
+            return self.native_denial("native/type-not-granted", RefusalReason::MissingPermission);
+        }
+        let verdict = self.policy.ask(&Question::Publish(inspected), self.clock.now());
+        if verdict.decision != Decision::Allow {
+            return verdict;
+        }
+        self.native_floor(inspected).unwrap_or(verdict)
+    }
+
+    /// What no policy can allow: a message that inspection could not look into, or one above the broker's own limit.
+    fn native_floor(&self, inspected: &Inspected) -> Option<Verdict> {
+        let found = |kind| inspected.findings().iter().any(|finding| finding.kind == kind);
+        if found(FindingKind::ScannerFailure) {
+            return Some(self.native_denial("native/scanner-failure", RefusalReason::DecisionFailed));
+        }
+        let held = || Verdict::new(Decision::Quarantine, &["native/message-too-large"], *self.policy_sha256());
+        found(FindingKind::Size).then(held)
+    }
+
+    fn native_denial(&self, rule: &str, reason: RefusalReason) -> Verdict {
+        Verdict::denied(rule, reason, *self.policy_sha256())
+    }
+}

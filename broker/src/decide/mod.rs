@@ -1,0 +1,27 @@
+//! What the caller may do: the native permission check first, the policy second; both must agree, and whatever fails on
+//! the way denies.
+//!
+//! The policy is Rego (package `veribus`, the layout of the `opa` tool), evaluated by `regorus`. The broker asks for the
+//! sets `deny` and `quarantine` and for `allow`, in that order: an evaluation error, a timeout or an unknown shape denies;
+//! else any `deny`; else any `quarantine`; else `allow == true`; else no.
+//!
+//! Fast without a second engine: the broker learns from the compiled policy which parts of the input it can read, makes
+//! only those, and remembers the verdict under exactly them. The projection *is* the policy's input, so a verdict that is
+//! remembered and one that is evaluated cannot have seen different things.
+//!
+//! Out of scope: looking into content (see [`inspect`](crate::inspect)), keeping what was decided (see
+//! [`record`](crate::record)).
+
+mod bundle;
+mod decider;
+mod input;
+mod permitted;
+mod policy;
+mod reads;
+mod sink;
+mod verdict;
+
+pub use bundle::{Bundle, BundleError};
+pub use decider::{Decider, DeciderSettings};
+pub use permitted::{Decided, Denied, Held, Permitted};
+pub use verdict::{Access, Decision, Verdict};

@@ -1,0 +1,83 @@
+//! Puts committed messages into the queues of their audience, in index order, on the writer's thread.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    queue::{EndReason, Pushed},
+    router::{Router, Subscription},
+};
+use crate::{
+    model::SubscriptionId,
+    record::{Draft, Handover, Recipient, Recorded, UndeliveredCount},
+};
+
+/// The writer's other end.
+pub struct Deliverer(Arc<Router>);
+
+impl Deliverer {
+    /// Delivers to the subscriptions of `router`.
+    #[must_use]
+    pub const fn new(router: Arc<Router>) -> Self {
+        Self(router)
+    }
+}
+
+impl Handover for Deliverer {
+    fn hand_over(&mut self, batch: Vec<Recorded>) -> Vec<Draft> {
+        let mut round = Round { router: &self.0, reached: BTreeMap::new(), missed: BTreeMap::new(), queued: 0 };
+        for recorded in batch {
+            let recorded = Arc::new(recorded);
+            for recipient in recorded.audience().recipients() {
+                round.push(recipient, &recorded);
+            }
+        }
+        round.finish()
+    }
+}
+
+/// One batch on its way.
+struct Round<'a> {
+    router: &'a Router,
+    reached: BTreeMap<SubscriptionId, Option<Arc<Subscription>>>,
+    missed: BTreeMap<(SubscriptionId, &'static str), (Recipient, UndeliveredCount)>,
+    queued: i64,
+}
+
+impl Round<'_> {
+    fn push(&mut self, recipient: &Recipient, recorded: &Arc<Recorded>) {
+        let id = recipient.subscription;
+        let subscription = self.reached.entry(id).or_insert_with(|| self.router.find(id));
+        let index = recorded.decision_id().audit_index();
+        // Gone since the audience was fixed.
+        let Some(subscription) = subscription else { return self.miss(recipient, EndReason::ClientGone.as_str(), index) };
+        if subscription.identity.check_lifetime(self.router.clock().now()).is_err() {
+            subscription.queue.end(EndReason::TokenExpired);
+        }
+        match subscription.queue.push(recorded) {
+            Pushed::Queued => self.queued += 1,
+            Pushed::Ended(reason) => self.miss(recipient, reason.as_str(), index),
+            Pushed::Dropped(indexes) => {
+                self.queued += 1;
+                for index in indexes {
+                    self.queued -= 1;
+                    self.miss(recipient, "dropped_oldest", index);
+                }
+            }
+        }
+    }
+
+    fn miss(&mut self, recipient: &Recipient, reason: &'static str, index: u64) {
+        let count = || (recipient.clone(), UndeliveredCount::default());
+        self.missed.entry((recipient.subscription, reason)).or_insert_with(count).1.add(index);
+    }
+
+    fn finish(self) -> Vec<Draft> {
+        self.reached.values().flatten().for_each(|subscription| subscription.queue.announce());
+        self.router.metrics.queued_deliveries(self.queued);
+        let report = |((_, reason), (recipient, count)): (_, (Recipient, UndeliveredCount))| {
+            self.router.metrics.undelivered(reason, count.messages());
+            Draft::undelivered(&recipient, reason, &count)
+        };
+        self.missed.into_iter().map(report).collect()
+    }
+}

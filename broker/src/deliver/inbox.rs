@@ -1,0 +1,137 @@
+//! The end of a subscription from which a stream reads. Dropping it ends the subscription and reports what still waited.
+
+use std::{sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    queue::EndReason,
+    router::{Router, Subscription},
+};
+use crate::{
+    authenticate::Identity,
+    model::{DecisionId, SubscriptionId, TopicPattern},
+    record::{Draft, Recorded, Recorder, UndeliveredCount},
+};
+
+/// Why no more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the subscription ended: {}", .0.as_str())]
+pub struct InboxError(pub EndReason);
+
+/// A live subscription, seen from its reader.
+pub struct Inbox {
+    router: Arc<Router>,
+    subscription: Arc<Subscription>,
+    recorder: Recorder,
+    tasks: TaskTracker,
+    reason: EndReason,
+}
+
+impl Inbox {
+    /// Makes a recorded subscription live; `decision` is its record.
+    #[must_use]
+    pub fn open(
+        router: Arc<Router>,
+        recorder: Recorder,
+        tasks: TaskTracker,
+        decision: &DecisionId,
+        identity: Arc<Identity>,
+        patterns: Vec<TopicPattern>,
+    ) -> Self {
+        let id = SubscriptionId(decision.audit_index());
+        let subscription = router.add(id, identity, patterns);
+        Self { router, subscription, recorder, tasks, reason: EndReason::ClientGone }
+    }
+
+    /// The subscription's id.
+    #[must_use]
+    pub fn id(&self) -> SubscriptionId {
+        self.subscription.recipient.subscription
+    }
+
+    /// What waits, at least one message and at most `messages_max` and about `bytes_max`, in index order; and how many
+    /// were lost to the bounded queue so far.
+    ///
+    /// # Errors
+    /// [`InboxError`]: no more comes.
+    pub async fn next(
+        &mut self,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Arc<Recorded>>, u64), InboxError> {
+        let expiry = tokio::time::sleep(self.remaining());
+        let taken = tokio::select! {
+            biased;
+            () = expiry => Err(EndReason::TokenExpired),
+            taken = self.subscription.queue.take(messages_max, bytes_max) => taken,
+        };
+        // The clock may have been moved past the timer's end.
+        let valid = self.subscription.identity.check_lifetime(self.router.clock().now()).is_ok();
+        match taken {
+            Ok((messages, dropped)) if valid => {
+                self.router.metrics.queued_deliveries(-count(&messages));
+                Ok((messages, dropped))
+            }
+            Ok((messages, _)) => {
+                self.router.metrics.queued_deliveries(-count(&messages));
+                self.report_missed(&messages, EndReason::TokenExpired);
+                Err(self.finish(EndReason::TokenExpired))
+            }
+            Err(reason) => Err(self.finish(reason)),
+        }
+    }
+
+    /// Lets what waits be handed over, and then no more.
+    pub fn drain(&self) {
+        self.subscription.queue.end(EndReason::Draining);
+    }
+
+    fn remaining(&self) -> Duration {
+        self.subscription.identity.remaining(self.router.clock().now())
+    }
+
+    fn finish(&mut self, reason: EndReason) -> InboxError {
+        self.reason = reason;
+        self.subscription.queue.end(reason);
+        InboxError(reason)
+    }
+
+    fn report_missed(&self, messages: &[Arc<Recorded>], reason: EndReason) {
+        let count = undelivered(messages);
+        self.router.metrics.undelivered(reason.as_str(), count.messages());
+        self.note(Draft::undelivered(&self.subscription.recipient, reason.as_str(), &count));
+    }
+
+    fn note(&self, draft: Draft) {
+        let recorder = self.recorder.clone();
+        self.tasks.spawn(async move {
+            if recorder.note(draft).await.is_err() {
+                tracing::error!("the end of a subscription could not be recorded: the log has ended");
+            }
+        });
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.subscription.queue.end(self.reason);
+        self.router.remove(self.id());
+        let leftover = self.subscription.queue.leftover();
+        let undelivered = undelivered(&leftover);
+        self.router.metrics.queued_deliveries(-count(&leftover));
+        self.router.metrics.undelivered(self.reason.as_str(), undelivered.messages());
+        self.note(Draft::unsubscribed(&self.subscription.recipient, self.reason.as_str(), &undelivered));
+    }
+}
+
+fn undelivered(messages: &[Arc<Recorded>]) -> UndeliveredCount {
+    let mut count = UndeliveredCount::default();
+    messages.iter().for_each(|message| count.add(message.decision_id().audit_index()));
+    count
+}
+
+fn count(messages: &[Arc<Recorded>]) -> i64 {
+    i64::try_from(messages.len()).unwrap_or(i64::MAX)
+}

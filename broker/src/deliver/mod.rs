@@ -1,0 +1,17 @@
+//! Handing recorded messages to those who may have them.
+//!
+//! The [`Router`] knows the live subscriptions and fixes a message's audience; the [`Deliverer`] takes what the writer has
+//! committed and puts it into the bounded queue of each recipient; an [`Inbox`] is the end from which a stream reads.
+//! Every message that a named recipient does not get is reported back to the log.
+//!
+//! Out of scope: whether a caller may subscribe (see [`decide`](crate::decide)).
+
+mod deliverer;
+mod inbox;
+mod queue;
+mod router;
+
+pub use deliverer::Deliverer;
+pub use inbox::{Inbox, InboxError};
+pub use queue::{EndReason, QueueLimits};
+pub use router::Router;

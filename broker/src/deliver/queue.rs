@@ -1,0 +1,163 @@
+//! The bounded queue of one subscriber.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::record::Recorded;
+
+/// How much may wait for one subscriber, and what happens beyond.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    /// Messages.
+    pub messages_max: usize,
+    /// Payload bytes. One message alone may be larger.
+    pub bytes_max: usize,
+    /// Whether the oldest give way; if not, the subscriber is cut off.
+    pub drop_oldest: bool,
+}
+
+/// Why a subscription ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// The client ended it or went away.
+    ClientGone,
+    /// The client did not keep up.
+    SlowSubscriber,
+    /// The token ran out.
+    TokenExpired,
+    /// The broker is shutting down.
+    Draining,
+}
+
+impl EndReason {
+    /// The stable word in the log and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::SlowSubscriber => "slow_subscriber",
+            Self::TokenExpired => "token_expired",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// What became of a push.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    Queued,
+    /// These had to give way, by their audit indexes.
+    Dropped(Vec<u64>),
+    /// Not taken: the queue is at its end, for this reason.
+    Ended(EndReason),
+}
+
+pub(super) struct Queue {
+    limits: QueueLimits,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Arc<Recorded>>,
+    bytes: usize,
+    dropped: u64,
+    end: Option<EndReason>,
+}
+
+impl Queue {
+    pub(super) fn new(limits: QueueLimits) -> Self {
+        Self { limits, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Takes a message in. Wakes nobody: a batch is announced once, by [`Queue::announce`].
+    pub(super) fn push(&self, message: &Arc<Recorded>) -> Pushed {
+        let mut state = self.state.lock();
+        if let Some(end) = state.end {
+            return Pushed::Ended(end);
+        }
+        let mut dropped = Vec::new();
+        while self.is_full(&state, size(message)) {
+            if !self.limits.drop_oldest {
+                state.end = Some(EndReason::SlowSubscriber);
+                return Pushed::Ended(EndReason::SlowSubscriber);
+            }
+            let Some(oldest) = state.take() else { break };
+            dropped.push(oldest.decision_id().audit_index());
+        }
+        state.dropped += dropped.len() as u64;
+        state.bytes += size(message);
+        state.waiting.push_back(Arc::clone(message));
+        if dropped.is_empty() { Pushed::Queued } else { Pushed::Dropped(dropped) }
+    }
+
+    /// Wakes the reader.
+    pub(super) fn announce(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Ends the queue; the first reason stands.
+    pub(super) fn end(&self, reason: EndReason) {
+        self.state.lock().end.get_or_insert(reason);
+        self.announce();
+    }
+
+    /// What waits, up to `messages_max` and about `bytes_max`, with the number lost so far; or why there is no more. What
+    /// waits at a drain is still handed over; at any other end it is not.
+    pub(super) async fn take(
+        &self,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Arc<Recorded>>, u64), EndReason> {
+        loop {
+            let changed = self.changed.notified();
+            match self.try_take(messages_max, bytes_max) {
+                Ok((messages, _)) if messages.is_empty() => changed.await,
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Everything that still waits, once the queue is at its end.
+    pub(super) fn leftover(&self) -> Vec<Arc<Recorded>> {
+        let mut state = self.state.lock();
+        state.bytes = 0;
+        state.waiting.drain(..).collect()
+    }
+
+    fn try_take(&self, messages_max: usize, bytes_max: usize) -> Result<(Vec<Arc<Recorded>>, u64), EndReason> {
+        let mut state = self.state.lock();
+        match state.end {
+            Some(EndReason::Draining) if !state.waiting.is_empty() => {}
+            Some(reason) => return Err(reason),
+            None => {}
+        }
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while taken.len() < messages_max && bytes < bytes_max {
+            let Some(message) = state.take() else { break };
+            bytes += size(&message);
+            taken.push(message);
+        }
+        Ok((taken, state.dropped))
+    }
+
+    fn is_full(&self, state: &State, next_bytes: usize) -> bool {
+        let waiting = state.waiting.len();
+        waiting >= self.limits.messages_max || (waiting > 0 && state.bytes + next_bytes > self.limits.bytes_max)
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Arc<Recorded>> {
+        let message = self.waiting.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(size(&message));
+        Some(message)
+    }
+}
+
+fn size(message: &Recorded) -> usize {
+    message.permitted().message().size_bytes()
+}

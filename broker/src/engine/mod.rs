@@ -1,0 +1,63 @@
+//! The storage seam: what the stages need of a store, and nothing of how it is kept.
+//!
+//! Only [`sled`] names the storage crate. Nothing above this folder assumes that one process owns all data: each broker
+//! node writes an audit log of its own.
+
+pub mod sled;
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+/// Some entries that stand one after another, in the form of [`veribus_proto::entries`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// The index of the first entry.
+    pub first_index: u64,
+    /// The entries.
+    pub bytes: Bytes,
+}
+
+/// Why an append did not succeed.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// The write failed. Whether any of it persisted is not known: read the tail again before going on.
+    #[error("the log could not be written: {0}")]
+    Write(String),
+    /// The disk did not confirm what was written. Nothing may be acknowledged after this, ever: end the process.
+    #[error("the disk did not confirm a write: {0}")]
+    Sync(#[source] io::Error),
+}
+
+/// Why the store could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The store says so.
+    #[error("the log could not be read: {0}")]
+    Store(String),
+    /// The store holds something that nobody wrote there.
+    #[error("the log holds a damaged record at entry {0}")]
+    Damaged(u64),
+}
+
+/// An append-only store of chunks.
+pub trait LogStore: Send + Sync + 'static {
+    /// Appends chunks, durably: when this returns `Ok`, they survive a power cut.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError>;
+
+    /// The last chunk that begins at or before `index`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError>;
+
+    /// How much disk it takes, in bytes.
+    fn size_bytes(&self) -> u64;
+}
+
+/// A store that several parts of the broker share.
+pub type SharedLogStore = Arc<dyn LogStore>;

@@ -1,0 +1,269 @@
+//! Chunks as keys and values of one tree. Key: first index and part, both big-endian, so that key order is log order.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use super::head::{Head, HeadFile};
+use crate::engine::{AppendError, Chunk, LogStore, ReadError};
+
+/// The longest value, in bytes: sixteen of them fill a leaf page of sled without it turning into a blob.
+pub const VALUE_BYTES_MAX: usize = 7 * 1024;
+
+const PARTS_MAX: usize = u16::MAX as usize;
+
+/// Why a store cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The directory cannot be made or read.
+    #[error("cannot use the data directory `{path}`: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("the data directory `{0}` is in use by another broker")]
+    InUse(PathBuf),
+    /// The files are not what sled wrote.
+    #[error("the log in `{path}` cannot be opened: {detail}; restore the directory from a backup")]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What the store said.
+        detail: String,
+    },
+    /// The log ends before what was known to be durable.
+    #[error(
+        "the log in `{path}` has lost entries: it was durable up to the chunk at entry {known}, which is gone or changed; \
+         restore the directory from a backup, or move it away to begin a new log"
+    )]
+    FallenBehind {
+        /// The directory.
+        path: PathBuf,
+        /// First index of the chunk that was the last.
+        known: u64,
+    },
+}
+
+/// The audit log in a sled directory.
+pub struct SledLog {
+    db: sled::Db,
+    file: File,
+    head: Mutex<HeadFile>,
+}
+
+impl SledLog {
+    /// Opens or makes the store in `directory`; its page cache takes up to `cache_bytes_max`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(directory: &Path, cache_bytes_max: u64) -> Result<Self, OpenError> {
+        let in_directory = |source| OpenError::Directory { path: directory.to_owned(), source };
+        let path = directory.join("log");
+        fs::create_dir_all(&path).map_err(in_directory)?;
+        move_aside_half_made_snapshots(&path).map_err(in_directory)?;
+        let db = sled::Config::default()
+            .path(&path)
+            .cache_capacity(cache_bytes_max)
+            .flush_every_ms(None)
+            .open()
+            .map_err(|error| open_error(&path, &error))?;
+        let file = File::open(path.join("db")).map_err(in_directory)?;
+        let head = HeadFile::open(&path).map_err(in_directory)?;
+        let known = head.read().map_err(in_directory)?;
+        sync_directories(directory, &path).map_err(in_directory)?;
+        let log = Self { db, file, head: Mutex::new(head) };
+        log.check_head(known, &path)?;
+        Ok(log)
+    }
+
+    fn check_head(&self, known: Option<Head>, path: &Path) -> Result<(), OpenError> {
+        let Some(known) = known else { return Ok(()) };
+        let found = self.chunk_at(known.first_index).ok().flatten();
+        if found.is_some_and(|chunk| head_of(&chunk) == known) {
+            return Ok(());
+        }
+        Err(OpenError::FallenBehind { path: path.to_owned(), known: known.first_index })
+    }
+
+    fn write(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
+        let mut batch = sled::Batch::default();
+        for chunk in chunks {
+            if chunk.bytes.len() > VALUE_BYTES_MAX * PARTS_MAX {
+                return Err(AppendError::Write("a chunk is too large".to_owned()));
+            }
+            for (part, value) in (0u16..).zip(chunk.bytes.chunks(VALUE_BYTES_MAX)) {
+                batch.insert(&key(chunk.first_index, part), value);
+            }
+        }
+        let written = self.db.apply_batch(batch).and_then(|()| self.db.flush().map(drop));
+        written.map_err(|error| AppendError::Write(error.to_string()))
+    }
+
+    fn parts(&self, first_index: u64) -> Result<Bytes, ReadError> {
+        let mut bytes = Vec::new();
+        for (expected, item) in (0u16..).zip(self.db.range(key(first_index, 0)..=key(first_index, u16::MAX))) {
+            let (found, value) = item.map_err(|error| ReadError::Store(error.to_string()))?;
+            if split_key(&found) != Some((first_index, expected)) {
+                return Err(ReadError::Damaged(first_index));
+            }
+            bytes.extend_from_slice(&value);
+        }
+        Ok(bytes.into())
+    }
+}
+
+impl LogStore for SledLog {
+    fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
+        let Some(last) = chunks.last() else { return Ok(()) };
+        self.write(chunks)?;
+        // A crash here leaves entries that nobody was told of; the next start finds them in the log.
+        self.file.sync_data().map_err(AppendError::Sync)?;
+        // A head that cannot be written is older than the log, which is allowed; a disk that fails here is about to fail
+        // the next append as well.
+        self.head.lock().write(head_of(last)).map_err(AppendError::Sync)
+    }
+
+    fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
+        let Some(found) = self.db.range(..=key(index, u16::MAX)).next_back() else { return Ok(None) };
+        let (found, _) = found.map_err(|error| ReadError::Store(error.to_string()))?;
+        let (first_index, _) = split_key(&found).ok_or(ReadError::Damaged(index))?;
+        Ok(Some(Chunk { first_index, bytes: self.parts(first_index)? }))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.len())
+    }
+}
+
+fn key(first_index: u64, part: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    let (index, rest) = key.split_at_mut(8);
+    index.copy_from_slice(&first_index.to_be_bytes());
+    rest.copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+fn split_key(key: &[u8]) -> Option<(u64, u16)> {
+    let (index, part) = key.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*index), u16::from_be_bytes(part.try_into().ok()?)))
+}
+
+fn head_of(chunk: &Chunk) -> Head {
+    Head { first_index: chunk.first_index, sha256: Sha256::digest(&chunk.bytes).into() }
+}
+
+fn open_error(path: &Path, error: &sled::Error) -> OpenError {
+    let detail = error.to_string();
+    if detail.contains("could not acquire lock") {
+        return OpenError::InUse(path.to_owned());
+    }
+    OpenError::Damaged { path: path.to_owned(), detail: detail.replace('\n', " ") }
+}
+
+fn move_aside_half_made_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::rename(entry.path(), path.join(format!("aside.{name}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// New files exist after a power cut only once their directory is synced too.
+fn sync_directories(outer: &Path, inner: &Path) -> io::Result<()> {
+    File::open(inner)?.sync_all()?;
+    File::open(outer)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CACHE: u64 = 1 << 20;
+
+    fn chunk(first_index: u64, length: usize) -> Chunk {
+        let byte = u8::try_from(first_index % 251).expect("small");
+        Chunk { first_index, bytes: vec![byte; length].into() }
+    }
+
+    #[test]
+    fn chunks_of_any_length_come_back_and_none_becomes_a_blob() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = SledLog::open(directory.path(), CACHE).expect("opened");
+        let lengths = [1, 500, VALUE_BYTES_MAX - 1, VALUE_BYTES_MAX, VALUE_BYTES_MAX + 1, 66_000];
+        for round in 0..60u64 {
+            let chunks: Vec<_> =
+                (0u64..).zip(lengths).map(|(at, length)| chunk(round * 100 + at, length)).collect();
+            log.append(&chunks).expect("appended");
+            for chunk in &chunks {
+                assert_eq!(log.chunk_at(chunk.first_index).expect("read").as_ref(), Some(chunk));
+            }
+        }
+        assert_eq!(log.chunk_at(50).expect("read"), Some(chunk(5, 66_000)), "the last one before an index");
+        drop(log);
+        let blobs = fs::read_dir(directory.path().join("log/blobs")).expect("there").count();
+        assert_eq!(blobs, 0, "a value went to a file that is never synced");
+    }
+
+    #[test]
+    fn what_was_appended_is_there_after_opening_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = SledLog::open(directory.path(), CACHE).expect("opened");
+        log.append(&[chunk(0, 10), chunk(7, 20)]).expect("appended");
+        drop(log);
+        let log = SledLog::open(directory.path(), CACHE).expect("opened again");
+        assert_eq!(log.chunk_at(u64::MAX).expect("read"), Some(chunk(7, 20)));
+    }
+
+    #[test]
+    fn a_second_broker_cannot_open_the_same_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let _log = SledLog::open(directory.path(), CACHE).expect("opened");
+        let second = SledLog::open(directory.path(), CACHE);
+        assert!(matches!(second, Err(OpenError::InUse(_))), "{:?}", second.err());
+    }
+
+    #[test]
+    fn a_log_that_lost_its_end_does_not_open() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = SledLog::open(directory.path(), CACHE).expect("opened");
+        log.append(&[chunk(0, 10)]).expect("appended");
+        log.append(&[chunk(7, 20)]).expect("appended");
+        log.db.remove(key(7, 0)).expect("removed");
+        drop(log);
+        let opened = SledLog::open(directory.path(), CACHE).err();
+        assert!(matches!(opened, Some(OpenError::FallenBehind { known: 7, .. })), "{opened:?}");
+    }
+
+    #[test]
+    fn a_database_file_that_is_gone_does_not_open_as_an_empty_log() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = SledLog::open(directory.path(), CACHE).expect("opened");
+        log.append(&[chunk(0, 10)]).expect("appended");
+        drop(log);
+        fs::remove_file(directory.path().join("log/db")).expect("removed");
+        let opened = SledLog::open(directory.path(), CACHE).err();
+        assert!(opened.is_some());
+    }
+
+    #[test]
+    fn a_half_made_snapshot_is_moved_aside() {
+        let directory = tempfile::tempdir().expect("a directory");
+        drop(SledLog::open(directory.path(), CACHE).expect("opened"));
+        fs::write(directory.path().join("log/snap.0000.generating"), b"half").expect("written");
+        drop(SledLog::open(directory.path(), CACHE).expect("opened again"));
+        assert!(directory.path().join("log/aside.snap.0000.generating").exists());
+    }
+}

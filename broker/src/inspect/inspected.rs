@@ -1,0 +1,68 @@
+//! A message that was looked into. Only [`Inspector::inspect`], in this file, makes an [`Inspected`].
+
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use super::Inspector;
+use crate::{
+    authenticate::Identity,
+    model::{Finding, FindingKind, Message, Severity},
+};
+
+/// A message of a known sender, with what was found in it.
+// INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
+#[derive(Debug)]
+pub struct Inspected {
+    sender: Arc<Identity>,
+    peer: SocketAddr,
+    message: Message,
+    findings: Vec<Finding>,
+}
+
+impl Inspected {
+    /// Who sent it.
+    #[must_use]
+    pub const fn sender(&self) -> &Arc<Identity> {
+        &self.sender
+    }
+
+    /// From where.
+    #[must_use]
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The message.
+    #[must_use]
+    pub const fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// What was found, worst first within a rule.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+}
+
+impl Inspector {
+    /// Looks into a message. It only finds; what follows from a finding is the policy's to say.
+    #[must_use]
+    pub fn inspect(&self, sender: Arc<Identity>, peer: SocketAddr, message: Message) -> Inspected {
+        // A scanner that panics has not found the message clean.
+        let findings = catch_unwind(AssertUnwindSafe(|| self.findings(&message))).unwrap_or_else(|_| vec![crashed()]);
+        Inspected { sender, peer, message, findings }
+    }
+}
+
+fn crashed() -> Finding {
+    Finding {
+        kind: FindingKind::ScannerFailure,
+        rule: "scanner-crashed".to_owned(),
+        severity: Severity::High,
+        location: "message".to_owned(),
+    }
+}

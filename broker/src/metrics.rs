@@ -1,0 +1,232 @@
+//! What is counted and timed, and its Prometheus text form. Where and to whom it is shown is the server's business.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// The stages whose time is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Recognising the caller of a call.
+    Authenticate,
+    /// Looking into a message.
+    Inspect,
+    /// Native checks and policy.
+    Decide,
+    /// Finding the audience.
+    Route,
+    /// From the queue to the durable record.
+    Record,
+}
+
+/// All metrics of one broker. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    messages: [Counter; 4],
+    duplicates: Counter,
+    stages: [Histogram; 5],
+    commit_entries: Histogram,
+    commit_seconds: Histogram,
+    authentication_refusals: Family<Reason, Counter>,
+    undelivered: Family<Reason, Counter>,
+    connections: Gauge,
+    subscriptions: Gauge,
+    queued_deliveries: Gauge,
+    queued_submissions: Gauge<u64, AtomicU64>,
+    log_entries: Gauge<u64, AtomicU64>,
+    log_bytes: Gauge<u64, AtomicU64>,
+    free_disk_bytes: Gauge<u64, AtomicU64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabel {
+    decision: &'static str,
+}
+
+/// How a message's way ended, for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageEnd {
+    /// Handed to its audience.
+    Allow,
+    /// Refused by permission, policy or failure.
+    Deny,
+    /// Withheld.
+    Quarantine,
+    /// Not well-formed.
+    Malformed,
+}
+
+/// What is looked up only when somebody asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauges {
+    /// Submissions that wait for the writer.
+    pub queued_submissions: usize,
+    /// Entries in the log.
+    pub log_entries: u64,
+    /// Bytes that the log takes on disk.
+    pub log_bytes: u64,
+    /// Free bytes on its disk.
+    pub free_disk_bytes: u64,
+}
+
+const STAGES: [&str; 5] = ["authenticate", "inspect", "decide", "route", "record"];
+const DECISIONS: [&str; 4] = ["allow", "deny", "quarantine", "malformed"];
+const SECONDS: [f64; 16] =
+    [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 1.0];
+const ENTRIES: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("veribus");
+        let decisions = Family::<DecisionLabel, Counter>::default();
+        let stages = Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(SECONDS));
+        let inner = Inner {
+            messages: DECISIONS.map(|decision| decisions.get_or_create(&DecisionLabel { decision }).clone()),
+            duplicates: Counter::default(),
+            stages: STAGES.map(|stage| stages.get_or_create(&StageLabel { stage }).clone()),
+            commit_entries: Histogram::new(ENTRIES),
+            commit_seconds: Histogram::new(SECONDS),
+            authentication_refusals: Family::default(),
+            undelivered: Family::default(),
+            connections: Gauge::default(),
+            subscriptions: Gauge::default(),
+            queued_deliveries: Gauge::default(),
+            queued_submissions: Gauge::default(),
+            log_entries: Gauge::default(),
+            log_bytes: Gauge::default(),
+            free_disk_bytes: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("messages", "Recorded messages by decision", decisions);
+        registry.register("duplicates", "Publishes of an id that was recorded before", inner.duplicates.clone());
+        registry.register_with_unit("stage", "Time a message spends in a stage", Unit::Seconds, stages);
+        registry.register("commit_entries", "Entries in one commit", inner.commit_entries.clone());
+        registry.register_with_unit("commit", "Time of one commit", Unit::Seconds, inner.commit_seconds.clone());
+        let help = "Callers that could not prove who they are";
+        registry.register("authentication_refusals", help, inner.authentication_refusals.clone());
+        registry.register("undelivered", "Messages that a recipient did not get", inner.undelivered.clone());
+        registry.register("connections", "Open connections", inner.connections.clone());
+        registry.register("subscriptions", "Live subscriptions", inner.subscriptions.clone());
+        registry.register("queued_deliveries", "Messages that wait for a subscriber", inner.queued_deliveries.clone());
+        registry.register("queued_submissions", "Submissions that wait for the log", inner.queued_submissions.clone());
+        registry.register("log_entries", "Entries in the audit log", inner.log_entries.clone());
+        registry.register_with_unit("log", "Size of the audit log", Unit::Bytes, inner.log_bytes.clone());
+        let help = "Free space on the disk of the audit log";
+        registry.register_with_unit("free_disk", help, Unit::Bytes, inner.free_disk_bytes.clone());
+        Self(Arc::new(Inner { registry, ..inner }))
+    }
+}
+
+impl Metrics {
+    /// A message's way ended.
+    pub fn message(&self, end: MessageEnd) {
+        if let Some(counter) = self.0.messages.get(end as usize) {
+            counter.inc();
+        }
+    }
+
+    /// A message id came again.
+    pub fn duplicate(&self) {
+        self.0.duplicates.inc();
+    }
+
+    /// A stage took this long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        if let Some(histogram) = self.0.stages.get(stage as usize) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A commit of so many entries took this long.
+    pub fn committed(&self, entries: u64, took: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "a commit holds far fewer than 2^52 entries")]
+        self.0.commit_entries.observe(entries as f64);
+        self.0.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A caller was refused.
+    pub fn authentication_refused(&self, reason: &'static str) {
+        self.0.authentication_refusals.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Messages did not reach a recipient.
+    pub fn undelivered(&self, reason: &'static str, messages: u64) {
+        self.0.undelivered.get_or_create(&Reason { reason }).inc_by(messages);
+    }
+
+    /// Connections came (positive) or went (negative).
+    pub fn connections(&self, change: i64) {
+        self.0.connections.inc_by(change);
+    }
+
+    /// Subscriptions came (positive) or went (negative).
+    pub fn subscriptions(&self, change: i64) {
+        self.0.subscriptions.inc_by(change);
+    }
+
+    /// Messages were queued for subscribers (positive) or taken (negative).
+    pub fn queued_deliveries(&self, change: i64) {
+        self.0.queued_deliveries.inc_by(change);
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// Only if formatting fails.
+    pub fn render(&self, gauges: Gauges) -> Result<String, fmt::Error> {
+        self.0.queued_submissions.set(gauges.queued_submissions as u64);
+        self.0.log_entries.set(gauges.log_entries);
+        self.0.log_bytes.set(gauges.log_bytes);
+        self.0.free_disk_bytes.set(gauges.free_disk_bytes);
+        let mut text = String::new();
+        text::encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown_under_its_label() {
+        let metrics = Metrics::default();
+        metrics.message(MessageEnd::Quarantine);
+        metrics.stage(Stage::Record, Duration::from_millis(1));
+        metrics.undelivered("slow_subscriber", 3);
+        let gauges = Gauges { queued_submissions: 1, log_entries: 2, log_bytes: 3, free_disk_bytes: 4 };
+        let text = metrics.render(gauges).expect("text");
+        for line in [
+            r#"veribus_messages_total{decision="quarantine"} 1"#,
+            r#"veribus_messages_total{decision="allow"} 0"#,
+            r#"veribus_stage_seconds_count{stage="record"} 1"#,
+            r#"veribus_undelivered_total{reason="slow_subscriber"} 3"#,
+            "veribus_log_entries 2",
+            "veribus_log_bytes 3",
+            "veribus_free_disk_bytes 4",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The way of a message, from a recognised caller to its record. Delivery follows the record: the writer hands what it
+//! committed to [`deliver`](crate::deliver).
+
+use std::{sync::Arc, time::Instant};
+
+use thiserror::Error;
+
+use crate::{
+    authenticate::{Caller, TokenError},
+    decide::Decider,
+    deliver::Router,
+    inspect::Inspector,
+    metrics::{MessageEnd, Metrics, Stage},
+    model::{Clock, Message, Outcome, RefusalReason},
+    record::{Malformed, PendingOutcomes, RecordError, Recorder, Routed},
+};
+
+/// Why a publish has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PublishError {
+    /// The caller's token is no longer good.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The log did not take it.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Carries messages through every stage.
+pub struct Publisher {
+    inspector: Inspector,
+    decider: Arc<Decider>,
+    router: Arc<Router>,
+    recorder: Recorder,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+/// Messages on their way to the record.
+pub struct Publishing {
+    pending: PendingOutcomes,
+    started: Instant,
+    metrics: Metrics,
+}
+
+impl Publisher {
+    /// Put together from its stages.
+    #[must_use]
+    pub const fn new(
+        inspector: Inspector,
+        decider: Arc<Decider>,
+        router: Arc<Router>,
+        recorder: Recorder,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
+        Self { inspector, decider, router, recorder, clock, metrics }
+    }
+
+    /// Carries messages of one caller through every stage, in order. Those that are not well-formed are recorded as such.
+    ///
+    /// # Errors
+    /// On error nothing was delivered, and none of them is recorded.
+    pub async fn publish(
+        &self,
+        caller: &Caller,
+        messages: Vec<Result<Message, Malformed>>,
+    ) -> Result<Publishing, PublishError> {
+        let mut routed = Vec::with_capacity(messages.len());
+        for message in messages {
+            routed.push(match message {
+                Ok(message) => self.route(caller, message)?,
+                Err(malformed) => Routed::malformed(malformed),
+            });
+        }
+        let pending = self.recorder.messages(routed).await?;
+        Ok(Publishing { pending, started: Instant::now(), metrics: self.metrics.clone() })
+    }
+
+    /// Every stage between the caller and the record. The token's signature was checked when the call began; its lifetime
+    /// is checked here, for each message.
+    fn route(&self, caller: &Caller, message: Message) -> Result<Routed, TokenError> {
+        caller.identity.check_lifetime(self.clock.now())?;
+        let started = Instant::now();
+        let inspected = self.inspector.inspect(Arc::clone(&caller.identity), caller.peer, message);
+        let inspected_at = Instant::now();
+        let decided = self.decider.decide(inspected);
+        let decided_at = Instant::now();
+        let routed = Routed::new(decided, |permitted| self.router.audience(permitted));
+        self.metrics.stage(Stage::Inspect, inspected_at - started);
+        self.metrics.stage(Stage::Decide, decided_at - inspected_at);
+        self.metrics.stage(Stage::Route, decided_at.elapsed());
+        Ok(routed)
+    }
+}
+
+impl Publishing {
+    /// One outcome for each message, in the order in which they were given, once they are durable.
+    ///
+    /// # Errors
+    /// [`RecordError`]: nothing was delivered. Whether entries persisted is not known: publish again with the same ids.
+    pub async fn outcomes(self) -> Result<Vec<Outcome>, RecordError> {
+        let outcomes = self.pending.outcomes().await?;
+        self.metrics.stage(Stage::Record, self.started.elapsed());
+        outcomes.iter().for_each(|outcome| count(&self.metrics, outcome));
+        Ok(outcomes)
+    }
+}
+
+fn count(metrics: &Metrics, outcome: &Outcome) {
+    let (end, duplicate) = match outcome {
+        Outcome::Accepted(receipt) => (MessageEnd::Allow, receipt.duplicate),
+        Outcome::Quarantined(receipt) => (MessageEnd::Quarantine, receipt.duplicate),
+        Outcome::Refused(refused) => match refused.reason {
+            RefusalReason::MalformedMessage => (MessageEnd::Malformed, refused.duplicate),
+            _ => (MessageEnd::Deny, refused.duplicate),
+        },
+    };
+    if duplicate { metrics.duplicate() } else { metrics.message(end) }
+}

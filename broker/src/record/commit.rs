@@ -1,0 +1,157 @@
+//! One commit in the making: entries get their index and link, are encoded once, and packed into chunks.
+
+use prost::Message as _;
+use veribus_proto::{
+    chain::{self, LeafHash},
+    entries,
+};
+
+use super::Draft;
+use crate::{
+    engine::{Chunk, sled::VALUE_BYTES_MAX},
+    model::{NodeName, UnixMicros},
+};
+
+/// Entries of one tile of C2SP `tlog-tiles`: chunks never cross such a boundary.
+const TILE_ENTRIES: u64 = 256;
+
+/// Where the chain ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChainEnd {
+    pub(super) next_index: u64,
+    pub(super) head: LeafHash,
+    pub(super) time: UnixMicros,
+}
+
+impl ChainEnd {
+    pub(super) const GENESIS: Self = Self { next_index: 0, head: chain::GENESIS, time: UnixMicros(0) };
+}
+
+/// Entries to be appended together.
+pub(super) struct Commit<'a> {
+    origin: &'a NodeName,
+    end: ChainEnd,
+    chunks: Vec<Chunk>,
+    open: Vec<u8>,
+    open_first: u64,
+    encoded: Vec<u8>,
+}
+
+impl<'a> Commit<'a> {
+    /// Begins after `end`. The entries' time is `now`, or that of the last entry where the clock went back.
+    pub(super) fn new(origin: &'a NodeName, end: ChainEnd, now: UnixMicros) -> Self {
+        let end = ChainEnd { time: now.max(end.time), ..end };
+        Self { origin, end, chunks: Vec::new(), open: Vec::new(), open_first: end.next_index, encoded: Vec::new() }
+    }
+
+    /// The index that the next entry gets.
+    pub(super) const fn next_index(&self) -> u64 {
+        self.end.next_index
+    }
+
+    /// Takes an entry, and returns its index.
+    pub(super) fn push(&mut self, mut draft: Draft) -> u64 {
+        let index = self.end.next_index;
+        self.encode(&mut draft);
+        if self.encoded.len() > entries::ENTRY_BYTES_MAX {
+            draft.cut_down();
+            self.encode(&mut draft);
+        }
+        self.end.head = chain::leaf_hash(&self.encoded);
+        self.end.next_index = index.saturating_add(1);
+        self.pack(index);
+        index
+    }
+
+    /// The chunks, and where the chain ends once they are appended.
+    pub(super) fn finish(mut self) -> (Vec<Chunk>, ChainEnd) {
+        self.close();
+        (self.chunks, self.end)
+    }
+
+    fn encode(&mut self, draft: &mut Draft) {
+        let entry = &mut draft.0;
+        entry.index = self.end.next_index;
+        entry.prev = self.end.head.to_vec();
+        entry.time_unix_us = self.end.time.0;
+        entry.origin = self.origin.as_str().to_owned();
+        self.encoded.clear();
+        entry.encode_raw(&mut self.encoded);
+    }
+
+    fn pack(&mut self, index: u64) {
+        let full = self.open.len() + 2 + self.encoded.len() > VALUE_BYTES_MAX;
+        if !self.open.is_empty() && (full || index.is_multiple_of(TILE_ENTRIES)) {
+            self.close();
+        }
+        if self.open.is_empty() {
+            self.open_first = index;
+        }
+        // Cut down, an entry always fits.
+        let pushed = entries::push(&mut self.open, &self.encoded);
+        debug_assert!(pushed.is_ok(), "an entry of {} bytes", self.encoded.len());
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            let bytes = std::mem::take(&mut self.open).into();
+            self.chunks.push(Chunk { first_index: self.open_first, bytes });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use veribus_proto::chain::ChainVerifier;
+
+    use super::*;
+
+    fn origin() -> NodeName {
+        NodeName::parse("test").expect("a name")
+    }
+
+    fn draft(detail_bytes: usize) -> Draft {
+        Draft::stopped().with_detail("x".repeat(detail_bytes))
+    }
+
+    #[test]
+    fn chunks_hold_the_chain_in_order_and_keep_to_size_and_tile() {
+        let origin = origin();
+        let mut commit = Commit::new(&origin, ChainEnd::GENESIS, UnixMicros(5));
+        for index in 0..700u64 {
+            assert_eq!(commit.push(draft(if index % 50 == 0 { 9_000 } else { 100 })), index);
+        }
+        let (chunks, end) = commit.finish();
+        let mut verifier = ChainVerifier::from_genesis();
+        for chunk in &chunks {
+            assert_eq!(chunk.first_index, verifier.next_index());
+            let mut count = 0;
+            for entry in entries::iter(&chunk.bytes) {
+                verifier.push(entry.expect("whole")).expect("linked");
+                count += 1;
+            }
+            assert!(chunk.bytes.len() <= VALUE_BYTES_MAX || count == 1, "only a long entry makes a long chunk");
+            assert_eq!(chunk.first_index / 256, (chunk.first_index + count - 1) / 256, "within one tile");
+        }
+        assert_eq!((verifier.next_index(), verifier.head()), (end.next_index, Some(end.head)));
+    }
+
+    #[test]
+    fn an_entry_that_is_too_long_is_cut_down_and_not_lost() {
+        let origin = origin();
+        let mut commit = Commit::new(&origin, ChainEnd::GENESIS, UnixMicros(5));
+        commit.push(draft(70_000));
+        let (chunks, end) = commit.finish();
+        assert_eq!((chunks.len(), end.next_index), (1, 1));
+        let entry = entries::iter(&chunks[0].bytes).next().expect("one").expect("whole").to_vec();
+        assert!(ChainVerifier::from_genesis().push(&entry).expect("linked").detail.contains("cut down"));
+    }
+
+    #[test]
+    fn time_never_goes_back() {
+        let origin = origin();
+        let end = ChainEnd { time: UnixMicros(100), ..ChainEnd::GENESIS };
+        let (_, end) = Commit::new(&origin, end, UnixMicros(50)).finish();
+        assert_eq!(end.time, UnixMicros(100));
+    }
+}

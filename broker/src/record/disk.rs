@@ -1,0 +1,63 @@
+//! How much disk is left. Below the floor new publishes are refused, while reading and what is in flight go on.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Watches the disk that holds the log.
+#[derive(Debug, Clone)]
+pub struct DiskWatch {
+    directory: Arc<PathBuf>,
+    floor_bytes: u64,
+    free_bytes: Arc<AtomicU64>,
+}
+
+impl DiskWatch {
+    /// Looks at the disk under `directory`.
+    #[must_use]
+    pub fn new(directory: &Path, floor_bytes: u64) -> Self {
+        let watch = Self { directory: Arc::new(directory.to_owned()), floor_bytes, free_bytes: Arc::default() };
+        watch.look();
+        watch
+    }
+
+    /// Looks again. A disk that cannot be asked counts as full.
+    pub fn look(&self) {
+        let free = rustix::fs::statvfs(self.directory.as_path())
+            .map_or(0, |statistics| statistics.f_bavail.saturating_mul(statistics.f_frsize));
+        self.free_bytes.store(free, Ordering::Relaxed);
+    }
+
+    /// Free bytes when last looked at.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether new publishes must wait for somebody to make room.
+    #[must_use]
+    pub fn is_below_floor(&self) -> bool {
+        self.free_bytes() < self.floor_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_with_less_than_the_floor_is_told_from_one_with_more() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(!DiskWatch::new(directory.path(), 1).is_below_floor());
+        assert!(DiskWatch::new(directory.path(), u64::MAX).is_below_floor());
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_asked_counts_as_full() {
+        assert!(DiskWatch::new(Path::new("/nowhere/at/all"), 1).is_below_floor());
+    }
+}

@@ -1,0 +1,294 @@
+//! An entry without its place in the chain: the writer adds index, link, time and origin.
+
+use std::net::{IpAddr, SocketAddr};
+
+use veribus_proto::v1::{self, AuditEntry, EntryKind};
+
+use super::{Malformed, Recipient};
+use crate::{
+    authenticate::Identity,
+    decide::{Access, Decision, Verdict},
+    inspect::Inspected,
+    model::{Finding, RefusalReason, Severity, TopicPattern},
+};
+
+/// An entry to be.
+#[derive(Debug, Clone)]
+pub struct Draft(pub(super) AuditEntry);
+
+/// How many rules or findings an entry lists; what is beyond is counted.
+const LISTED_MAX: usize = 32;
+/// The longest rule name that an entry repeats, in bytes.
+const RULE_BYTES_MAX: usize = 128;
+
+/// Messages that a recipient of their audience did not get.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UndeliveredCount {
+    ranges: Vec<(u64, u64)>,
+    messages: u64,
+}
+
+impl UndeliveredCount {
+    /// How many separate ranges are kept; past that the last one is widened.
+    pub const RANGES_MAX: usize = 1_024;
+
+    /// Adds the message recorded at `index`; indexes come in rising order.
+    pub fn add(&mut self, index: u64) {
+        self.messages += 1;
+        let full = self.ranges.len() >= Self::RANGES_MAX;
+        match self.ranges.last_mut() {
+            Some((_, last)) if full || last.checked_add(1) == Some(index) => *last = index.max(*last),
+            _ => self.ranges.push((index, index)),
+        }
+    }
+
+    /// How many messages.
+    #[must_use]
+    pub const fn messages(&self) -> u64 {
+        self.messages
+    }
+}
+
+impl Draft {
+    /// The broker started.
+    #[must_use]
+    pub fn started(version: &str, policy_sha256: &[u8; 32]) -> Self {
+        let decision = v1::DecisionFacts { policy_sha256: policy_sha256.to_vec(), ..v1::DecisionFacts::default() };
+        let detail = format!("veribus {version}");
+        Self(AuditEntry { decision: Some(decision), detail, ..entry(EntryKind::BrokerStarted) })
+    }
+
+    /// The broker stopped in good order.
+    #[must_use]
+    pub fn stopped() -> Self {
+        Self(entry(EntryKind::BrokerStopped))
+    }
+
+    /// A decision on a request to read.
+    #[must_use]
+    pub fn access(access: Access<'_>, verdict: &Verdict, agent: &Identity, peer: SocketAddr) -> Self {
+        let (kind, resource) = match access {
+            Access::Subscribe(patterns) => (EntryKind::Subscribe, pattern_list(patterns)),
+            Access::AuditRead => (EntryKind::AuditRead, "log".to_owned()),
+        };
+        Self(AuditEntry {
+            actor: Some(actor(agent)),
+            peer: peer.to_string(),
+            resource,
+            decision: Some(decision(verdict, &[])),
+            ..entry(kind)
+        })
+    }
+
+    /// The same with a text that says what is read.
+    #[must_use]
+    pub fn with_detail(mut self, detail: String) -> Self {
+        self.0.detail = detail;
+        self
+    }
+
+    /// A subscription ended; `undelivered` are the messages that still waited for it.
+    #[must_use]
+    pub fn unsubscribed(recipient: &Recipient, reason: &str, undelivered: &UndeliveredCount) -> Self {
+        let draft = if undelivered.messages() == 0 {
+            Self(entry(EntryKind::Unsubscribe))
+        } else {
+            Self::undelivered(recipient, reason, undelivered)
+        };
+        Self(AuditEntry {
+            kind: EntryKind::Unsubscribe.into(),
+            actor: Some(recipient_actor(recipient)),
+            subscription_id: recipient.subscription.to_string(),
+            detail: reason.to_owned(),
+            ..draft.0
+        })
+    }
+
+    /// Messages that a recipient of their audience did not get.
+    #[must_use]
+    pub fn undelivered(recipient: &Recipient, reason: &str, undelivered: &UndeliveredCount) -> Self {
+        let indexes = undelivered.ranges.iter().map(|&(first, last)| v1::IndexRange { first, last }).collect();
+        Self(AuditEntry {
+            undelivered: Some(v1::Undelivered {
+                indexes,
+                messages: undelivered.messages,
+                recipient: Some(recipient_facts(recipient)),
+            }),
+            subscription_id: recipient.subscription.to_string(),
+            detail: reason.to_owned(),
+            ..entry(EntryKind::Undelivered)
+        })
+    }
+
+    /// Callers that were refused for the same reason from the same address.
+    #[must_use]
+    pub fn authentication_refused(reason: &str, peer: Option<IpAddr>, method: &str, count: u64) -> Self {
+        Self(AuditEntry {
+            peer: peer.map(|address| address.to_string()).unwrap_or_default(),
+            resource: method.to_owned(),
+            detail: reason.to_owned(),
+            decision: Some(v1::DecisionFacts {
+                decision: v1::Decision::Deny.into(),
+                reason: "UNAUTHENTICATED".to_owned(),
+                ..v1::DecisionFacts::default()
+            }),
+            count,
+            ..entry(EntryKind::AuthenticationRefused)
+        })
+    }
+
+    /// A frame that could not be decoded, so that it is not known which messages it held.
+    #[must_use]
+    pub fn undecodable(agent: &Identity, peer: SocketAddr, method: &str, detail: &str) -> Self {
+        Self(AuditEntry {
+            actor: Some(actor(agent)),
+            peer: peer.to_string(),
+            resource: method.to_owned(),
+            detail: detail.to_owned(),
+            decision: Some(malformed_decision()),
+            ..entry(EntryKind::Malformed)
+        })
+    }
+
+    pub(super) fn malformed(malformed: &Malformed) -> Self {
+        Self(AuditEntry {
+            actor: Some(actor(&malformed.sender)),
+            peer: malformed.peer.to_string(),
+            message: Some(v1::MessageFacts {
+                id: malformed.message_id.clone(),
+                size_bytes: malformed.size_bytes as u64,
+                ..v1::MessageFacts::default()
+            }),
+            detail: malformed.fault.clone(),
+            decision: Some(malformed_decision()),
+            ..entry(EntryKind::Malformed)
+        })
+    }
+
+    pub(super) fn decided(inspected: &Inspected, verdict: &Verdict, salt: &[u8; 32]) -> Self {
+        let message = inspected.message();
+        Self(AuditEntry {
+            actor: Some(actor(inspected.sender())),
+            peer: inspected.peer().to_string(),
+            resource: message.topic.as_str().to_owned(),
+            message: Some(v1::MessageFacts {
+                id: message.id.as_str().to_owned(),
+                r#type: message.kind.as_str().to_owned(),
+                datacontenttype: message.content_type.as_str().to_owned(),
+                size_bytes: message.size_bytes() as u64,
+                payload_digest: veribus_proto::payload::digest(salt, &message.data).to_vec(),
+                destination: message.destination.as_ref().map(ToString::to_string).unwrap_or_default(),
+            }),
+            decision: Some(decision(verdict, inspected.findings())),
+            ..entry(EntryKind::Publish)
+        })
+    }
+
+    pub(super) fn listed_audience(recipients: &[Recipient]) -> Self {
+        let recipients = recipients.iter().map(recipient_facts).collect();
+        let audience = v1::Audience { recipients, listed_at: Vec::new() };
+        Self(AuditEntry { audience: Some(audience), ..entry(EntryKind::Audience) })
+    }
+
+    /// Everything that can be long is left out: what remains always fits.
+    pub(super) fn cut_down(&mut self) {
+        if let Some(actor) = &mut self.0.actor {
+            actor.roles.clear();
+        }
+        if let Some(decision) = &mut self.0.decision {
+            decision.rules.clear();
+            decision.findings.clear();
+        }
+        self.0.resource.clear();
+        self.0.audience = None;
+        self.0.undelivered = None;
+        self.0.detail = "entry too long: cut down".to_owned();
+    }
+
+    pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
+        let decision = self.0.decision.get_or_insert_default();
+        decision.decision = v1::Decision::Deny.into();
+        decision.reason = reason.as_str().to_owned();
+        decision.rules.push(rule.to_owned());
+    }
+}
+
+fn entry(kind: EntryKind) -> AuditEntry {
+    AuditEntry { kind: kind.into(), ..AuditEntry::default() }
+}
+
+fn malformed_decision() -> v1::DecisionFacts {
+    v1::DecisionFacts {
+        decision: v1::Decision::Deny.into(),
+        reason: RefusalReason::MalformedMessage.as_str().to_owned(),
+        ..v1::DecisionFacts::default()
+    }
+}
+
+fn actor(identity: &Identity) -> v1::Actor {
+    v1::Actor {
+        issuer: identity.issuer().as_str().to_owned(),
+        agent: identity.agent().as_str().to_owned(),
+        roles: identity.roles().iter().map(|role| role.as_str().to_owned()).collect(),
+        token_id: identity.token_id().as_str().to_owned(),
+        token_sha256: identity.token_sha256().to_vec(),
+    }
+}
+
+fn recipient_actor(recipient: &Recipient) -> v1::Actor {
+    v1::Actor {
+        issuer: recipient.issuer.as_str().to_owned(),
+        agent: recipient.agent.as_str().to_owned(),
+        ..v1::Actor::default()
+    }
+}
+
+pub(super) fn recipient_facts(recipient: &Recipient) -> v1::Recipient {
+    v1::Recipient {
+        subscription_id: recipient.subscription.to_string(),
+        issuer: recipient.issuer.as_str().to_owned(),
+        agent: recipient.agent.as_str().to_owned(),
+    }
+}
+
+fn decision(verdict: &Verdict, findings: &[Finding]) -> v1::DecisionFacts {
+    v1::DecisionFacts {
+        decision: match verdict.decision {
+            Decision::Allow => v1::Decision::Allow,
+            Decision::Deny => v1::Decision::Deny,
+            Decision::Quarantine => v1::Decision::Quarantine,
+        }
+        .into(),
+        rules: verdict.rules.iter().take(LISTED_MAX).map(|rule| cut(rule, RULE_BYTES_MAX)).collect(),
+        findings: findings.iter().take(LISTED_MAX).map(finding).collect(),
+        findings_omitted: u32::try_from(findings.len().saturating_sub(LISTED_MAX)).unwrap_or(u32::MAX),
+        policy_sha256: verdict.policy_sha256.to_vec(),
+        reason: verdict.reason.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+    }
+}
+
+fn finding(finding: &Finding) -> v1::Finding {
+    v1::Finding {
+        kind: finding.kind.as_str().to_owned(),
+        rule: cut(&finding.rule, RULE_BYTES_MAX),
+        severity: match finding.severity {
+            Severity::Low => v1::Severity::Low,
+            Severity::Medium => v1::Severity::Medium,
+            Severity::High => v1::Severity::High,
+        }
+        .into(),
+        location: cut(&finding.location, RULE_BYTES_MAX),
+    }
+}
+
+fn cut(text: &str, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+fn pattern_list(patterns: &[TopicPattern]) -> String {
+    patterns.iter().map(TopicPattern::as_str).collect::<Vec<_>>().join(" ")
+}

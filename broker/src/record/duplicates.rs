@@ -1,0 +1,141 @@
+//! Which message ids were recorded already: a bounded window for each sender, rebuilt from the log's tail at start.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    num::NonZeroUsize,
+};
+
+use lru::LruCache;
+use sha2::{Digest as _, Sha256};
+use veribus_proto::v1::{self, AuditEntry, EntryKind};
+
+use crate::model::RefusalReason;
+
+/// What was answered the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct First {
+    pub(super) index: u64,
+    pub(super) outcome: FirstOutcome,
+    /// Known only to the process that recorded it.
+    pub(super) salt: Option<[u8; 32]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FirstOutcome {
+    Accepted,
+    Quarantined,
+    Refused(RefusalReason),
+}
+
+/// An id stands as the first half of its SHA-256: 16 bytes, whatever its length.
+type IdHash = [u8; 16];
+
+/// The windows of all senders.
+pub(super) struct Duplicates {
+    senders: LruCache<[u8; 32], Window>,
+    ids_per_sender_max: usize,
+}
+
+#[derive(Default)]
+struct Window {
+    order: VecDeque<IdHash>,
+    first: HashMap<IdHash, First>,
+}
+
+impl Duplicates {
+    pub(super) fn new(senders_max: usize, ids_per_sender_max: usize) -> Self {
+        let senders_max = NonZeroUsize::new(senders_max).unwrap_or(NonZeroUsize::MIN);
+        Self { senders: LruCache::new(senders_max), ids_per_sender_max: ids_per_sender_max.max(1) }
+    }
+
+    pub(super) fn find(&mut self, issuer: &str, agent: &str, message_id: &str) -> Option<First> {
+        self.senders.get(&sender_key(issuer, agent))?.first.get(&id_key(message_id)).copied()
+    }
+
+    pub(super) fn insert(&mut self, issuer: &str, agent: &str, message_id: &str, first: First) {
+        let ids_max = self.ids_per_sender_max;
+        let window = self.senders.get_or_insert_mut(sender_key(issuer, agent), Window::default);
+        let id = id_key(message_id);
+        if window.first.insert(id, first).is_none() {
+            window.order.push_back(id);
+        }
+        if window.order.len() > ids_max
+            && let Some(oldest) = window.order.pop_front()
+        {
+            window.first.remove(&oldest);
+        }
+    }
+
+    /// Takes in an entry of the log's tail.
+    pub(super) fn replay(&mut self, entry: &AuditEntry) {
+        let (Some(actor), Some(message)) = (&entry.actor, &entry.message) else { return };
+        if entry.kind() != EntryKind::Publish {
+            return;
+        }
+        if let Some(outcome) = entry.decision.as_ref().and_then(outcome) {
+            let first = First { index: entry.index, outcome, salt: None };
+            self.insert(&actor.issuer, &actor.agent, &message.id, first);
+        }
+    }
+}
+
+fn outcome(decision: &v1::DecisionFacts) -> Option<FirstOutcome> {
+    match decision.decision() {
+        v1::Decision::Allow => Some(FirstOutcome::Accepted),
+        v1::Decision::Quarantine => Some(FirstOutcome::Quarantined),
+        v1::Decision::Deny => {
+            Some(FirstOutcome::Refused(RefusalReason::from_word(&decision.reason).unwrap_or(RefusalReason::PolicyDenied)))
+        }
+        v1::Decision::Unspecified => None,
+    }
+}
+
+fn sender_key(issuer: &str, agent: &str) -> [u8; 32] {
+    let length = issuer.len().to_be_bytes();
+    Sha256::new().chain_update(length).chain_update(issuer).chain_update(agent).finalize().into()
+}
+
+fn id_key(message_id: &str) -> IdHash {
+    let digest = Sha256::digest(message_id);
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(index: u64) -> First {
+        First { index, outcome: FirstOutcome::Accepted, salt: None }
+    }
+
+    #[test]
+    fn an_id_is_known_to_its_own_sender_only() {
+        let mut duplicates = Duplicates::new(8, 8);
+        duplicates.insert("iss", "a", "1", first(7));
+        assert_eq!(duplicates.find("iss", "a", "1"), Some(first(7)));
+        assert_eq!(duplicates.find("iss", "b", "1"), None);
+        assert_eq!(duplicates.find("is", "sa", "1"), None);
+    }
+
+    #[test]
+    fn a_busy_sender_pushes_out_its_own_oldest_ids_and_nobody_elses() {
+        let mut duplicates = Duplicates::new(8, 2);
+        duplicates.insert("iss", "quiet", "1", first(0));
+        for index in 0..5u64 {
+            duplicates.insert("iss", "busy", &index.to_string(), first(index));
+        }
+        assert_eq!(duplicates.find("iss", "busy", "2"), None);
+        assert_eq!(duplicates.find("iss", "busy", "3"), Some(first(3)));
+        assert_eq!(duplicates.find("iss", "quiet", "1"), Some(first(0)));
+    }
+
+    #[test]
+    fn memory_is_bounded_in_senders_too() {
+        let mut duplicates = Duplicates::new(2, 8);
+        for agent in ["a", "b", "c"] {
+            duplicates.insert("iss", agent, "1", first(1));
+        }
+        assert_eq!(duplicates.find("iss", "a", "1"), None);
+        assert_eq!(duplicates.senders.len(), 2);
+    }
+}

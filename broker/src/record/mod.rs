@@ -1,0 +1,30 @@
+//! The audit log: nothing is acknowledged before it is durable, nothing handed over before it is recorded.
+//!
+//! One writer gives out the indexes. It takes what waits, checks again what may have changed meanwhile, encodes and
+//! chains the entries, makes them durable in one commit, hands the batch to delivery in index order, and only then
+//! answers the senders.
+//!
+//! Out of scope: how chunks are stored (see [`engine`](crate::engine)), who is in an audience (see
+//! [`deliver`](crate::deliver)).
+
+mod audience;
+mod commit;
+mod disk;
+mod draft;
+mod duplicates;
+mod queue;
+mod reader;
+mod recorded;
+mod routed;
+mod tail;
+mod writer;
+
+pub use audience::{Audience, Recipient};
+pub use disk::DiskWatch;
+pub use draft::{Draft, UndeliveredCount};
+pub use queue::{AccessReceipt, PendingOutcomes, RecordError, Recorder};
+pub use reader::{EntryAt, LogReader};
+pub use recorded::Recorded;
+pub use routed::{Malformed, Routed};
+pub use tail::StartError;
+pub use writer::{Handover, Writer, WriterEnd, WriterSettings};

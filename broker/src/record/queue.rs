@@ -1,0 +1,113 @@
+//! The way to the writer: bounded, and every submission gets exactly one answer.
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{DiskWatch, Draft, Routed};
+use crate::model::{DecisionId, Outcome};
+
+/// Why something is not recorded, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// The write failed, or the broker stopped: the entry may or may not be in the log. Nothing was delivered.
+    #[error("the audit log could not be written")]
+    Failed,
+    /// Too little disk is left to take more. Nothing was written.
+    #[error("the disk of the audit log is nearly full")]
+    DiskFloor,
+}
+
+/// The record of a decision on a request to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessReceipt {
+    /// Which decision, and with it the audit index.
+    pub decision_id: DecisionId,
+}
+
+pub(super) enum Submission {
+    Messages(Vec<Routed>, oneshot::Sender<Vec<Outcome>>),
+    Access(Draft, oneshot::Sender<AccessReceipt>),
+    Note(Draft),
+    /// The last entry: the writer ends after it.
+    Finish(Draft),
+}
+
+/// Hands things to the writer. Cheap to clone; the writer ends at [`Recorder::finish`], or when all clones are gone.
+#[derive(Clone)]
+pub struct Recorder {
+    submissions: mpsc::Sender<Submission>,
+    disk: DiskWatch,
+}
+
+/// Answers that are on their way.
+#[derive(Debug)]
+pub struct PendingOutcomes(oneshot::Receiver<Vec<Outcome>>);
+
+impl PendingOutcomes {
+    /// One outcome for each message, in the order in which they were given.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`]: nothing was delivered; whether an entry persisted is not known.
+    pub async fn outcomes(self) -> Result<Vec<Outcome>, RecordError> {
+        self.0.await.map_err(|_| RecordError::Failed)
+    }
+}
+
+impl Recorder {
+    pub(super) fn new(submissions_max: usize, disk: DiskWatch) -> (Self, mpsc::Receiver<Submission>) {
+        let (submissions, receiver) = mpsc::channel(submissions_max.max(1));
+        (Self { submissions, disk }, receiver)
+    }
+
+    /// Queues messages; they are recorded in this order.
+    ///
+    /// # Errors
+    /// [`RecordError`]; then none of them is recorded.
+    pub async fn messages(&self, messages: Vec<Routed>) -> Result<PendingOutcomes, RecordError> {
+        if self.disk.is_below_floor() {
+            return Err(RecordError::DiskFloor);
+        }
+        let (reply, outcomes) = oneshot::channel();
+        let submission = Submission::Messages(messages, reply);
+        self.submissions.send(submission).await.map_err(|_| RecordError::Failed)?;
+        Ok(PendingOutcomes(outcomes))
+    }
+
+    /// Records a decision on a request to read, before anything is handed over.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`].
+    pub async fn access(&self, draft: Draft) -> Result<AccessReceipt, RecordError> {
+        let (reply, receipt) = oneshot::channel();
+        self.submissions.send(Submission::Access(draft, reply)).await.map_err(|_| RecordError::Failed)?;
+        receipt.await.map_err(|_| RecordError::Failed)
+    }
+
+    /// Queues a note that nobody waits for.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`] where the writer is gone.
+    pub async fn note(&self, draft: Draft) -> Result<(), RecordError> {
+        self.submissions.send(Submission::Note(draft)).await.map_err(|_| RecordError::Failed)
+    }
+
+    /// Queues the last entry. What is submitted after it is not recorded, and is told so.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`] where the writer is gone.
+    pub async fn finish(&self, draft: Draft) -> Result<(), RecordError> {
+        self.submissions.send(Submission::Finish(draft)).await.map_err(|_| RecordError::Failed)
+    }
+
+    /// The disk that holds the log.
+    #[must_use]
+    pub const fn disk(&self) -> &DiskWatch {
+        &self.disk
+    }
+
+    /// How many submissions wait.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.submissions.max_capacity() - self.submissions.capacity()
+    }
+}

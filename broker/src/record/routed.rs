@@ -1,0 +1,73 @@
+//! What the writer takes: a decided message, with its audience where it is permitted, and its entry drafted.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{Audience, Draft};
+use crate::{
+    authenticate::Identity,
+    decide::{Decided, Permitted},
+    model::{MessageId, RefusalReason},
+};
+
+/// A message that is ready to be recorded.
+#[derive(Debug)]
+pub struct Routed {
+    pub(super) draft: Draft,
+    pub(super) salt: [u8; 32],
+    pub(super) sender: Arc<Identity>,
+    pub(super) ending: Ending,
+}
+
+/// Where the message ends. Only a permitted one has an audience.
+#[derive(Debug)]
+pub(super) enum Ending {
+    HandedOver(Permitted, Audience),
+    Held(MessageId),
+    Refused(MessageId, RefusalReason),
+    Malformed(String),
+}
+
+impl Routed {
+    /// Gives a permitted message the audience that `audience` finds for it; the others have none. Makes the salt of the
+    /// payload digest: fresh for each message, from the thread's cryptographic generator.
+    pub fn new(decided: Decided, audience: impl FnOnce(&Permitted) -> Audience) -> Self {
+        let salt = rand::random();
+        let (inspected, verdict) = (decided.inspected(), decided.verdict());
+        let draft = Draft::decided(inspected, verdict, &salt);
+        let sender = Arc::clone(inspected.sender());
+        let id = inspected.message().id.clone();
+        let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
+        let ending = match decided {
+            Decided::Permitted(permitted) => {
+                let audience = audience(&permitted);
+                Ending::HandedOver(permitted, audience)
+            }
+            Decided::Held(_) => Ending::Held(id),
+            Decided::Denied(_) => Ending::Refused(id, reason),
+        };
+        Self { draft, salt, sender, ending }
+    }
+
+    /// A message that could not be read as one.
+    #[must_use]
+    pub fn malformed(malformed: Malformed) -> Self {
+        let draft = Draft::malformed(&malformed);
+        let ending = Ending::Malformed(malformed.message_id);
+        Self { draft, salt: [0; 32], sender: malformed.sender, ending }
+    }
+}
+
+/// A message of a known sender that could not be read as one.
+#[derive(Debug)]
+pub struct Malformed {
+    /// Who sent it.
+    pub sender: Arc<Identity>,
+    /// From where.
+    pub peer: SocketAddr,
+    /// The message id as sent, cut to what an entry can hold.
+    pub message_id: String,
+    /// What is wrong with it, in our own words.
+    pub fault: String,
+    /// How large its data is, in bytes.
+    pub size_bytes: usize,
+}

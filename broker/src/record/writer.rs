@@ -1,0 +1,351 @@
+//! The one writer. It runs on a thread of its own, since it waits for the disk.
+
+use std::{collections::HashMap, num::NonZeroUsize, time::Instant};
+
+use lru::LruCache;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use veribus_proto::v1;
+
+use super::{
+    AccessReceipt, Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError,
+    UndeliveredCount,
+    commit::{ChainEnd, Commit},
+    duplicates::{Duplicates, First, FirstOutcome},
+    queue::Submission,
+    routed::Ending,
+    tail,
+};
+use crate::{
+    decide::Permitted,
+    engine::{AppendError, SharedLogStore},
+    metrics::Metrics,
+    model::{Clock, DecisionId, NodeName, Outcome, Receipt, RefusalReason, RefusedReceipt, SubscriptionId},
+};
+
+/// Takes what is recorded, in index order, and hands it to its audience.
+pub trait Handover: Send + 'static {
+    /// Must not block. Returns what could not be handed over, to be recorded.
+    fn hand_over(&mut self, batch: Vec<Recorded>) -> Vec<Draft>;
+}
+
+/// How the log is written.
+#[derive(Debug, Clone)]
+pub struct WriterSettings {
+    /// Which node writes.
+    pub node: NodeName,
+    /// How many entries one commit takes, about.
+    pub commit_entries_max: usize,
+    /// How many submissions may wait.
+    pub queue_submissions_max: usize,
+    /// How many of the newest entries are verified at start.
+    pub verify_at_start_entries_max: u64,
+    /// How many message ids are remembered for each sender.
+    pub dedup_ids_per_sender_max: usize,
+    /// For how many senders.
+    pub dedup_senders_max: usize,
+}
+
+/// Why the writer stopped for good. Nothing is acknowledged after this.
+#[derive(Debug, Error)]
+pub enum WriterEnd {
+    /// The disk did not confirm a write.
+    #[error(transparent)]
+    Sync(#[from] AppendError),
+    /// After a failed write the log could not be read back.
+    #[error("after a failed write: {0}")]
+    Recovery(#[from] StartError),
+}
+
+/// Bytes of recipients that one entry names itself; a longer audience is listed in entries of its own.
+const INLINE_AUDIENCE_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of recipients in one listing.
+const LISTED_AUDIENCE_BYTES_MAX: usize = 32 * 1024;
+/// How many audiences are known by the entries that list them.
+const KNOWN_AUDIENCES_MAX: NonZeroUsize = match NonZeroUsize::new(4_096) {
+    Some(max) => max,
+    None => NonZeroUsize::MIN,
+};
+
+/// Writes the log.
+pub struct Writer {
+    store: SharedLogStore,
+    submissions: mpsc::Receiver<Submission>,
+    committed: watch::Sender<u64>,
+    settings: WriterSettings,
+    clock: Clock,
+    metrics: Metrics,
+    end: ChainEnd,
+    duplicates: Duplicates,
+    known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
+    notes: Vec<Draft>,
+}
+
+impl Writer {
+    /// Verifies the log's tail and begins after it.
+    ///
+    /// # Errors
+    /// [`StartError`]: the broker must not run on a log that it cannot continue.
+    pub fn start(
+        store: SharedLogStore,
+        settings: WriterSettings,
+        disk: DiskWatch,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<(Self, Recorder, LogReader), StartError> {
+        let mut duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
+        let end = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
+        let (recorder, submissions) = Recorder::new(settings.queue_submissions_max, disk);
+        let (committed, reader) = watch::channel(end.next_index);
+        let reader = LogReader::new(store.clone(), reader);
+        let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
+        let notes = Vec::new();
+        let writer = Self {
+            store,
+            submissions,
+            committed,
+            settings,
+            clock,
+            metrics,
+            end,
+            duplicates,
+            known_audiences,
+            notes,
+        };
+        Ok((writer, recorder, reader))
+    }
+
+    /// Writes until it is told to finish, or every [`Recorder`] is gone. Blocks: give it a thread of its own.
+    ///
+    /// # Errors
+    /// [`WriterEnd`]: the process must end.
+    pub fn run(mut self, mut handover: impl Handover) -> Result<(), WriterEnd> {
+        let mut batch = Vec::new();
+        loop {
+            if self.notes.is_empty() {
+                match self.submissions.blocking_recv() {
+                    Some(first) => batch.push(first),
+                    None => return Ok(()),
+                }
+            }
+            self.collect(&mut batch);
+            let last = batch.iter().any(|one| matches!(one, Submission::Finish(_)));
+            self.commit(&mut batch, &mut handover)?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what else waits, up to the size of a commit.
+    fn collect(&mut self, batch: &mut Vec<Submission>) {
+        let mut entries: usize = batch.iter().map(Submission::entries).sum();
+        while entries < self.settings.commit_entries_max {
+            let Ok(next) = self.submissions.try_recv() else { return };
+            entries += next.entries();
+            let last = matches!(next, Submission::Finish(_));
+            batch.push(next);
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: &mut Vec<Submission>, handover: &mut impl Handover) -> Result<(), WriterEnd> {
+        let started = Instant::now();
+        let node = self.settings.node.clone();
+        let mut commit = Commit::new(&node, self.end, self.clock.now());
+        for note in self.notes.drain(..) {
+            commit.push(note);
+        }
+        let mut recorded = Vec::new();
+        let replies: Vec<Reply> = batch.drain(..).map(|one| self.take(one, &mut commit, &mut recorded)).collect();
+        let (chunks, end) = commit.finish();
+        let entries = end.next_index - self.end.next_index;
+        match self.store.append(&chunks) {
+            Ok(()) => {}
+            Err(AppendError::Write(detail)) => {
+                tracing::error!(detail, "a write to the audit log failed: everything in flight is refused");
+                drop(replies);
+                return self.recover(&recorded);
+            }
+            // A crash or a lost disk: what was in flight is neither acknowledged nor delivered.
+            Err(error @ AppendError::Sync(_)) => return Err(error.into()),
+        }
+        self.end = end;
+        self.committed.send_replace(end.next_index);
+        self.metrics.committed(entries, started.elapsed());
+        let undelivered = handover.hand_over(recorded);
+        self.notes.extend(undelivered);
+        replies.into_iter().for_each(Reply::send);
+        Ok(())
+    }
+
+    /// After a failed write nobody knows what persisted: read it back, as after a crash. What did persist was delivered to
+    /// nobody, which is recorded next.
+    fn recover(&mut self, in_flight: &[Recorded]) -> Result<(), WriterEnd> {
+        let settings = &self.settings;
+        self.duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
+        self.known_audiences.clear();
+        self.end = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
+        self.committed.send_replace(self.end.next_index);
+        let mut missed: HashMap<&Recipient, UndeliveredCount> = HashMap::new();
+        for recorded in in_flight.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
+            for recipient in recorded.audience().recipients() {
+                missed.entry(recipient).or_default().add(recorded.decision_id().audit_index());
+            }
+        }
+        let notes = missed.iter().map(|(recipient, count)| Draft::undelivered(recipient, "record-failed", count));
+        self.notes.extend(notes);
+        Ok(())
+    }
+
+    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Reply {
+        match submission {
+            Submission::Messages(messages, reply) => {
+                let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
+                Reply::Messages(reply, outcomes)
+            }
+            Submission::Access(draft, reply) => {
+                let receipt = AccessReceipt { decision_id: self.decision_id(commit.push(draft)) };
+                Reply::Access(reply, receipt)
+            }
+            Submission::Note(draft) | Submission::Finish(draft) => {
+                commit.push(draft);
+                Reply::None
+            }
+        }
+    }
+
+    fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
+        let Routed { mut draft, salt, sender, ending } = routed;
+        let id = match ending {
+            Ending::Malformed(message_id) => {
+                let decision_id = self.decision_id(commit.push(draft));
+                let reason = RefusalReason::MalformedMessage;
+                return Outcome::Refused(RefusedReceipt { message_id, decision_id, reason, duplicate: false });
+            }
+            Ending::HandedOver(ref permitted, _) => permitted.message().id.clone(),
+            Ending::Held(ref id) | Ending::Refused(ref id, _) => id.clone(),
+        };
+        let (issuer, agent) = (sender.issuer().as_str(), sender.agent().as_str());
+        if let Some(first) = self.duplicates.find(issuer, agent, id.as_str()) {
+            return self.outcome(id, &first, true);
+        }
+        // The token may have run out while the message waited.
+        let ending = if sender.check_lifetime(self.clock.now()).is_err() {
+            draft.deny("native/token-expired", RefusalReason::TokenExpired);
+            Ending::Refused(id.clone(), RefusalReason::TokenExpired)
+        } else {
+            ending
+        };
+        let (outcome, handed_over) = match ending {
+            Ending::HandedOver(permitted, audience) => (FirstOutcome::Accepted, Some((permitted, audience))),
+            Ending::Held(_) => (FirstOutcome::Quarantined, None),
+            Ending::Refused(_, reason) => (FirstOutcome::Refused(reason), None),
+            Ending::Malformed(_) => (FirstOutcome::Refused(RefusalReason::MalformedMessage), None),
+        };
+        let index = self.push(draft, handed_over, salt, commit, recorded);
+        let first = First { index, outcome, salt: Some(salt) };
+        self.duplicates.insert(issuer, agent, id.as_str(), first);
+        self.outcome(id, &first, false)
+    }
+
+    fn push(
+        &mut self,
+        mut draft: Draft,
+        handed_over: Option<(Permitted, Audience)>,
+        salt: [u8; 32],
+        commit: &mut Commit<'_>,
+        recorded: &mut Vec<Recorded>,
+    ) -> u64 {
+        let Some((permitted, audience)) = handed_over else { return commit.push(draft) };
+        draft.0.audience = self.name_audience(&audience, commit);
+        let index = commit.push(draft);
+        if !audience.is_empty() {
+            recorded.push(Recorded::new(permitted, audience, self.decision_id(index), salt));
+        }
+        index
+    }
+
+    /// The audience as it stands in the entry: written out the first time, by reference after that.
+    fn name_audience(&mut self, audience: &Audience, commit: &mut Commit<'_>) -> Option<v1::Audience> {
+        if audience.is_empty() {
+            return None;
+        }
+        let subscriptions: Vec<_> = audience.recipients().iter().map(|one| one.subscription).collect();
+        if let Some(listed_at) = self.known_audiences.get(&subscriptions) {
+            return Some(v1::Audience { listed_at: listed_at.clone(), recipients: Vec::new() });
+        }
+        let recipients = audience.recipients();
+        let bytes: usize = recipients.iter().map(Recipient::bytes).sum();
+        let named = if bytes <= INLINE_AUDIENCE_BYTES_MAX {
+            self.known_audiences.put(subscriptions, vec![commit.next_index()]);
+            v1::Audience { recipients: recipients.iter().map(super::draft::recipient_facts).collect(), listed_at: vec![] }
+        } else {
+            let listed_at: Vec<u64> =
+                listings(recipients).map(|part| commit.push(Draft::listed_audience(part))).collect();
+            self.known_audiences.put(subscriptions, listed_at.clone());
+            v1::Audience { recipients: Vec::new(), listed_at }
+        };
+        Some(named)
+    }
+
+    fn outcome(&self, message_id: crate::model::MessageId, first: &First, duplicate: bool) -> Outcome {
+        let decision_id = self.decision_id(first.index);
+        let receipt = |message_id, decision_id| Receipt { message_id, decision_id, salt: first.salt, duplicate };
+        match first.outcome {
+            FirstOutcome::Accepted => Outcome::Accepted(receipt(message_id, decision_id)),
+            FirstOutcome::Quarantined => Outcome::Quarantined(receipt(message_id, decision_id)),
+            FirstOutcome::Refused(reason) => Outcome::Refused(RefusedReceipt {
+                message_id: message_id.as_str().to_owned(),
+                decision_id,
+                reason,
+                duplicate,
+            }),
+        }
+    }
+
+    fn decision_id(&self, index: u64) -> DecisionId {
+        DecisionId::new(self.settings.node.clone(), index)
+    }
+}
+
+impl Submission {
+    fn entries(&self) -> usize {
+        match self {
+            Self::Messages(messages, _) => messages.len(),
+            Self::Access(..) | Self::Note(_) | Self::Finish(_) => 1,
+        }
+    }
+}
+
+impl Recipient {
+    fn bytes(&self) -> usize {
+        self.issuer.as_str().len() + self.agent.as_str().len() + 32
+    }
+}
+
+/// An answer that waits for the commit. Dropped unsent, it tells the asker that recording failed.
+enum Reply {
+    Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>),
+    Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
+    None,
+}
+
+impl Reply {
+    /// Whoever is gone meanwhile finds the answer in the log.
+    fn send(self) {
+        match self {
+            Self::Messages(reply, outcomes) => drop(reply.send(outcomes)),
+            Self::Access(reply, receipt) => drop(reply.send(receipt)),
+            Self::None => {}
+        }
+    }
+}
+
+/// Cuts a long audience into parts that fit an entry each.
+fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
+    let per_entry = LISTED_AUDIENCE_BYTES_MAX / recipients.iter().map(Recipient::bytes).max().unwrap_or(1).max(1);
+    recipients.chunks(per_entry.max(1))
+}

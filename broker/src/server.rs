@@ -1,0 +1,478 @@
+//! Builds the stages from the settings, serves, and shuts down in good order.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
+
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+use veribus_proto::v1::{audit_service_server::AuditServiceServer, broker_service_server::BrokerServiceServer};
+
+use crate::{
+    authenticate::{KeySet, KeySetError, TrustedIssuer, Verifier, VerifierSettings},
+    config::{Config, LimitsConfig, Overflow},
+    decide::{BundleError, Decider, DeciderSettings},
+    deliver::{Deliverer, QueueLimits, Router},
+    engine::{
+        SharedLogStore,
+        sled::{OpenError, SledLog},
+    },
+    inspect::{Inspector, InspectorSettings, RulesError},
+    metrics::Metrics,
+    model::{Clock, IdError, Issuer},
+    publish::Publisher,
+    record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
+    subscribe::Reading,
+    transport::{
+        audit::Audit,
+        broker::{Broker, PublishLimits},
+        connection::{ConnectionCounts, ConnectionLimits},
+        gate::GateLayer,
+        listener::{self, ListenerLimits},
+        refusals::Refusals,
+        tls::{self, TlsError},
+    },
+};
+
+mod exposition;
+
+/// Why the broker does not run.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// A name in the settings is not one.
+    #[error(transparent)]
+    Name(#[from] IdError),
+    /// No TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An issuer's keys cannot be read.
+    #[error("cannot read the key set `{path}`: {source}")]
+    ReadKeys {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An issuer's keys are no key set.
+    #[error("the key set `{path}` is not valid: {source}")]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: KeySetError,
+    },
+    /// The policy cannot be used.
+    #[error(transparent)]
+    Policy(#[from] BundleError),
+    /// The rules of inspection cannot be used.
+    #[error("the inspection rules are not valid: {0}")]
+    Rules(#[from] RulesError),
+    /// The file with the rules of inspection cannot be read.
+    #[error("cannot read the inspection rules `{path}`: {source}")]
+    ReadRules {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log cannot be continued.
+    #[error(transparent)]
+    Log(#[from] StartError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on `{address}`: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread or service cannot be started.
+    #[error("cannot start: {0}")]
+    Start(String),
+    /// The writer ended: nothing can be recorded any more.
+    #[error("the audit log has ended: {0}")]
+    Writer(#[from] WriterEnd),
+    /// The gRPC server ended.
+    #[error("the server ended: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+impl ServerError {
+    /// Whether the settings, and not the moment, are to blame.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        match self {
+            Self::Name(_)
+            | Self::Tls(_)
+            | Self::ReadKeys { .. }
+            | Self::Keys { .. }
+            | Self::Policy(_)
+            | Self::Rules(_)
+            | Self::ReadRules { .. } => true,
+            Self::Open(_)
+            | Self::Log(_)
+            | Self::Listen { .. }
+            | Self::Start(_)
+            | Self::Writer(_)
+            | Self::Transport(_) => false,
+        }
+    }
+}
+
+/// What a test may put in the place of the real thing.
+#[derive(Default)]
+pub struct StartOptions {
+    /// Tells the time.
+    pub clock: Clock,
+    /// Keeps the log, instead of sled in the data directory.
+    pub store: Option<SharedLogStore>,
+}
+
+/// A broker that serves.
+pub struct RunningServer {
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    drain_max: Duration,
+    drain: CancellationToken,
+    stop_serving: CancellationToken,
+    close_all: CancellationToken,
+    health: HealthReporter,
+    recorder: Recorder,
+    tasks: TaskTracker,
+    refusals: Arc<Refusals>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    background: Vec<JoinHandle<()>>,
+    writer: oneshot::Receiver<Result<(), WriterEnd>>,
+}
+
+/// Starts a broker.
+///
+/// # Errors
+/// [`ServerError`]: nothing runs then.
+pub async fn start(config: Config, options: StartOptions) -> Result<RunningServer, ServerError> {
+    Builder::new(config, options)?.serve().await
+}
+
+/// Every stage, built and not yet connected to a socket.
+struct Builder {
+    config: Config,
+    clock: Clock,
+    metrics: Metrics,
+    verifier: Arc<Verifier>,
+    decider: Arc<Decider>,
+    router: Arc<Router>,
+    inspector: Inspector,
+    tls: Arc<rustls::ServerConfig>,
+    writer: Writer,
+    recorder: Recorder,
+    log: LogReader,
+}
+
+impl Builder {
+    fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
+        let (clock, metrics) = (options.clock, Metrics::default());
+        let tls = tls::server_config(&config.server.certificate_file, &config.server.private_key_file)?;
+        let verifier = Arc::new(verifier(&config, clock.clone())?);
+        let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
+        let inspector = inspector(&config)?;
+        let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
+        let store = match options.store {
+            Some(store) => store,
+            None => open_store(&config)?,
+        };
+        let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
+        let settings = writer_settings(&config)?;
+        let (writer, recorder, log) = Writer::start(store, settings, disk, clock.clone(), metrics.clone())?;
+        Ok(Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log })
+    }
+
+    async fn serve(self) -> Result<RunningServer, ServerError> {
+        let Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log } = self;
+        let listener = listen(config.server.listen).await?;
+        let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
+        let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
+        let started = Draft::started(env!("CARGO_PKG_VERSION"), decider.policy_sha256());
+        recorder.access(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
+
+        let (drain, close_all, stop_serving) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let tasks = TaskTracker::new();
+        let limits = &config.limits;
+        let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
+        let publisher = Arc::new(Publisher::new(
+            inspector,
+            Arc::clone(&decider),
+            Arc::clone(&router),
+            recorder.clone(),
+            clock.clone(),
+            metrics.clone(),
+        ));
+        let reading =
+            Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
+        let broker = Broker::new(
+            publisher,
+            Arc::clone(&reading),
+            recorder.clone(),
+            publish_limits(limits),
+            limits.subscription_patterns_max,
+            clock.clone(),
+            drain.clone(),
+        );
+        let audit = Audit::new(reading, log.clone(), clock, drain.clone());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<BrokerServiceServer<Broker>>().await;
+        health.set_serving::<AuditServiceServer<Audit>>().await;
+
+        let gate = GateLayer::new(verifier, Arc::clone(&refusals), recorder.clone(), metrics.clone());
+        let routes = http2(limits)
+            .layer(gate)
+            .add_service(health_service)
+            .add_service(reflection_v1()?)
+            .add_service(reflection_v1alpha()?)
+            .add_service(BrokerServiceServer::new(broker).max_decoding_message_size(limits.frame_bytes_max))
+            .add_service(AuditServiceServer::new(audit));
+        let counts = ConnectionCounts::new(connection_limits(limits), metrics.clone());
+        let stop_accepting = stop_serving.child_token();
+        let incoming =
+            listener::incoming(listener, tls, counts, listener_limits(limits), stop_accepting, close_all.clone());
+        let stopped = stop_serving.clone().cancelled_owned();
+        let serving = tokio::spawn(routes.serve_with_incoming_shutdown(incoming, stopped));
+
+        let disk = recorder.disk().clone();
+        let mut background = vec![
+            tokio::spawn(watch_disk(disk)),
+            tokio::spawn(Refusals::record(Arc::downgrade(&refusals), recorder.clone())),
+        ];
+        let mut metrics_address = None;
+        if let Some(listen_on) = config.metrics.listen {
+            let listener = listen(listen_on).await?;
+            metrics_address = listener.local_addr().ok();
+            background.push(tokio::spawn(exposition::serve(listener, metrics, recorder.clone(), log)));
+        }
+        tracing::info!(%address, metrics = ?metrics_address, "serving");
+        Ok(RunningServer {
+            address,
+            metrics_address,
+            drain_max: config.server.drain_max(),
+            drain,
+            stop_serving,
+            close_all,
+            health,
+            recorder,
+            tasks,
+            refusals,
+            serving,
+            background,
+            writer,
+        })
+    }
+}
+
+impl RunningServer {
+    /// Where the API listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the metrics are read, if anywhere.
+    #[must_use]
+    pub const fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Waits until the broker cannot go on. Safe to drop and call again.
+    pub async fn failed(&mut self) -> ServerError {
+        match (&mut self.writer).await {
+            Ok(Err(end)) => end.into(),
+            Ok(Ok(())) | Err(_) => ServerError::Start("the writer of the audit log is gone".to_owned()),
+        }
+    }
+
+    /// Shuts down in good order: takes nothing new, answers what is in flight, tells streams to reconnect, closes what is
+    /// left after the configured time, and ends the log.
+    ///
+    /// # Errors
+    /// [`ServerError::Writer`] where the log could not be ended.
+    pub async fn drain(self) -> Result<(), ServerError> {
+        tracing::info!("draining");
+        self.health.set_not_serving::<BrokerServiceServer<Broker>>().await;
+        self.health.set_not_serving::<AuditServiceServer<Audit>>().await;
+        self.drain.cancel();
+        self.stop_serving.cancel();
+        let mut serving = self.serving;
+        if tokio::time::timeout(self.drain_max, &mut serving).await.is_err() {
+            tracing::warn!("some connections did not end in time: closed");
+            self.close_all.cancel();
+            serving.abort();
+        }
+        self.tasks.close();
+        // Each task writes one note; a writer that is gone ends them at once.
+        self.tasks.wait().await;
+        for draft in self.refusals.end_of_second() {
+            self.recorder.note(draft).await.ok();
+        }
+        self.recorder.finish(Draft::stopped()).await.ok();
+        for task in self.background {
+            task.abort();
+        }
+        match self.writer.await {
+            Ok(ended) => ended.map_err(Into::into),
+            Err(_) => Err(ServerError::Start("the writer of the audit log is gone".to_owned())),
+        }
+    }
+}
+
+fn verifier(config: &Config, clock: Clock) -> Result<Verifier, ServerError> {
+    let mut issuers = Vec::new();
+    for issuer in &config.identity.issuers {
+        let path = issuer.jwks_file.clone();
+        let bytes = fs::read(&path).map_err(|source| ServerError::ReadKeys { path: path.clone(), source })?;
+        issuers.push(TrustedIssuer {
+            issuer: Issuer::parse(&issuer.issuer)?,
+            audience: issuer.audience.clone(),
+            keys: KeySet::from_json(&bytes).map_err(|source| ServerError::Keys { path, source })?,
+            roles_claim: issuer.roles_claim.clone(),
+            permissions_claim: issuer.permissions_claim.clone(),
+        });
+    }
+    let settings = VerifierSettings {
+        leeway_s: config.identity.leeway_s,
+        cache_entries_max: config.identity.token_cache_entries_max,
+    };
+    Ok(Verifier::new(issuers, settings, clock))
+}
+
+fn inspector(config: &Config) -> Result<Inspector, ServerError> {
+    let rules = match &config.inspection.rules_file {
+        Some(path) => Some(
+            fs::read_to_string(path).map_err(|source| ServerError::ReadRules { path: path.clone(), source })?,
+        ),
+        None => None,
+    };
+    Ok(Inspector::new(InspectorSettings { rules, message_bytes_max: config.limits.message_bytes_max })?)
+}
+
+fn open_store(config: &Config) -> Result<SharedLogStore, ServerError> {
+    Ok(Arc::new(SledLog::open(&config.record.data_directory, config.record.store_cache_bytes_max)?))
+}
+
+/// Loads the policy as the broker would, and says how many files it has and its SHA-256.
+///
+/// # Errors
+/// [`BundleError`].
+pub fn decider_settings(config: &Config) -> DeciderSettings {
+    DeciderSettings {
+        directory: config.policy.directory.clone(),
+        evaluation_max: Duration::from_millis(config.policy.evaluation_ms_max),
+        cache_entries_max: config.policy.decision_cache_entries_max,
+    }
+}
+
+fn writer_settings(config: &Config) -> Result<WriterSettings, IdError> {
+    let record = &config.record;
+    Ok(WriterSettings {
+        node: config.node_name()?,
+        commit_entries_max: record.commit_entries_max,
+        queue_submissions_max: record.writer_queue_submissions_max,
+        verify_at_start_entries_max: record.verify_at_start_entries_max,
+        dedup_ids_per_sender_max: record.dedup_ids_per_sender_max,
+        dedup_senders_max: record.dedup_senders_max,
+    })
+}
+
+const fn queue_limits(config: &Config) -> QueueLimits {
+    QueueLimits {
+        messages_max: config.delivery.queue_messages_max,
+        bytes_max: config.delivery.queue_bytes_max,
+        drop_oldest: matches!(config.delivery.overflow, Overflow::DropOldest),
+    }
+}
+
+const fn publish_limits(limits: &LimitsConfig) -> PublishLimits {
+    PublishLimits {
+        frame_messages_max: limits.frame_messages_max,
+        in_flight_messages_max: limits.publish_in_flight_messages_max,
+        in_flight_bytes_max: limits.publish_in_flight_bytes_max,
+    }
+}
+
+const fn connection_limits(limits: &LimitsConfig) -> ConnectionLimits {
+    ConnectionLimits {
+        total_max: limits.connections_max,
+        per_address_max: limits.connections_per_address_max,
+        per_identity_max: limits.connections_per_identity_max,
+    }
+}
+
+const fn listener_limits(limits: &LimitsConfig) -> ListenerLimits {
+    ListenerLimits {
+        handshake_max: Duration::from_millis(limits.tls_handshake_ms_max),
+        first_call_max: Duration::from_millis(limits.first_authenticated_call_ms_max),
+    }
+}
+
+/// The HTTP/2 server with its limits.
+fn http2(limits: &LimitsConfig) -> Server {
+    let server = Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .http2_max_header_list_size(limits.header_list_bytes_max)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .http2_keepalive_interval(Some(Duration::from_millis(limits.keepalive_interval_ms)))
+        .http2_keepalive_timeout(Some(Duration::from_millis(limits.keepalive_timeout_ms)))
+        .http2_max_pending_accept_reset_streams(Some(limits.pending_accept_resets_max))
+        .http2_max_local_error_reset_streams(Some(limits.local_error_resets_max));
+    match limits.connection_age_ms_max {
+        Some(age) => server.max_connection_age(Duration::from_millis(age)),
+        None => server,
+    }
+}
+
+type V1<T> = tonic_reflection::server::v1::ServerReflectionServer<T>;
+type V1Alpha<T> = tonic_reflection::server::v1alpha::ServerReflectionServer<T>;
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(veribus_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn reflection_v1()
+-> Result<V1<impl tonic_reflection::server::v1::ServerReflection>, ServerError> {
+    reflection().build_v1().map_err(|error| ServerError::Start(error.to_string()))
+}
+
+/// Older tools ask for this one only.
+fn reflection_v1alpha()
+-> Result<V1Alpha<impl tonic_reflection::server::v1alpha::ServerReflection>, ServerError> {
+    reflection().build_v1alpha().map_err(|error| ServerError::Start(error.to_string()))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
+}
+
+fn run_writer(
+    writer: Writer,
+    deliverer: Deliverer,
+) -> Result<oneshot::Receiver<Result<(), WriterEnd>>, ServerError> {
+    let (ended, receiver) = oneshot::channel();
+    thread::Builder::new()
+        .name("audit-writer".to_owned())
+        .spawn(move || drop(ended.send(writer.run(deliverer))))
+        .map_err(|error| ServerError::Start(error.to_string()))?;
+    Ok(receiver)
+}
+
+async fn watch_disk(disk: DiskWatch) {
+    let mut interval = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        interval.tick().await;
+        disk.look();
+    }
+}

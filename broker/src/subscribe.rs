@@ -1,0 +1,97 @@
+//! The way of a read: who asks, may they, record it, hand over.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    authenticate::{Caller, TokenError},
+    decide::{Access, Decider, Decision},
+    deliver::{Inbox, Router},
+    model::{Clock, DecisionId, RefusalReason, TopicPattern},
+    record::{AccessReceipt, Draft, RecordError, Recorder},
+};
+
+/// Why a caller may not read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReadRefusal {
+    /// The caller's token is no longer good.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Decided, and recorded.
+    #[error("refused by decision {decision_id}")]
+    Denied {
+        /// Which decision.
+        decision_id: DecisionId,
+        /// What the client may know.
+        reason: RefusalReason,
+    },
+    /// The log did not take it.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Lets callers read: live messages, and the log.
+pub struct Reading {
+    decider: Arc<Decider>,
+    router: Arc<Router>,
+    recorder: Recorder,
+    tasks: TaskTracker,
+    clock: Clock,
+}
+
+impl Reading {
+    /// Put together from its stages; what ends later reports through `tasks`.
+    #[must_use]
+    pub const fn new(
+        decider: Arc<Decider>,
+        router: Arc<Router>,
+        recorder: Recorder,
+        tasks: TaskTracker,
+        clock: Clock,
+    ) -> Self {
+        Self { decider, router, recorder, tasks, clock }
+    }
+
+    /// Opens a subscription: every message accepted from now on that matches is delivered to it.
+    ///
+    /// # Errors
+    /// [`ReadRefusal`].
+    pub async fn subscribe(
+        &self,
+        caller: &Caller,
+        patterns: Vec<TopicPattern>,
+    ) -> Result<(Inbox, AccessReceipt), ReadRefusal> {
+        let receipt = self.permit(caller, Access::Subscribe(&patterns), String::new()).await?;
+        let inbox = Inbox::open(
+            Arc::clone(&self.router),
+            self.recorder.clone(),
+            self.tasks.clone(),
+            &receipt.decision_id,
+            Arc::clone(&caller.identity),
+            patterns,
+        );
+        Ok((inbox, receipt))
+    }
+
+    /// Permits one reading of the log; `what` says in the entry what is read.
+    ///
+    /// # Errors
+    /// [`ReadRefusal`].
+    pub async fn read_log(&self, caller: &Caller, what: String) -> Result<AccessReceipt, ReadRefusal> {
+        self.permit(caller, Access::AuditRead, what).await
+    }
+
+    async fn permit(&self, caller: &Caller, access: Access<'_>, what: String) -> Result<AccessReceipt, ReadRefusal> {
+        caller.identity.check_lifetime(self.clock.now())?;
+        let verdict = self.decider.decide_access(access, &caller.identity, caller.peer);
+        let draft = Draft::access(access, &verdict, &caller.identity, caller.peer).with_detail(what);
+        let receipt = self.recorder.access(draft).await?;
+        if verdict.decision == Decision::Allow {
+            return Ok(receipt);
+        }
+        let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
+        Err(ReadRefusal::Denied { decision_id: receipt.decision_id, reason })
+    }
+}

@@ -1,0 +1,251 @@
+//! `AuditService`: auditors read the log, in the bytes that were hashed.
+
+use std::sync::Arc;
+
+use futures_util::stream;
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use veribus_proto::v1::{
+    AuditEntry, Decision, EntryFilter, EntryKind, QueryRequest, QueryResponse, StoredEntry, TailRequest, TailResponse,
+    audit_service_server::AuditService,
+};
+
+use super::{
+    broker::{Responses, caller},
+    convert, status,
+};
+use crate::{
+    authenticate::Caller,
+    engine::ReadError,
+    model::{Clock, UnixMicros},
+    record::LogReader,
+    subscribe::Reading,
+};
+
+/// How much one response carries at most, and how many entries are looked at for it.
+const BATCH_ENTRIES_MAX: usize = 512;
+const BATCH_BYTES_MAX: usize = 512 * 1024;
+const BATCH_LOOKED_AT_MAX: u64 = 16_384;
+
+/// The service.
+pub struct Audit {
+    reading: Arc<Reading>,
+    log: LogReader,
+    clock: Clock,
+    drain: CancellationToken,
+}
+
+impl Audit {
+    /// Serves readings of `log`, until `drain` is cancelled.
+    #[must_use]
+    pub const fn new(reading: Arc<Reading>, log: LogReader, clock: Clock, drain: CancellationToken) -> Self {
+        Self { reading, log, clock, drain }
+    }
+
+    async fn permitted(&self, caller: &Caller, what: String) -> Result<(), Status> {
+        let read = self.reading.read_log(caller, what).await;
+        read.map(drop).map_err(|refusal| status::read_status(&refusal))
+    }
+
+    fn scan(&self, caller: Caller, filter: Filter, from: u64, end: u64, limit: u64) -> Scan {
+        Scan { log: self.log.clone(), caller, clock: self.clock.clone(), filter, next: from, end, left: limit }
+    }
+}
+
+#[tonic::async_trait]
+impl AuditService for Audit {
+    type QueryStream = Responses<QueryResponse>;
+    type TailStream = Responses<TailResponse>;
+
+    async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let filter = Filter::new(request.filter.unwrap_or_default())?;
+        // The end is fixed before the reading is recorded: a query does not see itself.
+        let end = self.log.committed();
+        self.permitted(&caller, format!("query {filter} from {}", request.from_index)).await?;
+        let limit = if request.limit == 0 { u64::MAX } else { request.limit };
+        let mut scan = self.scan(caller, filter, request.from_index, end, limit);
+        scan.seek().await?;
+        let responses = stream::unfold(Some(scan), |scan| async {
+            let mut scan = scan.filter(|scan| scan.left > 0 && scan.next < scan.end)?;
+            match scan.batch().await {
+                Ok(entries) => Some((Ok(QueryResponse { entries, next_index: scan.next }), Some(scan))),
+                Err(end) => Some((Err(end), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn tail(&self, request: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let filter = Filter::new(request.filter.unwrap_or_default())?;
+        let from = request.from_index.unwrap_or_else(|| self.log.committed());
+        self.permitted(&caller, format!("tail {filter} from {from}")).await?;
+        let scan = self.scan(caller, filter, from, u64::MAX, u64::MAX);
+        let state = Some((scan, self.drain.clone()));
+        let responses = stream::unfold(state, |state| async {
+            let (mut scan, drain) = state?;
+            match scan.wait_for_batch(&drain).await {
+                Ok(entries) => Some((Ok(TailResponse { entries, next_index: scan.next }), Some((scan, drain)))),
+                Err(end) => Some((Err(end), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+/// A reading under way.
+struct Scan {
+    log: LogReader,
+    caller: Caller,
+    clock: Clock,
+    filter: Filter,
+    next: u64,
+    end: u64,
+    left: u64,
+}
+
+impl Scan {
+    /// Skips what lies before the time asked for.
+    async fn seek(&mut self) -> Result<(), Status> {
+        if let Some(time) = self.filter.from_time {
+            let log = self.log.clone();
+            self.next = self.next.max(blocking(move || log.seek(time)).await?);
+        }
+        Ok(())
+    }
+
+    /// Some entries that pass; none if none of those looked at do.
+    async fn batch(&mut self) -> Result<Vec<StoredEntry>, Status> {
+        self.caller.identity.check_lifetime(self.clock.now()).map_err(|_| status::unauthenticated())?;
+        let (log, filter) = (self.log.clone(), self.filter.clone());
+        let (from, end, left) = (self.next, self.end, self.left);
+        let (entries, next) = blocking(move || read(&log, &filter, from, end, left)).await?;
+        self.next = next;
+        self.left -= entries.len() as u64;
+        Ok(entries)
+    }
+
+    /// Waits for entries that pass.
+    async fn wait_for_batch(&mut self, drain: &CancellationToken) -> Result<Vec<StoredEntry>, Status> {
+        loop {
+            let expiry = tokio::time::sleep(self.caller.identity.remaining(self.clock.now()));
+            let there = tokio::select! {
+                () = drain.cancelled() => return Err(status::draining()),
+                () = expiry => return Err(status::unauthenticated()),
+                there = self.log.wait_for(self.next) => there,
+            };
+            if !there {
+                return Err(status::draining());
+            }
+            let entries = self.batch().await?;
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+fn read(
+    log: &LogReader,
+    filter: &Filter,
+    from: u64,
+    end: u64,
+    left: u64,
+) -> Result<(Vec<StoredEntry>, u64), ReadError> {
+    let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
+    let stop = end.min(from.saturating_add(BATCH_LOOKED_AT_MAX));
+    'chunks: while next < stop {
+        let found = log.read(next)?;
+        if found.is_empty() {
+            break;
+        }
+        for entry in found {
+            if next >= end || entries.len() >= BATCH_ENTRIES_MAX || bytes >= BATCH_BYTES_MAX {
+                break 'chunks;
+            }
+            if entries.len() as u64 >= left {
+                break 'chunks;
+            }
+            next = entry.index.saturating_add(1);
+            let decoded = AuditEntry::decode(entry.bytes.clone()).map_err(|_| ReadError::Damaged(entry.index))?;
+            if filter.passes(&decoded) {
+                bytes += entry.bytes.len();
+                entries.push(StoredEntry { index: entry.index, entry: entry.bytes });
+            }
+        }
+    }
+    Ok((entries, next))
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read.map_err(|error| status::log_status(&error)),
+        Err(_) => Err(status::draining()),
+    }
+}
+
+/// Which entries are asked for.
+#[derive(Clone)]
+struct Filter {
+    wire: EntryFilter,
+    from_time: Option<UnixMicros>,
+    to_time: Option<UnixMicros>,
+}
+
+impl Filter {
+    fn new(wire: EntryFilter) -> Result<Self, Status> {
+        let time = |time: &Option<prost_types::Timestamp>| match time {
+            Some(time) => convert::micros(time).map(Some).ok_or_else(|| status::invalid("a time is out of range")),
+            None => Ok(None),
+        };
+        let (from_time, to_time) = (time(&wire.from_time)?, time(&wire.to_time)?);
+        if EntryKind::try_from(wire.kind).is_err() || Decision::try_from(wire.decision).is_err() {
+            return Err(status::invalid("the filter names a kind or decision that does not exist"));
+        }
+        Ok(Self { wire, from_time, to_time })
+    }
+
+    fn passes(&self, entry: &AuditEntry) -> bool {
+        let wire = &self.wire;
+        let agent = entry.actor.as_ref().map_or("", |actor| &actor.agent);
+        let message_id = entry.message.as_ref().map_or("", |message| &message.id);
+        let decision = entry.decision.as_ref().map_or(0, |decision| decision.decision);
+        self.from_time.is_none_or(|from| entry.time_unix_us >= from.0)
+            && self.to_time.is_none_or(|to| entry.time_unix_us < to.0)
+            && (wire.agent.is_empty() || wire.agent == agent)
+            && (wire.topic.is_empty() || wire.topic == entry.resource)
+            && (wire.kind == 0 || wire.kind == entry.kind)
+            && (wire.decision == 0 || wire.decision == decision)
+            && (wire.message_id.is_empty() || wire.message_id == message_id)
+    }
+}
+
+impl std::fmt::Display for Filter {
+    /// For the entry that records the reading: names only, each cut short.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let wire = &self.wire;
+        f.write_str("{")?;
+        for (name, text) in [("agent", &wire.agent), ("topic", &wire.topic), ("message_id", &wire.message_id)] {
+            if !text.is_empty() {
+                write!(f, " {name}={}", text.chars().take(128).collect::<String>())?;
+            }
+        }
+        for (name, number) in [("kind", wire.kind), ("decision", wire.decision)] {
+            if number != 0 {
+                write!(f, " {name}={number}")?;
+            }
+        }
+        for (name, time) in [("from_us", self.from_time), ("to_us", self.to_time)] {
+            if let Some(time) = time {
+                write!(f, " {name}={}", time.0)?;
+            }
+        }
+        f.write_str(" }")
+    }
+}

@@ -1,0 +1,88 @@
+//! `BrokerService`: agents publish and subscribe.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use veribus_proto::v1::{
+    PublishRequest, PublishResponse, PublishStreamRequest, PublishStreamResponse, SubscribeRequest, SubscribeResponse,
+    broker_service_server::BrokerService,
+};
+
+pub use super::publish_stream::PublishLimits;
+use super::{convert, publish_stream::PublishStreams, status, subscribe_stream};
+use crate::{
+    authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading,
+};
+
+/// The service.
+pub struct Broker {
+    streams: PublishStreams,
+    reading: Arc<Reading>,
+    subscription_patterns_max: usize,
+}
+
+impl Broker {
+    /// Serves publishes by `publisher` and subscriptions by `reading`, until `drain` is cancelled.
+    #[must_use]
+    pub const fn new(
+        publisher: Arc<Publisher>,
+        reading: Arc<Reading>,
+        recorder: Recorder,
+        limits: PublishLimits,
+        subscription_patterns_max: usize,
+        clock: Clock,
+        drain: CancellationToken,
+    ) -> Self {
+        let streams = PublishStreams { publisher, recorder, limits, clock, drain };
+        Self { streams, reading, subscription_patterns_max }
+    }
+}
+
+/// A stream of responses.
+pub type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The caller that the gate let pass. Without one there is no call.
+pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get::<Caller>().cloned().ok_or_else(status::unauthenticated)
+}
+
+#[tonic::async_trait]
+impl BrokerService for Broker {
+    type PublishStreamStream = Responses<PublishStreamResponse>;
+    type SubscribeStream = Responses<SubscribeResponse>;
+
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let caller = caller(&request)?;
+        let message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
+        let message = convert::message(&caller, message);
+        let publishing = self.streams.publisher.publish(&caller, vec![message]).await;
+        let publishing = publishing.map_err(|error| status::publish_status(&error))?;
+        let outcomes = publishing.outcomes().await.map_err(status::record_status)?;
+        let outcome = outcomes.into_iter().next().ok_or_else(|| status::invalid("there is no message"))?;
+        status::unary(outcome).map(Response::new)
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let caller = caller(&request)?;
+        let responses = self.streams.clone().serve(caller, request.into_inner());
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = caller(&request)?;
+        let mut requests = request.into_inner();
+        let patterns = subscribe_stream::opening(&mut requests, self.subscription_patterns_max).await?;
+        let opened = self.reading.subscribe(&caller, patterns).await;
+        let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
+        let responses = subscribe_stream::serve(inbox, receipt, requests, self.streams.drain.clone());
+        Ok(Response::new(Box::pin(responses)))
+    }
+}

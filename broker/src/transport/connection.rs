@@ -1,0 +1,264 @@
+//! One TLS connection: its bytes, what is known of it, and the switch that closes it.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::{
+    authenticate::Identity,
+    metrics::Metrics,
+    model::{AgentId, Issuer},
+};
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// In all.
+    pub total_max: usize,
+    /// From one address.
+    pub per_address_max: usize,
+    /// Of one identity.
+    pub per_identity_max: usize,
+}
+
+/// Counts connections.
+pub struct ConnectionCounts {
+    limits: ConnectionLimits,
+    total: AtomicUsize,
+    per_address: DashMap<IpAddr, usize>,
+    per_identity: DashMap<(Issuer, AgentId), usize>,
+    metrics: Metrics,
+}
+
+impl ConnectionCounts {
+    /// None yet.
+    #[must_use]
+    pub fn new(limits: ConnectionLimits, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            total: AtomicUsize::new(0),
+            per_address: DashMap::new(),
+            per_identity: DashMap::new(),
+            metrics,
+        })
+    }
+
+    /// Takes a place for a connection from `peer`; `None` where there is none left.
+    pub fn enter(self: &Arc<Self>, peer: SocketAddr, switch: CancellationToken) -> Option<ConnectionInfo> {
+        if self.total.fetch_add(1, Ordering::SeqCst) >= self.limits.total_max {
+            self.total.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
+        if !take(&self.per_address, peer.ip(), self.limits.per_address_max) {
+            self.total.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
+        self.metrics.connections(1);
+        Some(ConnectionInfo(Arc::new(Entered {
+            counts: Arc::clone(self),
+            peer,
+            switch,
+            expected: AtomicBool::new(false),
+            identities: Mutex::default(),
+        })))
+    }
+}
+
+/// What is known of a connection; in the extensions of each of its requests.
+#[derive(Clone)]
+pub struct ConnectionInfo(Arc<Entered>);
+
+/// The connection's place in the counts, given back when the last of its users is gone.
+struct Entered {
+    counts: Arc<ConnectionCounts>,
+    peer: SocketAddr,
+    switch: CancellationToken,
+    expected: AtomicBool,
+    identities: Mutex<HashSet<(Issuer, AgentId)>>,
+}
+
+impl ConnectionInfo {
+    /// The peer's address.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.0.peer
+    }
+
+    /// Closes the connection when cancelled.
+    #[must_use]
+    pub fn switch(&self) -> &CancellationToken {
+        &self.0.switch
+    }
+
+    /// The peer has said who it is, or asks only for health: the connection may stay.
+    pub fn expect(&self) {
+        self.0.expected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection may stay.
+    #[must_use]
+    pub fn is_expected(&self) -> bool {
+        self.0.expected.load(Ordering::Relaxed)
+    }
+
+    /// Counts the connection for an identity that uses it; `false` where that identity has too many.
+    #[must_use]
+    pub fn admit(&self, identity: &Identity) -> bool {
+        let key = (identity.issuer().clone(), identity.agent().clone());
+        let mut identities = self.0.identities.lock();
+        if identities.contains(&key) {
+            return true;
+        }
+        let admitted = take(&self.0.counts.per_identity, key.clone(), self.0.counts.limits.per_identity_max);
+        if admitted {
+            identities.insert(key);
+        }
+        admitted
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.counts.total.fetch_sub(1, Ordering::SeqCst);
+        give_back(&self.counts.per_address, &self.peer.ip());
+        for identity in self.identities.get_mut().drain() {
+            give_back(&self.counts.per_identity, &identity);
+        }
+        self.counts.metrics.connections(-1);
+    }
+}
+
+fn take<K: Eq + std::hash::Hash>(counts: &DashMap<K, usize>, key: K, max: usize) -> bool {
+    let mut count = counts.entry(key).or_insert(0);
+    let free = *count < max;
+    *count += usize::from(free);
+    free
+}
+
+fn give_back<K: Eq + std::hash::Hash>(counts: &DashMap<K, usize>, key: &K) {
+    if let Some(mut count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+    }
+    counts.remove_if(key, |_, count| *count == 0);
+}
+
+/// A TLS connection that ends when its switch is thrown.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    info: ConnectionInfo,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Connection {
+    /// A connection whose handshake is done.
+    #[must_use]
+    pub fn new(stream: TlsStream<TcpStream>, info: ConnectionInfo) -> Self {
+        let closed = Box::pin(info.switch().clone().cancelled_owned());
+        Self { stream, info, closed }
+    }
+
+    fn poll_closed(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.closed.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_closed(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.info.switch().is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.info.switch().is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(total_max: usize, per_address_max: usize) -> Arc<ConnectionCounts> {
+        let limits = ConnectionLimits { total_max, per_address_max, per_identity_max: 1 };
+        ConnectionCounts::new(limits, Metrics::default())
+    }
+
+    fn peer(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 1))
+    }
+
+    #[test]
+    fn connections_are_limited_in_all_and_from_one_address_and_places_come_back() {
+        let counts = counts(2, 1);
+        let switch = CancellationToken::new();
+        let first = counts.enter(peer(1), switch.clone());
+        assert!(first.is_some());
+        assert!(counts.enter(peer(1), switch.clone()).is_none(), "one address");
+        let second = counts.enter(peer(2), switch.clone());
+        assert!(second.is_some());
+        assert!(counts.enter(peer(3), switch.clone()).is_none(), "in all");
+        drop(first);
+        assert!(counts.enter(peer(3), switch).is_some());
+        assert_eq!(counts.per_address.len(), 1, "nothing is kept of those who left");
+    }
+}

@@ -1,0 +1,116 @@
+//! Accepts connections, within limits, and hands those with a finished TLS handshake to the gRPC server.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, ConnectionCounts, ConnectionInfo};
+
+/// How long a new connection may take.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenerLimits {
+    /// For the TLS handshake.
+    pub handshake_max: Duration,
+    /// Until its first authenticated call.
+    pub first_call_max: Duration,
+}
+
+/// Connections with a finished handshake that wait for the gRPC server.
+const READY_MAX: usize = 64;
+/// How long to wait after a failed accept: it fails again at once while file descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until `stop` is cancelled; `close_all` closes every connection.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    counts: Arc<ConnectionCounts>,
+    limits: ListenerLimits,
+    stop: CancellationToken,
+    close_all: CancellationToken,
+) -> ReceiverStream<Result<Connection, std::io::Error>> {
+    let (ready, stream) = mpsc::channel(READY_MAX);
+    let acceptor = Acceptor { tls: TlsAcceptor::from(tls), counts, limits, close_all, ready };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = acceptor.run(listener) => {}
+        }
+    });
+    ReceiverStream::new(stream)
+}
+
+#[derive(Clone)]
+struct Acceptor {
+    tls: TlsAcceptor,
+    counts: Arc<ConnectionCounts>,
+    limits: ListenerLimits,
+    close_all: CancellationToken,
+    ready: mpsc::Sender<Result<Connection, std::io::Error>>,
+}
+
+impl Acceptor {
+    async fn run(&self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.accept(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn accept(&self, stream: TcpStream, peer: SocketAddr) {
+        let Some(info) = self.counts.enter(peer, self.close_all.child_token()) else {
+            tracing::warn!(%peer, "too many connections: refused");
+            return;
+        };
+        let acceptor = self.clone();
+        tokio::spawn(async move { acceptor.handshake(stream, info).await });
+    }
+
+    async fn handshake(self, stream: TcpStream, info: ConnectionInfo) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        let peer = info.peer();
+        let accepted = tokio::select! {
+            () = info.switch().cancelled() => return,
+            accepted = timeout(self.limits.handshake_max, self.tls.accept(stream)) => accepted,
+        };
+        match accepted {
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                tokio::spawn(close_if_silent(info.clone(), self.limits.first_call_max));
+                // An error means that the server is gone.
+                drop(self.ready.send(Ok(Connection::new(stream, info))).await);
+            }
+            Ok(Ok(_)) => tracing::debug!(%peer, "the client does not speak HTTP/2: closed"),
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
+        }
+    }
+}
+
+/// Closes a connection whose peer does not say who it is.
+async fn close_if_silent(info: ConnectionInfo, first_call_max: Duration) {
+    let switch = info.switch().clone();
+    tokio::select! {
+        () = switch.cancelled() => {}
+        () = sleep(first_call_max) => {
+            if !info.is_expected() {
+                tracing::debug!(peer = %info.peer(), "no authenticated call in time: closed");
+                switch.cancel();
+            }
+        }
+    }
+}

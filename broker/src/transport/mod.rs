@@ -1,0 +1,19 @@
+//! The way in and out: TLS connections, gRPC services, and the translation between wire and domain.
+//!
+//! - [`tls`]: TLS 1.3, and nothing older.
+//! - [`listener`], [`connection`]: who may connect, how often, and for how long without saying who they are.
+//! - [`gate`]: no call passes without a verified caller, before any of its body is decoded.
+//! - [`broker`], [`audit`]: the services of `veribus.v1`.
+//! - [`status`]: the one table from errors to gRPC statuses.
+
+pub mod audit;
+pub mod broker;
+pub mod connection;
+mod convert;
+pub mod gate;
+pub mod listener;
+mod publish_stream;
+pub mod refusals;
+mod status;
+mod subscribe_stream;
+pub mod tls;

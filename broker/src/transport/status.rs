@@ -1,0 +1,190 @@
+//! The one table from what went wrong to what a client is told: a gRPC code, a stable word, a short text. What lies behind
+//! it is in the audit log.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use veribus_proto::v1::{self, publish_result};
+
+use crate::{
+    deliver::{EndReason, InboxError},
+    engine::ReadError,
+    model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt, TopicError},
+    publish::PublishError,
+    record::RecordError,
+    subscribe::ReadRefusal,
+};
+
+const DOMAIN: &str = "veribus";
+
+/// A code, a stable word, and a text.
+pub(super) struct Told(Code, &'static str, &'static str);
+
+const UNAUTHENTICATED: Told = Told(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
+const DRAINING: Told = Told(Code::Unavailable, "DRAINING", "the broker is shutting down: reconnect");
+
+pub(super) fn unauthenticated() -> Status {
+    UNAUTHENTICATED.status(None)
+}
+
+pub(super) fn draining() -> Status {
+    DRAINING.status(None)
+}
+
+pub(super) fn too_many_connections() -> Status {
+    Told(Code::ResourceExhausted, "CONNECTION_LIMIT", "this identity has too many connections").status(None)
+}
+
+pub(super) fn invalid(text: &'static str) -> Status {
+    Told(Code::InvalidArgument, "INVALID_ARGUMENT", text).status(None)
+}
+
+pub(super) fn frame_too_large() -> Status {
+    Told(Code::ResourceExhausted, "FRAME_TOO_LARGE", "the request is larger than the broker decodes").status(None)
+}
+
+impl Told {
+    fn status(&self, decision: Option<(&DecisionId, &str)>) -> Status {
+        let mut metadata = HashMap::new();
+        if let Some((decision_id, message_id)) = decision {
+            metadata.insert("decision_id".to_owned(), decision_id.to_string());
+            metadata.insert("audit_index".to_owned(), decision_id.audit_index().to_string());
+            if !message_id.is_empty() {
+                metadata.insert("message_id".to_owned(), message_id.to_owned());
+            }
+        }
+        Status::with_error_details(self.0, self.2, ErrorDetails::with_error_info(self.1, DOMAIN, metadata))
+    }
+
+    pub(super) fn refusal(&self, message_id: String) -> v1::PublishResult {
+        result(publish_result::Outcome::Refusal(v1::Refusal {
+            message_id,
+            code: self.0.into(),
+            reason: self.1.to_owned(),
+            message: self.2.to_owned(),
+            ..v1::Refusal::default()
+        }))
+    }
+}
+
+impl From<RefusalReason> for Told {
+    fn from(reason: RefusalReason) -> Self {
+        let (code, text) = match reason {
+            RefusalReason::MissingPermission => (Code::PermissionDenied, "the token does not permit this"),
+            RefusalReason::PolicyDenied => (Code::PermissionDenied, "denied by policy"),
+            RefusalReason::DecisionFailed => (Code::PermissionDenied, "no decision could be made, so the answer is no"),
+            RefusalReason::MalformedMessage => (Code::InvalidArgument, "the message is not well-formed"),
+            RefusalReason::TokenExpired => (Code::Unauthenticated, "unauthenticated"),
+        };
+        Self(code, reason.as_str(), text)
+    }
+}
+
+impl From<RecordError> for Told {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Failed => Self(
+                Code::Unavailable,
+                "RECORD_FAILED",
+                "the audit log could not be written: nothing was delivered; retry with the same message id",
+            ),
+            RecordError::DiskFloor => {
+                Self(Code::ResourceExhausted, "DISK_FLOOR", "the broker has too little disk left to take messages")
+            }
+        }
+    }
+}
+
+pub(super) fn record_status(error: RecordError) -> Status {
+    Told::from(error).status(None)
+}
+
+pub(super) fn publish_status(error: &PublishError) -> Status {
+    match error {
+        PublishError::Token(_) => unauthenticated(),
+        PublishError::Record(error) => record_status(*error),
+    }
+}
+
+pub(super) fn read_status(refusal: &ReadRefusal) -> Status {
+    match refusal {
+        ReadRefusal::Token(_) => unauthenticated(),
+        ReadRefusal::Denied { decision_id, reason } => Told::from(*reason).status(Some((decision_id, ""))),
+        ReadRefusal::Record(error) => record_status(*error),
+    }
+}
+
+/// How a subscription's end is told; `None` where the client ended it.
+pub(super) fn inbox_status(InboxError(reason): InboxError) -> Option<Status> {
+    match reason {
+        EndReason::ClientGone => None,
+        EndReason::SlowSubscriber => {
+            Some(Told(Code::ResourceExhausted, "SLOW_SUBSCRIBER", "the subscriber does not keep up").status(None))
+        }
+        EndReason::TokenExpired => Some(unauthenticated()),
+        EndReason::Draining => Some(draining()),
+    }
+}
+
+pub(super) fn log_status(error: &ReadError) -> Status {
+    tracing::error!(%error, "the audit log could not be read");
+    Told(Code::DataLoss, "LOG_DAMAGED", "the audit log could not be read").status(None)
+}
+
+pub(super) fn topic_status(error: TopicError) -> Status {
+    Status::with_error_details(
+        Code::InvalidArgument,
+        error.to_string(),
+        ErrorDetails::with_error_info("INVALID_ARGUMENT", DOMAIN, HashMap::new()),
+    )
+}
+
+/// The answer to one publish that was alone in its call.
+pub(super) fn unary(outcome: Outcome) -> Result<v1::PublishResponse, Status> {
+    match outcome {
+        Outcome::Accepted(one) => Ok(v1::PublishResponse { receipt: Some(receipt(one, v1::Decision::Allow)) }),
+        Outcome::Quarantined(one) => Ok(v1::PublishResponse { receipt: Some(receipt(one, v1::Decision::Quarantine)) }),
+        Outcome::Refused(refused) => {
+            Err(Told::from(refused.reason).status(Some((&refused.decision_id, &refused.message_id))))
+        }
+    }
+}
+
+/// The answer to one publish among others.
+pub(super) fn streamed(outcome: Outcome) -> v1::PublishResult {
+    result(match outcome {
+        Outcome::Accepted(one) => publish_result::Outcome::Receipt(receipt(one, v1::Decision::Allow)),
+        Outcome::Quarantined(one) => publish_result::Outcome::Receipt(receipt(one, v1::Decision::Quarantine)),
+        Outcome::Refused(refused) => publish_result::Outcome::Refusal(refusal(refused)),
+    })
+}
+
+const fn result(outcome: publish_result::Outcome) -> v1::PublishResult {
+    v1::PublishResult { outcome: Some(outcome) }
+}
+
+fn receipt(receipt: Receipt, decision: v1::Decision) -> v1::Receipt {
+    v1::Receipt {
+        message_id: receipt.message_id.as_str().to_owned(),
+        decision: decision.into(),
+        decision_id: receipt.decision_id.to_string(),
+        audit_index: receipt.decision_id.audit_index(),
+        payload_salt: receipt.salt.map(Vec::from).unwrap_or_default(),
+        retained: false,
+        duplicate: receipt.duplicate,
+    }
+}
+
+fn refusal(refused: RefusedReceipt) -> v1::Refusal {
+    let Told(code, reason, text) = refused.reason.into();
+    v1::Refusal {
+        message_id: refused.message_id,
+        code: code.into(),
+        reason: reason.to_owned(),
+        message: text.to_owned(),
+        decision_id: refused.decision_id.to_string(),
+        audit_index: refused.decision_id.audit_index(),
+        duplicate: refused.duplicate,
+    }
+}
