@@ -1,6 +1,7 @@
 //! The broker: one message, the whole way.
 
 pub mod authenticate;
+pub mod cli;
 pub mod config;
 pub mod decide;
 pub mod deliver;

@@ -1,18 +1,18 @@
 //! `veribus config`: is the configuration, and everything that it names, fit to start with?
 
-use std::{fs, path::Path, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use comfy_table::{Cell, Color};
-use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Serialize;
 
 use super::{failure::Failure, output};
 use crate::{
     authenticate::KeySet,
-    config::{Config, IssuerConfig},
+    config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
     decide::Bundle,
+    inspect::{Inspector, InspectorSettings},
+    transport::tls,
 };
 
 #[derive(Debug, Subcommand)]
@@ -40,21 +40,6 @@ pub(super) fn run(ConfigCommand::Check(args): ConfigCommand) -> Result<(), Failu
     if checks.iter().all(|check| check.ok) { Ok(()) } else { Err(Failure::ReportedUsage) }
 }
 
-/// Loads a configuration that passes every check, or says what is wrong with it.
-pub(super) fn checked(path: &Path) -> Result<Config, String> {
-    let config = Config::load(path).map_err(|error| error.to_string())?;
-    faults(&config)?;
-    Ok(config)
-}
-
-/// The first fault, if there is one.
-pub(super) fn faults(config: &Config) -> Result<(), String> {
-    match checks(config).into_iter().find(|check| !check.ok) {
-        Some(check) => Err(format!("{}: {}", check.name, check.detail)),
-        None => Ok(()),
-    }
-}
-
 /// What was looked at, and what came of it.
 #[derive(Debug, Serialize)]
 struct Check {
@@ -74,31 +59,17 @@ impl Check {
 fn checks(config: &Config) -> Vec<Check> {
     let mut checks = vec![
         Check::new("settings", Ok(format!("node `{}`, listening on {}", config.node.name, config.server.listen))),
-        Check::new("certificate", certificate(&config.server.certificate_file, &config.server.private_key_file)),
+        Check::new("certificate", certificate(&config.server)),
     ];
     checks.extend(config.identity.issuers.iter().map(|issuer| Check::new("issuer", key_set(issuer))));
-    let evaluation_max = Duration::from_millis(config.policy.evaluation_ms_max);
-    checks.push(Check::new("policy", policy(&config.policy.directory, evaluation_max)));
+    checks.push(Check::new("policy", policy(&config.policy)));
+    checks.push(Check::new("inspection", inspection(config)));
     checks
 }
 
-fn certificate(certificate: &Path, key: &Path) -> Result<String, String> {
-    let invalid = |path: &Path, fault: &dyn ToString| format!("`{}`: {}", path.display(), fault.to_string());
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| invalid(certificate, &error))?;
-    if chain.is_empty() {
-        return Err(invalid(certificate, &"holds no PEM certificate"));
-    }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| invalid(key, &error))?;
-    let count = chain.len();
-    CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            format!("`{}` is not the key of `{}`", key.display(), certificate.display())
-        }
-        other => invalid(certificate, &other),
-    })?;
-    Ok(format!("`{}`, {count} in the chain, its key fits", certificate.display()))
+fn certificate(server: &ServerConfig) -> Result<String, String> {
+    tls::server_config(&server.certificate_file, &server.private_key_file).map_err(|error| error.to_string())?;
+    Ok(format!("`{}` and its key", server.certificate_file.display()))
 }
 
 fn key_set(issuer: &IssuerConfig) -> Result<String, String> {
@@ -108,10 +79,20 @@ fn key_set(issuer: &IssuerConfig) -> Result<String, String> {
     Ok(format!("`{}`, audience `{}`, keys: {}", issuer.issuer, issuer.audience, keys.len()))
 }
 
-fn policy(directory: &Path, evaluation_max: Duration) -> Result<String, String> {
-    let bundle = Bundle::load(directory, evaluation_max).map_err(|error| error.to_string())?;
+fn policy(policy: &PolicyConfig) -> Result<String, String> {
+    let evaluation_max = Duration::from_millis(policy.evaluation_ms_max);
+    let bundle = Bundle::load(&policy.directory, evaluation_max).map_err(|error| error.to_string())?;
     let digest = data_encoding::HEXLOWER.encode(bundle.sha256());
-    Ok(format!("`{}`, files: {}, SHA-256 {digest}", directory.display(), bundle.files()))
+    Ok(format!("`{}`, files: {}, SHA-256 {digest}", policy.directory.display(), bundle.files()))
+}
+
+fn inspection(config: &Config) -> Result<String, String> {
+    let file = config.inspection.rules_file.as_ref();
+    let name = file.map_or_else(|| "the built-in rules".to_owned(), |path| format!("`{}`", path.display()));
+    let rules = file.map(fs::read_to_string).transpose().map_err(|error| format!("{name}: {error}"))?;
+    let settings = InspectorSettings { rules, message_bytes_max: config.limits.message_bytes_max };
+    Inspector::new(settings).map_err(|error| format!("{name}: {error}"))?;
+    Ok(name)
 }
 
 fn print(checks: &[Check], as_json: bool) -> Result<(), Failure> {
@@ -137,49 +118,64 @@ mod tests {
         (outer, directory)
     }
 
-    fn fault(directory: &DevDirectory) -> String {
-        checked(&directory.config_path()).expect_err("a fault")
+    fn all_checks(directory: &DevDirectory) -> Vec<Check> {
+        checks(&Config::load(&directory.config_path()).expect("valid settings"))
+    }
+
+    fn failed(directory: &DevDirectory) -> Vec<&'static str> {
+        all_checks(directory).iter().filter(|check| !check.ok).map(|check| check.name).collect()
     }
 
     #[test]
     fn a_development_directory_passes_every_check() {
         let (_outer, directory) = directory();
-        let config = checked(&directory.config_path()).expect("no fault");
-        let names: Vec<_> = checks(&config).iter().map(|check| check.name).collect();
-        assert_eq!(names, ["settings", "certificate", "issuer", "policy"]);
+        let names: Vec<_> = all_checks(&directory).iter().map(|check| check.name).collect();
+        assert_eq!(names, ["settings", "certificate", "issuer", "policy", "inspection"]);
+        assert_eq!(failed(&directory), [""; 0]);
     }
 
     #[test]
     fn a_key_of_another_certificate_is_found() {
         let (_outer, directory) = directory();
         fs::copy(directory.root().join("ca.key"), directory.root().join("server.key")).expect("copied");
-        assert!(fault(&directory).contains("server.key` is not the key of `"), "{}", fault(&directory));
+        assert_eq!(failed(&directory), ["certificate"]);
     }
 
     #[test]
     fn a_certificate_that_is_none_is_found() {
         let (_outer, directory) = directory();
         fs::write(directory.root().join("server.pem"), "nothing").expect("written");
-        assert!(fault(&directory).ends_with("server.pem`: holds no PEM certificate"), "{}", fault(&directory));
+        assert_eq!(failed(&directory), ["certificate"]);
     }
 
     #[test]
     fn a_key_set_that_is_none_is_found() {
         let (_outer, directory) = directory();
         fs::write(directory.root().join("jwks.json"), "{}").expect("written");
-        assert!(fault(&directory).starts_with("issuer: `"), "{}", fault(&directory));
+        assert_eq!(failed(&directory), ["issuer"]);
     }
 
     #[test]
-    fn a_policy_that_does_not_compile_is_found() {
+    fn a_policy_that_does_not_compile_is_found_with_every_other_fault() {
         let (_outer, directory) = directory();
         fs::write(directory.policies_path().join("veribus.rego"), "package veribus\nallow if {").expect("written");
-        assert!(fault(&directory).starts_with("policy: "), "{}", fault(&directory));
+        fs::write(directory.root().join("jwks.json"), "{}").expect("written");
+        assert_eq!(failed(&directory), ["issuer", "policy"]);
     }
 
     #[test]
-    fn a_configuration_that_is_not_there_is_found() {
-        let error = checked(Path::new("/nowhere/veribus.toml")).expect_err("nothing there");
-        assert!(error.contains("`/nowhere/veribus.toml`"), "{error}");
+    fn rules_that_are_none_are_found() {
+        let (_outer, directory) = directory();
+        let mut config = Config::load(&directory.config_path()).expect("valid settings");
+        config.inspection.rules_file = Some(directory.root().join("veribus.toml"));
+        assert!(inspection(&config).is_err());
+    }
+
+    #[test]
+    fn faults_end_with_the_code_for_a_bad_configuration() {
+        let (_outer, directory) = directory();
+        let check = |config: PathBuf| run(ConfigCommand::Check(CheckArgs { config, json: true }));
+        assert_eq!(check(directory.config_path()), Ok(()));
+        assert_eq!(check("/nowhere/veribus.toml".into()), Err(Failure::ReportedUsage));
     }
 }

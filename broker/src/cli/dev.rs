@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::{config::faults, failure::Failure, start};
+use super::{failure::Failure, start};
 use crate::dev::{DevDirectory, DevError, DevOptions, quote};
 
 #[derive(Debug, Args)]
@@ -24,7 +24,6 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
     let options = DevOptions { listen: args.listen, metrics_listen: args.metrics };
     let directory = DevDirectory::create_or_reuse(&args.dir, options).map_err(failure)?;
     let config = directory.config().map_err(failure)?;
-    faults(&config).map_err(Failure::Usage)?;
     let announce = |address| directory.write_env(address).map_err(Failure::failed);
     start::run(config, |server| announce(server.address()), &how_to_connect(&directory)).await
 }

@@ -4,18 +4,18 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, version::TLS13};
+use rustls::{ClientConfig, RootCertStore, version::TLS13};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tower::service_fn;
 
 use super::{failure::Failure, output};
+use crate::transport::tls::provider;
 
+const SERVICE: &str = "veribus.v1.BrokerService";
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(super) struct HealthArgs {
 
 pub(super) async fn run(args: HealthArgs) -> Result<(), Failure> {
     let asked = tokio::time::timeout(ANSWER_MAX, ask(&args)).await;
-    match asked.unwrap_or_else(|_| Err(Failure::failed("the broker does not answer"))) ? {
+    match asked.unwrap_or_else(|_| Err(Failure::failed("the broker does not answer")))? {
         ServingStatus::Serving => Ok(output::line("serving")?),
         ServingStatus::NotServing | ServingStatus::Unknown | ServingStatus::ServiceUnknown => {
             Err(Failure::failed("the broker does not serve"))
@@ -40,14 +40,16 @@ pub(super) async fn run(args: HealthArgs) -> Result<(), Failure> {
 
 async fn ask(args: &HealthArgs) -> Result<ServingStatus, Failure> {
     let channel = connect(args).await?;
-    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
-    let status = answer.map_err(|status| Failure::failed(format!("the broker does not serve: {}", status.message())))?;
+    let answer = HealthClient::new(channel).check(HealthCheckRequest { service: SERVICE.to_owned() }).await;
+    let status =
+        answer.map_err(|status| Failure::failed(format!("the broker does not serve: {}", status.message())))?;
     Ok(status.into_inner().status())
 }
 
 async fn connect(args: &HealthArgs) -> Result<Channel, Failure> {
     let host = args.url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let name = ServerName::try_from(host.clone()).map_err(|_| Failure::usage(format!("`{}` names no host", args.url)))?;
+    let name =
+        ServerName::try_from(host.clone()).map_err(|_| Failure::usage(format!("`{}` names no host", args.url)))?;
     let (port, tls) = (args.url.port_u16().unwrap_or(443), tls(args)?);
     let connector = service_fn(move |_: Uri| handshake(host.clone(), port, name.clone(), tls.clone()));
     Endpoint::from(args.url.clone())
@@ -72,7 +74,7 @@ fn tls(args: &HealthArgs) -> Result<TlsConnector, Failure> {
     for certificate in CertificateDer::pem_file_iter(&args.ca).map_err(|error| about(&error))? {
         roots.add(certificate.map_err(|error| about(&error))?).map_err(|error| about(&error))?;
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| about(&error))?
         .with_root_certificates(roots)

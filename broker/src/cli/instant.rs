@@ -7,7 +7,7 @@ use jiff::Timestamp;
 /// Reads `2026-01-31T12:00:00Z`, or how long ago: `90s`, `1h 30m`.
 pub(super) fn parse(text: &str) -> Result<SystemTime, String> {
     if let Ok(timestamp) = text.parse::<Timestamp>() {
-        return Ok(timestamp.into());
+        return SystemTime::try_from(timestamp).map_err(|error| error.to_string());
     }
     let ago = humantime::parse_duration(text).map_err(|_| "neither an RFC 3339 time nor a duration like `1h`")?;
     SystemTime::now().checked_sub(ago).ok_or_else(|| "longer ago than time goes back".to_owned())

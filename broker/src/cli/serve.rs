@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{config::checked, failure::Failure, start};
+use super::{failure::Failure, start};
+use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -14,6 +15,6 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
-    let config = checked(&args.config).map_err(Failure::Usage)?;
+    let config = Config::load(&args.config).map_err(Failure::usage)?;
     start::run(config, |_| Ok(()), "").await
 }

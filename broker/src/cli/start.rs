@@ -7,7 +7,7 @@ use super::{failure::Failure, output};
 use crate::{
     config::Config,
     dev::client_url,
-    server::{RunningServer, StartOptions, start},
+    server::{RunningServer, ServerError, StartOptions, start},
 };
 
 /// Starts the broker, calls `before_ready`, prints the ready line and then `after_ready`, and drains on SIGTERM or
@@ -18,7 +18,7 @@ pub(super) async fn run(
     after_ready: &str,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::new()?;
-    let mut server = start(config, StartOptions::default()).await.map_err(Failure::failed)?;
+    let mut server = start(config, StartOptions::default()).await.map_err(failure)?;
     before_ready(&server)?;
     output::line(ready_line(&server))?;
     if !after_ready.is_empty() {
@@ -26,12 +26,16 @@ pub(super) async fn run(
     }
     tokio::select! {
         name = stop.next() => info!(signal = name, "draining"),
-        ended = server.wait() => return ended.map_err(Failure::failed),
+        error = server.failed() => return Err(failure(error)),
     }
     tokio::select! {
-        drained = server.drain() => drained.map_err(Failure::failed),
+        drained = server.drain() => drained.map_err(failure),
         name = stop.next() => Err(Failure::failed(format!("{name} came before the drain was over"))),
     }
+}
+
+fn failure(error: ServerError) -> Failure {
+    if error.is_configuration() { Failure::usage(error) } else { Failure::failed(error) }
 }
 
 fn ready_line(server: &RunningServer) -> String {
@@ -49,7 +53,8 @@ struct StopSignals {
 
 impl StopSignals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

@@ -22,7 +22,9 @@ pub(in crate::cli) struct ExportArgs {
 }
 
 pub(super) async fn run(args: ExportArgs) -> Result<(), Failure> {
-    let about = |error: &dyn ToString| Failure::failed(format!("cannot write `{}`: {}", args.file.display(), error.to_string()));
+    let about = |error: &dyn ToString| {
+        Failure::failed(format!("cannot write `{}`: {}", args.file.display(), error.to_string()))
+    };
     let client = args.connection.connect().await?;
     let file = NamedTempFile::new_in(directory_of(&args.file)).map_err(|error| about(&error))?;
     let mut out = BufWriter::new(file);
@@ -33,7 +35,11 @@ pub(super) async fn run(args: ExportArgs) -> Result<(), Failure> {
     Ok(output::line(format_args!("exported {count} entries to {}", args.file.display()))?)
 }
 
-async fn write(client: &Client, out: &mut impl Write, about: impl Fn(&dyn ToString) -> Failure) -> Result<u64, Failure> {
+async fn write(
+    client: &Client,
+    out: &mut impl Write,
+    about: impl Fn(&dyn ToString) -> Failure,
+) -> Result<u64, Failure> {
     let mut stored = client.audit().query(AuditFilter::all(), 0, 0);
     let (mut count, mut framed) = (0_u64, Vec::new());
     while let Some(entry) = stored.next().await {

@@ -47,7 +47,7 @@ fn read(argument: &str) -> Result<String, Failure> {
 
 fn decode(token: &str) -> Result<(Value, Map<String, Value>), jsonwebtoken::errors::Error> {
     let header = serde_json::to_value(jsonwebtoken::decode_header(token)?)?;
-    let claims = jsonwebtoken::insecure_decode_claims(token)?;
+    let claims = jsonwebtoken::dangerous::insecure_decode_claims(token)?;
     Ok((header, claims))
 }
 

@@ -10,14 +10,14 @@ use super::failure::Failure;
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
     /// Sign a token
-    Issue(issue::IssueArgs),
+    Issue(Box<issue::IssueArgs>),
     /// Show what a token says, without verifying it
     Inspect(inspect::InspectArgs),
 }
 
 pub(super) fn run(command: TokenCommand) -> Result<(), Failure> {
     match command {
-        TokenCommand::Issue(args) => issue::run(args),
+        TokenCommand::Issue(args) => issue::run(&args),
         TokenCommand::Inspect(args) => inspect::run(&args),
     }
 }
