@@ -1,4 +1,5 @@
 //! The broker: one message, the whole way.
 
 pub mod config;
+pub mod inspect;
 pub mod model;
