@@ -1,6 +1,10 @@
 //! For unit tests: a real issuer, and identities got the only way there is, by verifying a token it signed.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -75,8 +79,11 @@ pub(crate) fn message(id: &str, topic: &str, kind: &str, destination: &str, data
     }
 }
 
-pub(crate) fn inspector() -> Inspector {
-    Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules")
+pub(crate) fn inspector() -> &'static Inspector {
+    static INSPECTOR: LazyLock<Inspector> = LazyLock::new(|| {
+        Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules")
+    });
+    &INSPECTOR
 }
 
 /// A decider with the policy of these files.

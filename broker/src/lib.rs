@@ -11,6 +11,7 @@ mod fixtures;
 pub mod inspect;
 pub mod issue;
 pub mod metrics;
+pub mod inspect;
 pub mod model;
 pub mod publish;
 pub mod record;
