@@ -11,7 +11,6 @@ mod fixtures;
 pub mod inspect;
 pub mod issue;
 pub mod metrics;
-pub mod inspect;
 pub mod model;
 pub mod publish;
 pub mod record;
