@@ -7,6 +7,8 @@ pub mod decide;
 pub mod deliver;
 pub mod dev;
 pub mod engine;
+#[cfg(test)]
+mod fixtures;
 pub mod inspect;
 pub mod issue;
 pub mod metrics;

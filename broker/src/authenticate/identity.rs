@@ -247,3 +247,6 @@ fn identity(parsed: ParsedToken, trusted: &TrustedIssuer, leeway_s: i64) -> Resu
         claims: parsed.claims,
     })
 }
+
+#[cfg(test)]
+mod tests;

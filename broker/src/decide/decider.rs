@@ -105,3 +105,6 @@ impl Decider {
         Verdict::denied(rule, reason, *self.policy_sha256())
     }
 }
+
+#[cfg(test)]
+mod tests;

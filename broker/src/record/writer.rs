@@ -349,3 +349,6 @@ fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
     let per_entry = LISTED_AUDIENCE_BYTES_MAX / recipients.iter().map(Recipient::bytes).max().unwrap_or(1).max(1);
     recipients.chunks(per_entry.max(1))
 }
+
+#[cfg(test)]
+mod tests;

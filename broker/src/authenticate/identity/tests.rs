@@ -1,0 +1,168 @@
+use data_encoding::BASE64URL_NOPAD;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    fixtures::{LIFETIME, NOW, World, issuer, trusted},
+    issue::KeyKind,
+};
+
+fn verify(world: &World, token: &str) -> Result<Arc<Identity>, TokenError> {
+    world.verifier.verify(&BearerToken::new(token)?)
+}
+
+fn world() -> World {
+    World::new(KeyKind::Es256)
+}
+
+#[test]
+fn a_token_of_a_trusted_issuer_is_recognised_with_either_algorithm() {
+    for kind in [KeyKind::Es256, KeyKind::EdDsa] {
+        let world = World::new(kind);
+        let claims = world.claims("finance-agent").role("finance").permission("publish:finance.>");
+        let identity = world.identity(&claims);
+        assert_eq!(identity.agent().as_str(), "finance-agent");
+        assert_eq!(identity.roles().len(), 1);
+        assert_eq!(identity.expires_at().0, NOW.0 + 3_600);
+    }
+}
+
+#[test]
+fn a_token_signed_with_another_key_is_refused_even_under_the_same_names() {
+    let world = world();
+    let impostor = issuer("https://issuer.example", KeyKind::Es256);
+    let token = impostor.issue(&world.claims("finance-agent")).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::UnknownKey));
+
+    let pem = KeyKind::Es256.generate_pem().expect("a key");
+    let same_kid =
+        crate::issue::TokenIssuer::with_key_id("https://issuer.example", "veribus", &pem, world.issuer.key_id())
+            .expect("an issuer");
+    let token = same_kid.issue(&world.claims("finance-agent")).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::Signature));
+}
+
+#[test]
+fn one_issuers_key_does_not_sign_for_another() {
+    let (one, other) = (issuer("https://one.example", KeyKind::Es256), issuer("https://two.example", KeyKind::Es256));
+    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
+    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], settings, Clock::manual(NOW));
+    let mut claims = one.claims("agent", NOW, LIFETIME);
+    claims.iss = "https://two.example".to_owned();
+    let token = BearerToken::new(&one.issue(&claims).expect("signed")).expect("short");
+    assert_eq!(verifier.verify(&token).err(), Some(TokenError::UnknownKey));
+}
+
+#[test]
+fn an_algorithm_other_than_the_keys_is_refused() {
+    let world = world();
+    let token = world.issuer.issue(&world.claims("agent")).expect("signed");
+    let (header, rest) = token.split_once('.').expect("dots");
+    let header = String::from_utf8(BASE64URL_NOPAD.decode(header.as_bytes()).expect("base64url")).expect("text");
+    let header = BASE64URL_NOPAD.encode(header.replace("ES256", "EdDSA").as_bytes());
+    assert_eq!(verify(&world, &format!("{header}.{rest}")).err(), Some(TokenError::KeyAlgorithmMismatch));
+}
+
+#[test]
+fn every_required_claim_is_required_and_of_its_type() {
+    let world = world();
+    let good = serde_json::to_value(world.claims("agent")).expect("JSON");
+    for name in ["iss", "aud", "sub", "exp", "iat", "jti"] {
+        for wrong in [None, Some(json!(null)), Some(json!({})), Some(json!(["agent"])), Some(json!(true))] {
+            let mut claims = good.clone();
+            let members = claims.as_object_mut().expect("an object");
+            match &wrong {
+                Some(value) => members.insert(name.to_owned(), value.clone()),
+                None => members.remove(name),
+            };
+            let token = world.issuer.sign(&claims).expect("signed");
+            assert!(verify(&world, &token).is_err(), "`{name}` as {wrong:?}");
+        }
+    }
+}
+
+#[test]
+fn names_that_are_none_are_refused() {
+    let world = world();
+    for agent in ["", "role:compliance", "a b", "a\u{200b}b", &"a".repeat(256)] {
+        let token = world.issuer.issue(&world.claims(agent)).expect("signed");
+        assert!(matches!(verify(&world, &token), Err(TokenError::Identifier { claim: "sub", .. })), "{agent:?}");
+    }
+    let mut other_audience = world.claims("agent");
+    other_audience.aud = "another-service".to_owned();
+    let token = world.issuer.issue(&other_audience).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::Audience));
+}
+
+#[test]
+fn a_token_counts_from_nbf_until_just_before_exp() {
+    let world = world();
+    let mut claims = world.claims("agent");
+    claims.nbf = Some(NOW.0 + 10);
+    let token = world.issuer.issue(&claims).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::NotYetValid));
+    world.clock.advance(std::time::Duration::from_secs(10));
+    assert!(verify(&world, &token).is_ok());
+    world.clock.advance(std::time::Duration::from_secs(3_589));
+    assert!(verify(&world, &token).is_ok(), "the second before exp");
+    world.clock.advance(std::time::Duration::from_secs(1));
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::Expired), "remembered, and expired all the same");
+}
+
+#[test]
+fn a_token_from_the_future_is_refused() {
+    let world = world();
+    let mut claims = world.claims("agent");
+    claims.iat = NOW.0 + 1;
+    let token = world.issuer.issue(&claims).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::NotYetValid));
+}
+
+#[test]
+fn a_type_that_the_token_does_not_list_may_not_be_sent() {
+    let world = world();
+    let limited = world.identity(&world.claims("agent").message_type("ticket.resolved"));
+    assert!(limited.may_send_type("ticket.resolved"));
+    assert!(!limited.may_send_type("finance.transaction"));
+    assert!(world.identity(&world.claims("other")).may_send_type("anything"));
+}
+
+#[test]
+fn a_destination_means_a_role_or_that_agent_of_the_senders_issuer() {
+    let (one, other) = (issuer("https://one.example", KeyKind::Es256), issuer("https://two.example", KeyKind::Es256));
+    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
+    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], settings, Clock::manual(NOW));
+    let identity = |issuer: &crate::issue::TokenIssuer, agent: &str| {
+        let token = issuer.issue(&issuer.claims(agent, NOW, LIFETIME).role("compliance")).expect("signed");
+        verifier.verify(&BearerToken::new(&token).expect("short")).expect("verified")
+    };
+    let (sender, namesake, stranger) = (identity(&one, "a"), identity(&other, "b"), identity(&one, "b"));
+    let to_b = Destination::parse("b").expect("an agent");
+    assert!(stranger.is_meant_by(&to_b, &sender), "of the same issuer");
+    assert!(!namesake.is_meant_by(&to_b, &sender), "a namesake of another issuer");
+    assert!(namesake.is_meant_by(&Destination::parse("role:compliance").expect("a role"), &sender));
+    assert!(!namesake.is_meant_by(&Destination::parse("role:finance").expect("a role"), &sender));
+}
+
+static WORLD: std::sync::LazyLock<World> = std::sync::LazyLock::new(world);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn a_token_with_any_character_changed_is_refused(position in 0usize..2_000, replacement in "[A-Za-z0-9_.-]") {
+        let world = &*WORLD;
+        let token = world.issuer.issue(&world.claims("agent").role("finance")).expect("signed");
+        let position = position % token.len();
+        let mut changed = token.clone();
+        changed.replace_range(position..=position, &replacement);
+        prop_assume!(changed != token);
+        prop_assert!(verify(world, &changed).is_err());
+    }
+
+    #[test]
+    fn arbitrary_text_is_refused_without_a_panic(text in ".{0,300}") {
+        prop_assert!(verify(&WORLD, &text).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! What is in a message: its size, whether it is what it says it is, and text that tries to take over its reader.
+//!
+//! In scope: finding. Out of scope: deciding, which is the policy's (`decide`), and who sent it (`authenticate`).
+//!
+//! Every text is looked at as sent and as a reader would take it (see [`scan`]). The work is linear in the message's
+//! size, and what could not be looked at is reported as [`FindingKind::ScannerFailure`], never as clean.
+
+mod automaton;
+mod decode;
+mod escape;
+mod fold;
+mod grammar;
+mod inspected;
+mod json;
+mod native;
+mod phrases;
+mod rules;
+mod scan;
+mod scramble;
+mod symbols;
+
+use std::cell::Cell;
+
+pub use self::inspected::Inspected;
+pub use self::{
+    grammar::PhraseError,
+    rules::{BUILT_IN, RuleFault, RulesError},
+    scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX, FINDINGS_MAX},
+};
+use self::{
+    json::Strings,
+    rules::Rules,
+    scan::{Location, Scan},
+};
+use crate::model::{Finding, FindingKind, Message, Severity};
+
+/// Scratch memory that a message leaves larger than this is not kept, in bytes.
+const SCRATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// What an [`Inspector`] needs to know.
+#[derive(Debug, Clone)]
+pub struct InspectorSettings {
+    /// The text of a rule file; the built-in one if absent.
+    pub rules: Option<String>,
+    /// A larger message is a finding, in bytes.
+    pub message_bytes_max: usize,
+}
+
+/// Inspects messages. One serves all threads.
+#[derive(Debug)]
+pub struct Inspector {
+    rules: Rules,
+    message_bytes_max: usize,
+}
+
+impl Inspector {
+    /// Reads the rules.
+    ///
+    /// # Errors
+    /// [`RulesError`], which names the rule that is wrong.
+    pub fn new(settings: InspectorSettings) -> Result<Self, RulesError> {
+        let rules = Rules::parse(settings.rules.as_deref().unwrap_or(BUILT_IN))?;
+        fold::prepare();
+        Ok(Self { rules, message_bytes_max: settings.message_bytes_max })
+    }
+
+    /// Everything that is to be said about the message, at most [`FINDINGS_MAX`] findings, each rule once per location.
+    #[must_use]
+    pub fn findings(&self, message: &Message) -> Vec<Finding> {
+        let size_bytes = message.size_bytes();
+        let mut scratch = SCRATCH.take();
+        let mut scan = Scan::new(&self.rules, size_bytes, std::mem::take(&mut scratch.stream));
+        if size_bytes > self.message_bytes_max {
+            scan.note(FindingKind::Size, "message-too-large", Severity::High, Location::part("message"));
+        }
+        inspect_data(&mut scan, message, &mut scratch.strings);
+        inspect_texts(&mut scan, message, &mut scratch.strings);
+        let (findings, stream) = scan.finish();
+        scratch.stream = stream;
+        scratch.give_back();
+        findings
+    }
+}
+
+/// Memory that is used for one message after the other.
+#[derive(Default)]
+struct Scratch {
+    stream: Vec<u8>,
+    strings: Strings,
+}
+
+impl Scratch {
+    fn give_back(self) {
+        let kept_bytes = self.stream.capacity() + self.strings.values.capacity() + self.strings.names.capacity();
+        if kept_bytes <= SCRATCH_BYTES_MAX {
+            SCRATCH.set(self);
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
+
+fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
+    let at = Location::part("data");
+    let says_json = message.content_type.is_json();
+    if says_json || json::may_be_json(&message.data) {
+        strings.clear();
+        if strings.read(&message.data) {
+            scan.text(&strings.values, at);
+            scan.text(&strings.names, at);
+            return;
+        }
+        if says_json {
+            scan.note(FindingKind::Malformed, "invalid-json", Severity::Medium, at);
+        }
+    }
+    let text = String::from_utf8_lossy(&message.data);
+    if message.content_type.is_text() && !says_json && std::str::from_utf8(&message.data).is_err() {
+        scan.note(FindingKind::Malformed, "invalid-utf8", Severity::Medium, at);
+    }
+    scan.text(&text, at);
+    scan.packed(&message.data, at);
+}
+
+/// The names and free texts around the data. The attributes are taken together: a phrase may be spread over them.
+fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
+    for (text, name) in [
+        (message.id.as_str(), "id"),
+        (message.kind.as_str(), "type"),
+        (message.subject.as_str(), "subject"),
+        (message.correlation_id.as_str(), "correlation_id"),
+    ] {
+        if !text.is_empty() {
+            scan.text(text, Location::part(name));
+        }
+    }
+    if message.attributes.is_empty() {
+        return;
+    }
+    strings.clear();
+    for (key, value) in &message.attributes {
+        strings.add_name(key);
+        strings.add_value(value);
+    }
+    scan.text(&strings.values, Location::part("attributes"));
+    scan.text(&strings.names, Location::part("attributes"));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use parking_lot::Mutex;
+use prost::Message as _;
+use veribus_proto::{
+    chain::ChainVerifier,
+    entries,
+    v1::{AuditEntry, Decision, EntryKind},
+};
+
+use super::*;
+use crate::{
+    engine::{Chunk, LogStore, ReadError},
+    fixtures::{World, decider, inspector, message, peer},
+    issue::KeyKind,
+    model::{AgentId, Issuer},
+};
+
+/// A store in memory that can fail in both ways: before the write persists, and after.
+#[derive(Default)]
+struct Store {
+    chunks: Mutex<Vec<Chunk>>,
+    failure: Mutex<Option<Failure>>,
+    appends: AtomicUsize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    NotPersisted,
+    PersistedButReportedFailed,
+    Sync,
+}
+
+impl LogStore for Store {
+    fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
+        self.appends.fetch_add(1, Ordering::SeqCst);
+        let failure = self.failure.lock().take();
+        if failure != Some(Failure::NotPersisted) {
+            self.chunks.lock().extend_from_slice(chunks);
+        }
+        match failure {
+            None => Ok(()),
+            Some(Failure::Sync) => Err(AppendError::Sync(std::io::Error::other("the disk is gone"))),
+            Some(_) => Err(AppendError::Write("failed on purpose".to_owned())),
+        }
+    }
+
+    fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
+        Ok(self.chunks.lock().iter().rev().find(|chunk| chunk.first_index <= index).cloned())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Store {
+    fn entries(&self) -> Vec<AuditEntry> {
+        let mut verifier = ChainVerifier::from_genesis();
+        let chunks = self.chunks.lock();
+        let bytes = chunks.iter().flat_map(|chunk| entries::iter(&chunk.bytes));
+        bytes.map(|entry| verifier.push(entry.expect("whole")).expect("a whole chain")).collect()
+    }
+}
+
+/// Takes down what is handed over.
+#[derive(Clone, Default)]
+struct Delivered(Arc<Mutex<Vec<u64>>>);
+
+impl Handover for Delivered {
+    fn hand_over(&mut self, batch: Vec<Recorded>) -> Vec<Draft> {
+        self.0.lock().extend(batch.iter().map(|one| one.decision_id().audit_index()));
+        Vec::new()
+    }
+}
+
+struct Bench {
+    world: World,
+    store: Arc<Store>,
+    delivered: Delivered,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { world: World::new(KeyKind::EdDsa), store: Arc::default(), delivered: Delivered::default() }
+    }
+
+    fn start(&self) -> Result<(Recorder, LogReader, std::thread::JoinHandle<Result<(), WriterEnd>>), StartError> {
+        let settings = WriterSettings {
+            node: NodeName::parse("test").expect("a name"),
+            commit_entries_max: 64,
+            queue_submissions_max: 16,
+            verify_at_start_entries_max: 1_000,
+            dedup_ids_per_sender_max: 100,
+            dedup_senders_max: 10,
+        };
+        let disk = DiskWatch::new(std::path::Path::new("/"), 0);
+        let (store, clock) = (self.store.clone(), self.world.clock.clone());
+        let (writer, recorder, reader) = Writer::start(store, settings, disk, clock, Metrics::default())?;
+        let delivered = self.delivered.clone();
+        let running = std::thread::spawn(move || writer.run(delivered));
+        Ok((recorder, reader, running))
+    }
+
+    fn routed(&self, id: &str, allow: bool) -> Routed {
+        let rule = if allow { "allow if true" } else { "allow if input.topic == \"never\"" };
+        let policy = format!("package veribus\nimport rego.v1\n{rule}\n");
+        let decider = decider(&[("test.rego", &policy)], self.world.clock.clone()).expect("a policy");
+        let sender = self.world.identity(&self.world.claims("sender").permission("publish:>"));
+        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", "{}"));
+        Routed::new(decider.decide(inspected), |_| Audience::new(Arc::new([recipient(1)])))
+    }
+}
+
+fn recipient(number: u64) -> Recipient {
+    Recipient {
+        subscription: SubscriptionId(number),
+        issuer: Issuer::parse("https://issuer.example").expect("an issuer"),
+        agent: AgentId::parse(&format!("receiver-{number}")).expect("an agent"),
+    }
+}
+
+async fn record(recorder: &Recorder, message: Routed) -> Result<Outcome, super::super::RecordError> {
+    let pending = recorder.messages(vec![message]).await?;
+    Ok(pending.outcomes().await?.remove(0))
+}
+
+fn index(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Accepted(receipt) | Outcome::Quarantined(receipt) => receipt.decision_id.audit_index(),
+        Outcome::Refused(refused) => refused.decision_id.audit_index(),
+    }
+}
+
+#[tokio::test]
+async fn an_allowed_message_is_recorded_then_delivered_and_a_denied_one_only_recorded() {
+    let bench = Bench::new();
+    let (recorder, reader, _running) = bench.start().expect("started");
+    let allowed = record(&recorder, bench.routed("m1", true)).await.expect("recorded");
+    let denied = record(&recorder, bench.routed("m2", false)).await.expect("recorded");
+    assert!(matches!(allowed, Outcome::Accepted(_)) && matches!(denied, Outcome::Refused(_)));
+    assert_eq!(*bench.delivered.0.lock(), [index(&allowed)]);
+    let entries = bench.store.entries();
+    let decisions: Vec<_> = entries.iter().map(|entry| entry.decision.as_ref().expect("decided").decision()).collect();
+    assert_eq!(decisions, [Decision::Allow, Decision::Deny]);
+    assert_eq!(reader.committed(), 2);
+    assert_eq!(reader.read(0).expect("read")[0].bytes, entries[0].encode_to_vec(), "served as stored");
+}
+
+#[tokio::test]
+async fn a_failed_log_write_delivers_nothing_whether_it_persisted_or_not() {
+    for failure in [Failure::NotPersisted, Failure::PersistedButReportedFailed] {
+        let bench = Bench::new();
+        let (recorder, _reader, _running) = bench.start().expect("started");
+        record(&recorder, bench.routed("before", true)).await.expect("recorded");
+        *bench.store.failure.lock() = Some(failure);
+        assert!(record(&recorder, bench.routed("during", true)).await.is_err());
+        let after = record(&recorder, bench.routed("after", true)).await.expect("recorded");
+        let delivered = bench.delivered.0.lock().clone();
+        assert_eq!(delivered, [0, index(&after)], "what failed is delivered to nobody");
+
+        let entries = bench.store.entries();
+        let of_the_failed: Vec<_> =
+            entries.iter().filter(|entry| entry.message.as_ref().is_some_and(|m| m.id == "during")).collect();
+        let undelivered: Vec<_> = entries.iter().filter(|entry| entry.kind() == EntryKind::Undelivered).collect();
+        if failure == Failure::NotPersisted {
+            assert!(of_the_failed.is_empty() && undelivered.is_empty());
+        } else {
+            assert_eq!((of_the_failed.len(), undelivered.len()), (1, 1));
+            assert_eq!(undelivered[0].undelivered.as_ref().expect("named").indexes[0].first, of_the_failed[0].index);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_confirm_ends_the_writer_and_nothing_is_acknowledged_after() {
+    let bench = Bench::new();
+    let (recorder, _reader, running) = bench.start().expect("started");
+    *bench.store.failure.lock() = Some(Failure::Sync);
+    assert!(record(&recorder, bench.routed("m", true)).await.is_err());
+    assert!(matches!(running.join().expect("no panic"), Err(WriterEnd::Sync(_))));
+    assert!(record(&recorder, bench.routed("later", true)).await.is_err());
+    assert!(bench.delivered.0.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_message_id_that_comes_again_gets_the_first_receipt_also_after_a_restart() {
+    let bench = Bench::new();
+    let (recorder, _reader, running) = bench.start().expect("started");
+    let first = record(&recorder, bench.routed("m", true)).await.expect("recorded");
+    let Outcome::Accepted(first) = first else { panic!("not accepted") };
+    let Outcome::Accepted(again) = record(&recorder, bench.routed("m", true)).await.expect("answered") else {
+        panic!("not accepted")
+    };
+    assert_eq!((again.decision_id.clone(), again.salt, again.duplicate), (first.decision_id.clone(), first.salt, true));
+    let refused = record(&recorder, bench.routed("d", false)).await.expect("recorded");
+    drop(recorder);
+    running.join().expect("no panic").expect("ended in order");
+
+    let (recorder, _reader, _running) = bench.start().expect("started again");
+    let Outcome::Accepted(later) = record(&recorder, bench.routed("m", true)).await.expect("answered") else {
+        panic!("not accepted")
+    };
+    assert_eq!((later.decision_id, later.salt, later.duplicate), (first.decision_id, None, true));
+    let refused_again = record(&recorder, bench.routed("d", true)).await.expect("answered");
+    assert_eq!(index(&refused_again), index(&refused));
+    assert_eq!(bench.store.entries().len(), 2);
+    assert_eq!(bench.delivered.0.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn two_of_the_same_id_in_one_batch_are_recorded_once() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    let batch = vec![bench.routed("m", true), bench.routed("m", true)];
+    let outcomes = recorder.messages(batch).await.expect("queued").outcomes().await.expect("recorded");
+    assert_eq!(index(&outcomes[0]), index(&outcomes[1]));
+    assert_eq!((bench.store.entries().len(), bench.delivered.0.lock().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_token_that_ran_out_on_the_way_is_a_denial() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    let routed = bench.routed("m", true);
+    bench.world.clock.advance(crate::fixtures::LIFETIME);
+    let outcome = record(&recorder, routed).await.expect("recorded");
+    assert!(matches!(&outcome, Outcome::Refused(refused) if refused.reason == RefusalReason::TokenExpired));
+    assert!(bench.delivered.0.lock().is_empty());
+    assert_eq!(bench.store.entries()[0].decision.as_ref().expect("decided").decision(), Decision::Deny);
+}
+
+#[tokio::test]
+async fn an_audience_is_written_out_once_and_referred_to_after_that() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    for id in ["m1", "m2"] {
+        record(&recorder, bench.routed(id, true)).await.expect("recorded");
+    }
+    let long: Arc<[Recipient]> = (0..400).map(recipient).collect();
+    for id in ["m3", "m4"] {
+        let mut routed = bench.routed(id, true);
+        if let Ending::HandedOver(_, audience) = &mut routed.ending {
+            *audience = Audience::new(Arc::clone(&long));
+        }
+        record(&recorder, routed).await.expect("recorded");
+    }
+    let entries = bench.store.entries();
+    let named = |index: usize| entries[index].audience.clone().expect("an audience");
+    assert_eq!((named(0).recipients.len(), named(1).listed_at), (1, vec![0]));
+    let listings: Vec<_> = entries.iter().filter(|entry| entry.kind() == EntryKind::Audience).collect();
+    let listed: usize = listings.iter().map(|entry| entry.audience.as_ref().expect("a list").recipients.len()).sum();
+    assert_eq!(listed, 400);
+    let at: Vec<u64> = listings.iter().map(|entry| entry.index).collect();
+    let last = entries.len() - 1;
+    assert_eq!((named(last).listed_at, named(last - 1).listed_at), (at.clone(), at));
+}
+
+#[tokio::test]
+async fn a_broken_tail_refuses_to_start_and_names_the_entry() {
+    let bench = Bench::new();
+    let (recorder, _reader, running) = bench.start().expect("started");
+    for id in ["m1", "m2", "m3"] {
+        record(&recorder, bench.routed(id, true)).await.expect("recorded");
+    }
+    drop(recorder);
+    running.join().expect("no panic").expect("ended in order");
+    {
+        let mut chunks = bench.store.chunks.lock();
+        let mut bytes = chunks[1].bytes.to_vec();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        chunks[1].bytes = bytes.into();
+    }
+    let error = bench.start().err().expect("refused").to_string();
+    assert!(error.contains("entry 2") || error.contains("entry 1"), "{error}");
+    assert!(error.contains("backup"), "it says what to do: {error}");
+}

@@ -1,0 +1,203 @@
+//! How a client is told where the broker is, whom to trust, and who it is itself.
+
+use std::{env, error::Error as _, path::PathBuf, sync::Arc, time::Duration};
+
+use tonic::{Code, Status, transport::Endpoint};
+use veribus_proto::v1::PublishStreamRequest;
+
+use crate::{
+    Client, Error,
+    connect::{Connector, Target, read_ca_file},
+    retry::{Attempts, BackoffBounds},
+    session::{Limits, Session},
+    status::Verdict,
+    token::{Token, TokenSource},
+};
+
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Collects what a client needs; [`ClientBuilder::connect`] checks it.
+#[must_use]
+pub struct ClientBuilder {
+    url: String,
+    authorities: Option<Authorities>,
+    token: Option<TokenSetting>,
+    limits: Limits,
+}
+
+enum Authorities {
+    File(PathBuf),
+    Pem(Vec<u8>),
+}
+
+enum TokenSetting {
+    Fixed(String),
+    File(PathBuf),
+}
+
+impl ClientBuilder {
+    pub(crate) fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), authorities: None, token: None, limits: DEFAULT_LIMITS }
+    }
+
+    pub(crate) fn from_env() -> Result<Self, Error> {
+        let [url, ca, token] = ["VERIBUS_URL", "VERIBUS_CA", "VERIBUS_TOKEN_FILE"].map(variable);
+        Ok(Self::new(url?).ca_file(ca?).token_file(token?))
+    }
+
+    /// The file of certificate authorities, PEM, that the broker's certificate must come from. There are no others.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.authorities = Some(Authorities::File(path.into()));
+        self
+    }
+
+    /// The certificate authorities themselves, PEM.
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.authorities = Some(Authorities::Pem(pem.into()));
+        self
+    }
+
+    /// The token, a JWT, for clients that live no longer than it does.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(TokenSetting::Fixed(token.into()));
+        self
+    }
+
+    /// The file that holds the token. It is read again when it changes.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(TokenSetting::File(path.into()));
+        self
+    }
+
+    /// How long [`ClientBuilder::connect`], and later each single attempt to connect, may take. Default 5 s.
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.connect_timeout = timeout;
+        self
+    }
+
+    /// The shortest and the longest pause between attempts. Default 100 ms and 5 s; each is shortened at random by up
+    /// to a half.
+    pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.limits.backoff = BackoffBounds { min, max };
+        self
+    }
+
+    /// How long a publish goes on without an answer from the broker. Default 30 s. A [`crate::Publisher`] counts from
+    /// the last answer.
+    pub const fn publish_for(mut self, total: Duration) -> Self {
+        self.limits.publish_for = total;
+        self
+    }
+
+    /// How long a running subscription or audit stream tries to come back after its connection was lost. Default one
+    /// hour.
+    pub const fn reconnect_for(mut self, total: Duration) -> Self {
+        self.limits.reconnect_for = total;
+        self
+    }
+
+    /// The largest message, in bytes on the wire, that is sent. Default 16 KiB below 4 MiB, which is what a broker
+    /// decodes by default: past that it ends the whole call.
+    pub const fn message_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.message_bytes_max = bytes;
+        self
+    }
+
+    /// How many messages, and how many bytes of them, a [`crate::Publisher`] has in flight at most. Default 1,024 and
+    /// 4 MiB.
+    pub const fn in_flight_max(mut self, messages: usize, bytes: usize) -> Self {
+        self.limits.in_flight_messages_max = messages;
+        self.limits.in_flight_bytes_max = bytes;
+        self
+    }
+
+    /// Connects, and makes sure that the broker is the right one and accepts the token.
+    ///
+    /// A broker that cannot be reached yet is tried again until the connect timeout.
+    ///
+    /// # Errors
+    /// [`Error::InvalidUrl`], [`Error::Configuration`], [`Error::TokenFile`], [`Error::Unreachable`],
+    /// [`Error::Tls`], [`Error::Unauthenticated`], or [`Error::Refused`] where the broker takes no more connections.
+    pub async fn connect(self) -> Result<Client, Error> {
+        let session = self.session()?;
+        accepted(&session).await?;
+        Ok(Client::new(session))
+    }
+
+    fn session(self) -> Result<Arc<Session>, Error> {
+        let target = Target::parse(&self.url)?;
+        let pem = match self.authorities {
+            Some(Authorities::Pem(pem)) => pem,
+            Some(Authorities::File(path)) => read_ca_file(&path)?,
+            None => return Err(Error::Configuration("no certificate authorities are given".to_owned())),
+        };
+        let tokens = match self.token {
+            Some(TokenSetting::Fixed(token)) => TokenSource::fixed(&token)?,
+            Some(TokenSetting::File(path)) => TokenSource::file(path)?,
+            None => return Err(Error::Configuration("no token is given".to_owned())),
+        };
+        let endpoint = endpoint(&target);
+        // A little less for the connection itself: its fault says more than that time is up.
+        let connector = Connector::new(target, &pem, self.limits.connect_timeout.mul_f64(0.9))?;
+        let channel = endpoint.connect_with_connector_lazy(connector);
+        Ok(Arc::new(Session { channel, tokens, limits: self.limits }))
+    }
+}
+
+const DEFAULT_LIMITS: Limits = Limits {
+    connect_timeout: Duration::from_secs(5),
+    backoff: BackoffBounds { min: Duration::from_millis(100), max: Duration::from_secs(5) },
+    publish_for: Duration::from_secs(30),
+    reconnect_for: Duration::from_secs(3600),
+    message_bytes_max: 4 * 1024 * 1024 - 16 * 1024,
+    in_flight_messages_max: 1024,
+    in_flight_bytes_max: 4 * 1024 * 1024,
+};
+
+fn variable(name: &str) -> Result<String, Error> {
+    env::var(name).map_err(|_| Error::Configuration(format!("the environment variable `{name}` is not set")))
+}
+
+fn endpoint(target: &Target) -> Endpoint {
+    Endpoint::from(target.uri.clone())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+}
+
+/// Tries until the broker answered a call that carries the token.
+async fn accepted(session: &Session) -> Result<(), Error> {
+    let mut attempts = Attempts::new(session.limits.backoff, session.limits.connect_timeout);
+    loop {
+        let token = session.tokens.current();
+        let Some(answer) = attempts.in_time(publish_nothing(session, &token)).await else {
+            return Err(attempts.timed_out());
+        };
+        let Err(status) = answer else { return Ok(()) };
+        if status.code() == Code::PermissionDenied && status.source().is_none() {
+            return Ok(()); // It knows who is asking; what that agent may do is for the call to come.
+        }
+        attempts.after_verdict(session, connect_verdict(&status), &token).await?;
+    }
+}
+
+/// Opens a publish stream and closes it again: the least that the broker authenticates.
+async fn publish_nothing(session: &Session, token: &Token) -> Result<(), Status> {
+    let nothing = tokio_stream::empty::<PublishStreamRequest>();
+    let mut answers = session.broker().publish_stream(Session::request(token, nothing)).await?.into_inner();
+    while answers.message().await?.is_some() {}
+    Ok(())
+}
+
+/// A broker that may still come up is waited for; one that is not the right one is not.
+fn connect_verdict(status: &Status) -> Verdict {
+    match Verdict::of(status) {
+        Verdict::Again(error @ Error::Tls { .. }) => Verdict::Final(error),
+        verdict => verdict,
+    }
+}

@@ -1,0 +1,205 @@
+//! What can go wrong, as values that a program can act on.
+
+use std::{fmt, path::PathBuf};
+
+use thiserror::Error as ThisError;
+use tonic::Code;
+use veribus_proto::v1;
+
+/// Why something did not happen, or why nobody can say whether it did.
+#[derive(Debug, Clone, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address is not of the form `https://host:port`. Plain http is never spoken.
+    #[error("`{url}` is no broker address: {fault}")]
+    InvalidUrl {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// A setting is missing or cannot be used.
+    #[error("{0}")]
+    Configuration(String),
+    /// The token file cannot be read, or holds no token.
+    #[error("no token in `{path}`: {fault}")]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        fault: String,
+    },
+    /// No connection to the broker could be made. Nothing was sent.
+    #[error("cannot reach `{address}`: {fault}")]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        fault: String,
+    },
+    /// The broker could not prove who it is, or speaks no TLS 1.3 with HTTP/2. Nothing was sent.
+    #[error("no secure connection to `{address}`: {fault}")]
+    Tls {
+        /// Host and port.
+        address: String,
+        /// What is wrong.
+        fault: String,
+    },
+    /// The broker does not accept the token, even after it was read again.
+    #[error("the broker does not accept the token")]
+    Unauthenticated,
+    /// The broker said no, and that is final.
+    #[error("refused: {0}")]
+    Refused(Box<Refusal>),
+    /// The connection was lost and did not come back in time.
+    #[error("connection lost: {fault}")]
+    ConnectionLost {
+        /// What the transport said.
+        fault: String,
+    },
+    /// The message was on its way and no answer came: it may have been recorded and delivered, or not. Publishing it
+    /// again with the same id is safe within the broker's window.
+    #[error("the outcome of message `{message_id}` is unknown: {cause}")]
+    OutcomeUnknown {
+        /// Which message.
+        message_id: String,
+        /// Why there is no answer.
+        cause: Box<Error>,
+    },
+    /// The message is larger than what the broker would decode. Nothing was sent.
+    #[error("the message has {bytes} bytes on the wire, more than {bytes_max}")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: usize,
+        /// The limit that the client was built with.
+        bytes_max: usize,
+    },
+    /// The broker broke its word about a delivery. The subscription ends with this.
+    #[error("inconsistent delivery at audit index {audit_index}: {fault}")]
+    InconsistentDelivery {
+        /// As the delivery gave it.
+        audit_index: u64,
+        /// What does not fit.
+        fault: DeliveryFault,
+    },
+    /// The broker answered something that the protocol does not allow.
+    #[error("the broker broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The data is not UTF-8.
+    #[error("the data of the message is not text")]
+    NotText,
+    /// The publisher is closed. Nothing was sent.
+    #[error("closed")]
+    Closed,
+}
+
+impl Error {
+    /// The gRPC code, where the error has one; for an unknown outcome, that of its cause.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::Unauthenticated => Some(Code::Unauthenticated),
+            Self::Unreachable { .. } | Self::Tls { .. } | Self::ConnectionLost { .. } => Some(Code::Unavailable),
+            Self::OutcomeUnknown { cause, .. } => cause.code(),
+            Self::InvalidUrl { .. }
+            | Self::Configuration(_)
+            | Self::TokenFile { .. }
+            | Self::TooLarge { .. }
+            | Self::InconsistentDelivery { .. }
+            | Self::Protocol(_)
+            | Self::NotText
+            | Self::Closed => None,
+        }
+    }
+
+    /// The broker's stable word, for example `POLICY_DENIED`, where it gave one; for an unknown outcome, that of its
+    /// cause.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.reason.as_str()).filter(|reason| !reason.is_empty()),
+            Self::Unauthenticated => Some("UNAUTHENTICATED"),
+            Self::OutcomeUnknown { cause, .. } => cause.reason(),
+            _ => None,
+        }
+    }
+
+    /// Says that a message may or may not have been recorded.
+    pub(crate) fn outcome_unknown(message_id: String, cause: Self) -> Self {
+        Self::OutcomeUnknown { message_id, cause: Box::new(cause) }
+    }
+}
+
+/// What the broker said when it refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The gRPC code.
+    pub code: Code,
+    /// A stable word, for example `POLICY_DENIED`; empty where the broker gave none.
+    pub reason: String,
+    /// One short sentence. Details are in the audit log.
+    pub message: String,
+    /// Set where the refusal is a recorded decision.
+    pub decision_id: Option<String>,
+    /// Where that decision is recorded.
+    pub audit_index: Option<u64>,
+    /// Which message; empty where the refusal is not about one.
+    pub message_id: String,
+    /// This message id was refused before; this is the refusal of that first time.
+    pub duplicate: bool,
+}
+
+impl From<v1::Refusal> for Refusal {
+    fn from(wire: v1::Refusal) -> Self {
+        let recorded = !wire.decision_id.is_empty();
+        Self {
+            code: Code::from_i32(wire.code),
+            reason: wire.reason,
+            message: wire.message,
+            audit_index: recorded.then_some(wire.audit_index),
+            decision_id: recorded.then_some(wire.decision_id),
+            message_id: wire.message_id,
+            duplicate: wire.duplicate,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.reason.is_empty() { self.code.description() } else { &self.reason };
+        write!(f, "{word}")?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        match &self.decision_id {
+            Some(decision_id) => write!(f, " (decision `{decision_id}`)"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What does not fit in a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum DeliveryFault {
+    /// There is no message in it.
+    #[error("it carries no message")]
+    NoMessage,
+    /// The broker does not say who sent it.
+    #[error("it names no verified sender")]
+    NoSender,
+    /// The decision id does not name the audit index.
+    #[error("its decision id does not name its audit index")]
+    DecisionId,
+    /// The salt is not 32 bytes.
+    #[error("its payload salt is not 32 bytes")]
+    Salt,
+    /// It comes after one with the same or a higher index.
+    #[error("its audit index does not come after that of the delivery before it")]
+    Order,
+    /// No subscribed pattern matches its topic.
+    #[error("its topic was not subscribed to")]
+    Topic,
+}

@@ -1,0 +1,188 @@
+//! One stream to the broker, from its opening to its end.
+
+use std::{pin::pin, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Code, Status, Streaming};
+use veribus_proto::v1::{PublishResult, PublishStreamResponse, publish_result::Outcome};
+
+use super::{
+    codec::{self, SharedRequest},
+    driver::{Driver, StreamEnd},
+    outstanding::AnswerFault,
+};
+use crate::{
+    retry::Failed,
+    status::{self, may_have_happened},
+    token::Token,
+};
+
+/// How many requests wait for the connection. Few, so that messages gather into larger requests while it is busy.
+const REQUESTS_QUEUED_MAX: usize = 2;
+/// How long the broker has to end a stream that was closed in good order.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+type Answers = Streaming<PublishStreamResponse>;
+
+impl Driver {
+    pub(super) async fn run_stream(&mut self) -> StreamEnd {
+        let token = self.session.tokens.current();
+        let (requests, receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
+        match self.open(&token, &requests, receiver).await {
+            Ok(mut answers) => {
+                let end = self.exchange(&token, &requests, &mut answers).await;
+                if matches!(end, StreamEnd::Finished) {
+                    drop(requests);
+                    part(answers).await;
+                }
+                end
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// The first requests go along with the opening.
+    async fn open(
+        &mut self,
+        token: &Token,
+        requests: &mpsc::Sender<SharedRequest>,
+        receiver: mpsc::Receiver<SharedRequest>,
+    ) -> Result<Answers, StreamEnd> {
+        self.outstanding.send_whole_requests(requests);
+        if let Ok(room) = requests.try_reserve() {
+            self.outstanding.send_next(room);
+        }
+        let opened = tokio::select! {
+            opened = self.attempts.in_time(codec::open(&self.session, token, receiver)) => opened,
+            () = self.inbox.receive_until_abandoned(&mut self.outstanding) => return Err(StreamEnd::Abandoned),
+        };
+        match opened {
+            Some(Ok(answers)) => {
+                self.outstanding.stream_opened();
+                Ok(answers)
+            }
+            Some(Err(status)) => Err(self.not_opened(status, token)),
+            None => {
+                self.outstanding.stream_opened();
+                Err(StreamEnd::Failed(self.attempts.timed_out()))
+            }
+        }
+    }
+
+    fn not_opened(&mut self, status: Status, token: &Token) -> StreamEnd {
+        if may_have_happened(&status) {
+            self.outstanding.stream_opened();
+        }
+        StreamEnd::Lost(Failed { status, token: token.clone() })
+    }
+
+    /// Sends and receives until the stream ends. With a new token at hand, it sends nothing more, waits for the
+    /// answers and finishes, so that the next stream begins with that token.
+    async fn exchange(
+        &mut self,
+        token: &Token,
+        requests: &mpsc::Sender<SharedRequest>,
+        answers: &mut Answers,
+    ) -> StreamEnd {
+        let mut patience = pin!(sleep_until(self.attempts.deadline()));
+        loop {
+            let may_send = !requests.is_closed() && self.session.tokens.current().is(token);
+            if may_send {
+                self.outstanding.send_whole_requests(requests);
+            }
+            if self.is_finished(token) {
+                return StreamEnd::Finished;
+            }
+            let has_more = may_send && self.outstanding.has_unsent();
+            let was_empty = self.outstanding.is_empty();
+            tokio::select! {
+                biased;
+                answer = answers.message() => {
+                    if let Err(end) = self.take_answer(answer, token) {
+                        return end;
+                    }
+                }
+                () = self.inbox.receive(&mut self.outstanding), if self.inbox.is_open() => {
+                    if self.inbox.is_abandoned() {
+                        return StreamEnd::Abandoned;
+                    }
+                    if was_empty {
+                        self.attempts.progressed();
+                    }
+                }
+                Ok(room) = requests.reserve(), if has_more => self.outstanding.send_next(room),
+                () = &mut patience => {
+                    if !was_empty && self.attempts.deadline() <= Instant::now() {
+                        return StreamEnd::Failed(self.attempts.timed_out());
+                    }
+                    if was_empty {
+                        self.attempts.progressed();
+                    }
+                    patience.as_mut().reset(self.attempts.deadline());
+                }
+            }
+        }
+    }
+
+    fn is_finished(&self, token: &Token) -> bool {
+        let is_done = self.outstanding.is_empty() && !self.inbox.is_open();
+        is_done || (!self.outstanding.is_flying() && !self.session.tokens.current().is(token))
+    }
+
+    fn take_answer(
+        &mut self,
+        answer: Result<Option<PublishStreamResponse>, Status>,
+        token: &Token,
+    ) -> Result<(), StreamEnd> {
+        let lost = |status| StreamEnd::Lost(Failed { status, token: token.clone() });
+        match answer {
+            Ok(Some(response)) => self.take_results(response.results, token),
+            Ok(None) => Err(lost(Status::unavailable("the broker ended the stream"))),
+            Err(status) => Err(lost(status)),
+        }
+    }
+
+    fn take_results(&mut self, results: Vec<PublishResult>, token: &Token) -> Result<(), StreamEnd> {
+        let (mut messages, mut bytes, mut fault) = (0, 0, None);
+        let has_expired = results.iter().any(is_about_the_token);
+        for result in results {
+            match self.outstanding.answer(result) {
+                Ok(freed) => (messages, bytes) = (messages + 1, bytes + freed),
+                Err(found) => {
+                    fault = Some(found);
+                    break;
+                }
+            }
+        }
+        if messages > 0 {
+            self.outstanding.make_room(messages, bytes);
+            self.attempts.progressed();
+        }
+        if has_expired {
+            // A newer one is noticed by `exchange`.
+            let _ = self.session.tokens.instead_of(token);
+        }
+        fault.map_or(Ok(()), |fault| Err(end_of(fault, token)))
+    }
+}
+
+fn is_about_the_token(result: &PublishResult) -> bool {
+    matches!(&result.outcome, Some(Outcome::Refusal(refusal)) if Code::from_i32(refusal.code) == Code::Unauthenticated)
+}
+
+fn end_of(fault: AnswerFault, token: &Token) -> StreamEnd {
+    match fault {
+        AnswerFault::Again(refusal) => {
+            StreamEnd::Lost(Failed { status: status::of_refusal(&refusal), token: token.clone() })
+        }
+        AnswerFault::Protocol(error) => StreamEnd::Failed(error),
+    }
+}
+
+/// Lets the broker end a stream on which nothing is owed any more. What it still says is of no interest.
+async fn part(mut answers: Answers) {
+    let _ = timeout(FAREWELL, async { while matches!(answers.message().await, Ok(Some(_))) {} }).await;
+}
