@@ -1,5 +1,11 @@
 //! The binary as an operator meets it: a real broker from `veribus dev`, real clients, exit codes, and what they print.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation is a failed test, in what the tests share too"
+)]
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
