@@ -271,7 +271,7 @@ const MIB: usize = 1024 * 1024;
 
 impl Default for DeliveryConfig {
     fn default() -> Self {
-        Self { queue_messages_max: 1024, queue_bytes_max: 4 * MIB, overflow: Overflow::Disconnect }
+        Self { queue_messages_max: 16_384, queue_bytes_max: 8 * MIB, overflow: Overflow::Disconnect }
     }
 }
 

@@ -49,7 +49,9 @@ impl Round<'_> {
         let subscription = self.reached.entry(id).or_insert_with(|| self.router.find(id));
         let index = recorded.decision_id().audit_index();
         // Gone since the audience was fixed.
-        let Some(subscription) = subscription else { return self.miss(recipient, EndReason::ClientGone.as_str(), index) };
+        let Some(subscription) = subscription else {
+            return self.miss(recipient, EndReason::ClientGone.as_str(), index);
+        };
         if subscription.identity.check_lifetime(self.router.clock().now()).is_err() {
             subscription.queue.end(EndReason::TokenExpired);
         }

@@ -86,11 +86,8 @@ impl Router {
         identity: Arc<Identity>,
         patterns: Vec<TopicPattern>,
     ) -> Arc<Subscription> {
-        let recipient = Recipient {
-            subscription: id,
-            issuer: identity.issuer().clone(),
-            agent: identity.agent().clone(),
-        };
+        let recipient =
+            Recipient { subscription: id, issuer: identity.issuer().clone(), agent: identity.agent().clone() };
         let subscription = Arc::new(Subscription { recipient, identity, patterns, queue: Queue::new(self.limits) });
         self.change(|subscriptions| {
             subscriptions.insert(id, Arc::clone(&subscription));

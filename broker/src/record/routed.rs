@@ -20,6 +20,7 @@ pub struct Routed {
 
 /// Where the message ends. Only a permitted one has an audience.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every message is of the large kind")]
 pub(super) enum Ending {
     HandedOver(Permitted, Audience),
     Held(MessageId),

@@ -100,18 +100,8 @@ impl Writer {
         let reader = LogReader::new(store.clone(), reader);
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
         let notes = Vec::new();
-        let writer = Self {
-            store,
-            submissions,
-            committed,
-            settings,
-            clock,
-            metrics,
-            end,
-            duplicates,
-            known_audiences,
-            notes,
-        };
+        let writer =
+            Self { store, submissions, committed, settings, clock, metrics, end, duplicates, known_audiences, notes };
         Ok((writer, recorder, reader))
     }
 
@@ -281,7 +271,10 @@ impl Writer {
         let bytes: usize = recipients.iter().map(Recipient::bytes).sum();
         let named = if bytes <= INLINE_AUDIENCE_BYTES_MAX {
             self.known_audiences.put(subscriptions, vec![commit.next_index()]);
-            v1::Audience { recipients: recipients.iter().map(super::draft::recipient_facts).collect(), listed_at: vec![] }
+            v1::Audience {
+                recipients: recipients.iter().map(super::draft::recipient_facts).collect(),
+                listed_at: vec![],
+            }
         } else {
             let listed_at: Vec<u64> =
                 listings(recipients).map(|part| commit.push(Draft::listed_audience(part))).collect();

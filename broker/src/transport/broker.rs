@@ -12,9 +12,7 @@ use veribus_proto::v1::{
 
 pub use super::publish_stream::PublishLimits;
 use super::{convert, publish_stream::PublishStreams, status, subscribe_stream};
-use crate::{
-    authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading,
-};
+use crate::{authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading};
 
 /// The service.
 pub struct Broker {

@@ -77,6 +77,8 @@ impl Handover for Delivered {
     }
 }
 
+type Running = std::thread::JoinHandle<Result<(), WriterEnd>>;
+
 struct Bench {
     world: World,
     store: Arc<Store>,
@@ -88,7 +90,7 @@ impl Bench {
         Self { world: World::new(KeyKind::EdDsa), store: Arc::default(), delivered: Delivered::default() }
     }
 
-    fn start(&self) -> Result<(Recorder, LogReader, std::thread::JoinHandle<Result<(), WriterEnd>>), StartError> {
+    fn start(&self) -> Result<(Recorder, LogReader, Running), StartError> {
         let settings = WriterSettings {
             node: NodeName::parse("test").expect("a name"),
             commit_entries_max: 64,
