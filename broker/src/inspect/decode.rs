@@ -18,7 +18,7 @@ pub(super) const GROUPS_MIN: usize = 8;
 /// A wrapped run goes on in the next line if its last line has at least this many characters.
 const LINE_CHARS_MIN: usize = 8;
 /// Readable stretches of decoded bytes that are shorter are taken for accidents, in bytes.
-const READABLE_BYTES_MIN: usize = 6;
+const READABLE_BYTES_MIN: usize = 8;
 /// Longer runs are decoded only from their first character on, in characters.
 const REALIGNED_CHARS_MAX: usize = 4096;
 
@@ -68,20 +68,11 @@ impl Layers {
         layers
     }
 
+    /// Keeps the reading of a run that gives the most readable text.
     fn decode_run(&mut self, run: &[u8], unpacked_bytes_max: usize) {
-        let narrow =
-            [("binary", &BINARY, is_binary as fn(&u8) -> bool), ("hex", &HEX, is_hex), ("base32", &BASE32, is_base32)];
-        for (name, encoding, belongs) in narrow {
-            let parts = run.split(|byte| !belongs(byte)).filter(|part| part.len() >= RUN_CHARS_MIN);
-            let found = parts.fold(false, |found, part| self.add(name, &decoded(encoding, part)) || found);
-            if found {
-                return;
-            }
-        }
-        let realigned = if run.len() <= REALIGNED_CHARS_MAX { 0..4 } else { 0..1 };
-        let readings = realigned.map(|offset| decoded(&BASE64, run.get(offset..).unwrap_or_default()));
-        if let Some(bytes) = readings.max_by_key(|bytes| (is_gzip(bytes), readable(bytes).len())) {
-            _ = self.unpack(&bytes, unpacked_bytes_max) || self.add("base64", &bytes);
+        let best = readings(run).into_iter().max_by_key(|(_, bytes)| (is_gzip(bytes), readable(bytes).len()));
+        if let Some((name, bytes)) = best {
+            _ = self.unpack(&bytes, unpacked_bytes_max) || self.add(name, &bytes);
         }
     }
 
@@ -126,6 +117,24 @@ impl Layers {
     }
 }
 
+/// What a run may mean, under each encoding to which it may belong.
+fn readings(run: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let narrow = [
+        ("binary", &BINARY, is_binary as fn(&u8) -> bool),
+        ("hex", &HEX, is_hex),
+        ("base32", &BASE32, is_base32_upper),
+        ("base32", &BASE32, is_base32_lower),
+    ];
+    let mut readings = Vec::new();
+    for (name, encoding, belongs) in narrow {
+        let parts = run.split(|byte| !belongs(byte)).filter(|part| part.len() >= RUN_CHARS_MIN);
+        readings.push((name, parts.flat_map(|part| decoded(encoding, part)).collect()));
+    }
+    let offsets = if run.len() <= REALIGNED_CHARS_MAX { 0..4 } else { 0..1 };
+    readings.extend(offsets.map(|offset| ("base64", decoded(&BASE64, run.get(offset..).unwrap_or_default()))));
+    readings
+}
+
 fn encoding(symbols: &str, (from, to): (&str, &str)) -> Option<Encoding> {
     let mut specification = Specification::new();
     specification.symbols.push_str(symbols);
@@ -156,8 +165,12 @@ const fn is_hex(byte: &u8) -> bool {
     byte.is_ascii_hexdigit()
 }
 
-const fn is_base32(byte: &u8) -> bool {
-    matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'2'..=b'7')
+const fn is_base32_upper(byte: &u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | b'2'..=b'7')
+}
+
+const fn is_base32_lower(byte: &u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'2'..=b'7')
 }
 
 /// The runs of the base64 alphabet that are long enough; line breaks within one are dropped.

@@ -147,4 +147,6 @@ fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) 
 }
 
 #[cfg(test)]
+mod corpora_tests;
+#[cfg(test)]
 mod tests;

@@ -24,6 +24,9 @@ pub const DECODED_BYTES_FLOOR: usize = 64 * 1024;
 /// but never more than this.
 pub const DECODED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Less readable text below [`DEPTH_MAX`] is taken for an accident, in bytes.
+const TOO_DEEP_BYTES_MIN: usize = 16;
+
 /// Where in a message, and under which views: `data/base64/rot13`.
 #[derive(Clone, Copy)]
 pub(super) struct Location<'p> {
@@ -177,7 +180,9 @@ impl<'r> Scan<'r> {
         for layer in &layers.found {
             let at = at.view(layer.name);
             if depth > DEPTH_MAX {
-                self.fail("nested-too-deep", at);
+                if layer.text.len() >= TOO_DEEP_BYTES_MIN {
+                    self.fail("nested-too-deep", at);
+                }
             } else if self.spend(layer.text.len(), at) {
                 self.any_text(&layer.text, at, depth);
             }
