@@ -95,6 +95,7 @@ impl Bench {
             node: NodeName::parse("test").expect("a name"),
             commit_entries_max: 64,
             queue_submissions_max: 16,
+            queue_bytes_max: 1 << 20,
             verify_at_start_entries_max: 1_000,
             dedup_ids_per_sender_max: 100,
             dedup_senders_max: 10,
