@@ -1,6 +1,8 @@
 //! Many expressions as one deterministic automaton, tried wherever one of them may begin.
 //!
-//! The expressions match only texts of at least four bytes and of bounded length, so the work per byte is bounded.
+//! The expressions match only texts of at least eight bytes and of bounded length, so the work per byte is bounded.
+
+use std::collections::BTreeSet;
 
 use regex_automata::{
     Anchored, MatchKind,
@@ -42,7 +44,7 @@ impl Automaton {
         // Most states have one or two ways on: a sparse table is a tenth of the size.
         let states = dense.to_sparse().map_err(|_| NoAutomaton)?;
         let start = states.universal_start_state(Anchored::Yes).ok_or(NoAutomaton)?;
-        let openings = Openings::new(&states, start);
+        let openings = Openings::new(&states, start, expressions);
         Ok(Self { states, start, openings })
     }
 
@@ -91,36 +93,65 @@ impl Automaton {
     }
 }
 
-/// Which four bytes may begin a match: a filter that most places of a text fail. Bytes are taken by six of their bits,
-/// which tell letters and digits apart; four times six bits are hashed.
+/// Which eight bytes may begin a match: a filter that nearly all places of a text fail. The first four and the next
+/// four are looked up apart. Bytes are taken by six of their bits, which tell letters and digits apart.
 #[derive(Debug)]
-struct Openings(Vec<u64>);
+struct Openings {
+    first: Grams,
+    second: Grams,
+}
 
 impl Openings {
     /// How many bytes are looked at: no match is shorter.
+    const BYTES: usize = 2 * Grams::BYTES;
+
+    fn new(states: &sparse::DFA<Vec<u8>>, start: StateID, expressions: &[String]) -> Self {
+        let written: BTreeSet<u8> = expressions.iter().flat_map(|text| text.bytes()).chain(b'0'..=b'9').collect();
+        let (first, reached) = Grams::after(states, &BTreeSet::from([start]), &written);
+        let (second, _) = Grams::after(states, &reached, &written);
+        Self { first, second }
+    }
+
+    #[inline(always)]
+    fn may_be(&self, key: u64) -> bool {
+        self.first.holds(key >> Grams::KEY_BITS) && self.second.holds(key)
+    }
+
+    #[inline(always)]
+    fn key_with(key: u64, byte: u8) -> u64 {
+        key << 6 | u64::from(byte & 0x1f | byte >> 1 & 0x20)
+    }
+}
+
+/// A set of four bytes each, which may say yes in error.
+#[derive(Debug)]
+struct Grams(Vec<u64>);
+
+impl Grams {
     const BYTES: usize = 4;
-    const KEY_MASK: u32 = (1 << (6 * Self::BYTES)) - 1;
+    const KEY_BITS: usize = 6 * Self::BYTES;
     const HASH_BITS: u32 = 18;
 
-    fn new(states: &sparse::DFA<Vec<u8>>, start: StateID) -> Self {
-        let mut openings = Self(vec![0; (1 << Self::HASH_BITS) / 64]);
-        openings.add_from(states, start, 0, Self::BYTES);
-        openings
+    /// All that lead on from any of these states, and the states to which they lead.
+    fn after(
+        states: &sparse::DFA<Vec<u8>>,
+        from: &BTreeSet<StateID>,
+        written: &BTreeSet<u8>,
+    ) -> (Self, BTreeSet<StateID>) {
+        let mut paths: BTreeSet<(StateID, u64)> = from.iter().map(|state| (*state, 0)).collect();
+        for _ in 0..Self::BYTES {
+            let on = |(state, key): &(StateID, u64)| {
+                let (state, key) = (*state, *key);
+                written.iter().map(move |byte| (states.next_state(state, *byte), Openings::key_with(key, *byte)))
+            };
+            paths = paths.iter().flat_map(on).filter(|(state, _)| !states.is_dead_state(*state)).collect();
+        }
+        let mut grams = Self(vec![0; (1 << Self::HASH_BITS) / 64]);
+        paths.iter().for_each(|(_, key)| grams.add(*key));
+        (grams, paths.into_iter().map(|(state, _)| state).collect())
     }
 
-    fn add_from(&mut self, states: &sparse::DFA<Vec<u8>>, from: StateID, key: u32, bytes_left: usize) {
-        if bytes_left == 0 {
-            return self.add(key);
-        }
-        for byte in 0..=u8::MAX {
-            let to = states.next_state(from, byte);
-            if !states.is_dead_state(to) {
-                self.add_from(states, to, Self::key_with(key, byte), bytes_left - 1);
-            }
-        }
-    }
-
-    fn add(&mut self, key: u32) {
+    fn add(&mut self, key: u64) {
         let (word, bit) = Self::place(key);
         if let Some(bits) = self.0.get_mut(word) {
             *bits |= bit;
@@ -128,20 +159,16 @@ impl Openings {
     }
 
     #[inline(always)]
-    fn may_be(&self, key: u32) -> bool {
+    fn holds(&self, key: u64) -> bool {
         let (word, bit) = Self::place(key);
         self.0.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
+    /// Multiplicative hashing (Knuth, volume 3, section 6.4) of the last four bytes.
     #[inline(always)]
-    fn key_with(key: u32, byte: u8) -> u32 {
-        (key << 6 | u32::from(byte & 0x1f | byte >> 1 & 0x20)) & Self::KEY_MASK
-    }
-
-    /// Multiplicative hashing (Knuth, volume 3, section 6.4).
-    #[inline(always)]
-    fn place(key: u32) -> (usize, u64) {
-        let hash = key.wrapping_mul(0x9e37_79b1) >> (32 - Self::HASH_BITS);
+    fn place(key: u64) -> (usize, u64) {
+        let hash = ((key << (64 - Self::KEY_BITS)) >> (64 - Self::KEY_BITS)).wrapping_mul(0x9e37_79b1) as u32;
+        let hash = hash >> (32 - Self::HASH_BITS);
         ((hash >> 6) as usize, 1 << (hash & 63))
     }
 }
@@ -160,9 +187,10 @@ mod tests {
 
     #[test]
     fn every_match_is_reported_with_its_place() {
-        assert_eq!(found(&["abcd", "abc[de]f?", "bcdf"], "xabcdf"), [(0, 1, 4), (1, 1, 4), (1, 1, 5), (2, 2, 4)]);
-        assert_eq!(found(&["abcd"], "abc"), []);
-        assert_eq!(found(&["нет"], "да, нет"), [(0, 6, 6)]);
+        let expressions = ["abcdefgh", "abcdefg[hi]j?", "bcdefghj"];
+        assert_eq!(found(&expressions, "xabcdefghj"), [(0, 1, 8), (1, 1, 8), (1, 1, 9), (2, 2, 8)]);
+        assert_eq!(found(&expressions, "abcdefg"), []);
+        assert_eq!(found(&["ответ[0-9]"], "да, ответ7"), [(0, 6, 11)]);
     }
 
     #[test]

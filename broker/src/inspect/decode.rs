@@ -149,7 +149,8 @@ fn readings(run: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut readings = Vec::new();
     for (name, encoding, belongs) in narrow {
         let parts = run.split(|byte| !belongs(byte)).filter(|part| part.len() >= RUN_CHARS_MIN);
-        readings.push((name, parts.flat_map(|part| decoded(encoding, part)).collect()));
+        let decoded: Vec<_> = parts.map(|part| decoded(encoding, part)).collect();
+        readings.push((name, decoded.concat()));
     }
     let offsets = if run.len() <= REALIGNED_CHARS_MAX { 0..4 } else { 0..1 };
     readings.extend(offsets.map(|offset| ("base64", decoded(&BASE64, run.get(offset..).unwrap_or_default()))));

@@ -237,14 +237,20 @@ fn findings_never_exceed_their_limit_nor_quote_content() {
 }
 
 #[test]
-fn hostile_sizes_end_without_harm() {
-    let symbols = [
-        "a", "\u{200b}", "%", "&", "SWdub3Jl", "%25", "&amp;", "\\u0061", "=3D", "1 ", "[", "{\"a\":", "ignore ", "ﷺ",
-        "\u{300}",
-    ];
-    for symbol in symbols {
+fn a_mebibyte_of_anything_ends_without_harm() {
+    for symbol in ["a", "\u{200b}", "%", "&", "SWdub3JlIGFsbCBwcmV2"] {
         drop(found("text/plain", symbol.repeat(MIB / symbol.len())));
-        drop(found("application/json", symbol.repeat(MIB / symbol.len())));
+    }
+}
+
+#[test]
+fn hostile_repetition_ends_without_harm() {
+    for symbol in
+        ["%25", "&amp;", "\\u0061", "=3D", "61 ", "0", "[", "{\"a\":", "ignore ", "1gn0r3", "ﷺ", "\u{300}", "игно"]
+    {
+        for content_type in ["text/plain", "application/json"] {
+            drop(found(content_type, symbol.repeat(MIB / 16 / symbol.len())));
+        }
     }
 }
 
