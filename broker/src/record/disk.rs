@@ -38,10 +38,16 @@ impl DiskWatch {
         self.free_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether new publishes must wait for somebody to make room.
+    /// Whether new publishes and subscriptions must wait for somebody to make room.
     #[must_use]
     pub fn is_below_floor(&self) -> bool {
         self.free_bytes() < self.floor_bytes
+    }
+
+    /// Whether so little is left of the reserve that only what ends or reports may still be written.
+    #[must_use]
+    pub fn is_critical(&self) -> bool {
+        self.free_bytes() < self.floor_bytes / 4
     }
 }
 
@@ -53,7 +59,8 @@ mod tests {
     fn a_disk_with_less_than_the_floor_is_told_from_one_with_more() {
         let directory = tempfile::tempdir().expect("a directory");
         assert!(!DiskWatch::new(directory.path(), 1).is_below_floor());
-        assert!(DiskWatch::new(directory.path(), u64::MAX).is_below_floor());
+        let low = DiskWatch::new(directory.path(), u64::MAX);
+        assert!(low.is_below_floor() && low.is_critical());
     }
 
     #[test]

@@ -58,6 +58,15 @@ impl Draft {
         Self(AuditEntry { decision: Some(decision), detail, ..entry(EntryKind::BrokerStarted) })
     }
 
+    /// A write failed, and what persisted was read back.
+    #[must_use]
+    pub(super) fn recovered() -> Self {
+        Self(AuditEntry {
+            detail: "a write failed; the log was read back".to_owned(),
+            ..entry(EntryKind::RecordRecovered)
+        })
+    }
+
     /// The broker stopped in good order.
     #[must_use]
     pub fn stopped() -> Self {
@@ -203,6 +212,10 @@ impl Draft {
         self.0.audience = None;
         self.0.undelivered = None;
         self.0.detail = "entry too long: cut down".to_owned();
+    }
+
+    pub(super) fn is_log_reading(&self) -> bool {
+        matches!(self.0.kind(), EntryKind::AuditRead | EntryKind::BrokerStarted)
     }
 
     pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {

@@ -51,9 +51,9 @@ pub struct WriterSettings {
 /// Why the writer stopped for good. Nothing is acknowledged after this.
 #[derive(Debug, Error)]
 pub enum WriterEnd {
-    /// The disk did not confirm a write.
+    /// The store cannot write any more.
     #[error(transparent)]
-    Sync(#[from] AppendError),
+    Append(#[from] AppendError),
     /// After a failed write the log could not be read back.
     #[error("after a failed write: {0}")]
     Recovery(#[from] StartError),
@@ -69,6 +69,9 @@ const KNOWN_AUDIENCES_MAX: NonZeroUsize = match NonZeroUsize::new(4_096) {
     None => NonZeroUsize::MIN,
 };
 
+/// How many commits may fail in a row.
+const FAILURES_MAX: u32 = 3;
+
 /// Writes the log.
 pub struct Writer {
     store: SharedLogStore,
@@ -81,6 +84,7 @@ pub struct Writer {
     duplicates: Duplicates,
     known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
     notes: Vec<Draft>,
+    failures: u32,
 }
 
 impl Writer {
@@ -102,8 +106,19 @@ impl Writer {
         let reader = LogReader::new(store.clone(), reader);
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
         let notes = Vec::new();
-        let writer =
-            Self { store, submissions, committed, settings, clock, metrics, end, duplicates, known_audiences, notes };
+        let writer = Self {
+            store,
+            submissions,
+            committed,
+            settings,
+            clock,
+            metrics,
+            end,
+            duplicates,
+            known_audiences,
+            notes,
+            failures: 0,
+        };
         Ok((writer, recorder, reader))
     }
 
@@ -147,8 +162,10 @@ impl Writer {
         let started = Instant::now();
         let node = self.settings.node.clone();
         let mut commit = Commit::new(&node, self.end, self.clock.now());
-        for note in self.notes.drain(..) {
-            commit.push(note);
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(batch.iter().filter_map(Submission::note));
+        for note in &notes {
+            commit.push(note.clone());
         }
         let mut recorded = Vec::new();
         let replies: Vec<Reply> = batch.drain(..).map(|one| self.take(one, &mut commit, &mut recorded)).collect();
@@ -159,11 +176,12 @@ impl Writer {
             Err(AppendError::Write(detail)) => {
                 tracing::error!(detail, "a write to the audit log failed: everything in flight is refused");
                 drop(replies);
-                return self.recover(&recorded);
+                return self.recover(detail, notes, &recorded);
             }
-            // A crash or a lost disk: what was in flight is neither acknowledged nor delivered.
-            Err(error @ AppendError::Sync(_)) => return Err(error.into()),
+            // A lost disk: what was in flight is neither acknowledged nor delivered.
+            Err(error @ AppendError::Fatal(_)) => return Err(error.into()),
         }
+        self.failures = 0;
         self.end = end;
         self.committed.send_replace(end.next_index);
         self.metrics.committed(entries, started.elapsed());
@@ -174,21 +192,27 @@ impl Writer {
     }
 
     /// After a failed write nobody knows what persisted: read it back, as after a crash. What did persist was delivered to
-    /// nobody, which is recorded next.
-    fn recover(&mut self, in_flight: &[Recorded]) -> Result<(), WriterEnd> {
+    /// nobody, which is recorded next. Until an entry that says so is durable, nothing that was read back counts: no
+    /// duplicate is answered and no reader sees it.
+    fn recover(&mut self, fault: String, notes: Vec<Draft>, in_flight: &[Recorded]) -> Result<(), WriterEnd> {
+        self.failures += 1;
+        if self.failures > FAILURES_MAX {
+            return Err(AppendError::Write(fault).into());
+        }
         let settings = &self.settings;
         self.duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         self.known_audiences.clear();
         self.end = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
-        self.committed.send_replace(self.end.next_index);
         let mut missed: HashMap<&Recipient, UndeliveredCount> = HashMap::new();
         for recorded in in_flight.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
             for recipient in recorded.audience().recipients() {
                 missed.entry(recipient).or_default().add(recorded.decision_id().audit_index());
             }
         }
-        let notes = missed.iter().map(|(recipient, count)| Draft::undelivered(recipient, "record-failed", count));
+        self.notes.push(Draft::recovered());
         self.notes.extend(notes);
+        let missed = missed.iter().map(|(recipient, count)| Draft::undelivered(recipient, "record-failed", count));
+        self.notes.extend(missed);
         Ok(())
     }
 
@@ -202,7 +226,9 @@ impl Writer {
                 let receipt = AccessReceipt { decision_id: self.decision_id(commit.push(draft)) };
                 Reply::Access(reply, receipt)
             }
-            Submission::Note(draft) | Submission::Finish(draft) => {
+            // Taken already, before all else.
+            Submission::Note(_) => Reply::None,
+            Submission::Finish(draft) => {
                 commit.push(draft);
                 Reply::None
             }
@@ -210,7 +236,7 @@ impl Writer {
     }
 
     fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut draft, salt, sender, ending, .. } = routed;
+        let Routed { mut draft, salt, content, sender, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
                 let decision_id = self.decision_id(commit.push(draft));
@@ -221,15 +247,24 @@ impl Writer {
             Ending::Held(ref id) | Ending::Refused(ref id, _) => id.clone(),
         };
         let (issuer, agent) = (sender.issuer().as_str(), sender.agent().as_str());
-        if let Some(first) = self.duplicates.find(issuer, agent, id.as_str()) {
-            return self.outcome(id, &first, true);
+        let first = self.duplicates.find(issuer, agent, id.as_str());
+        if let Some(first) = &first
+            && first.content.is_none_or(|known| known == content)
+        {
+            return self.outcome(id, first, true);
         }
         // The token may have run out while the message waited.
-        let ending = if sender.check_lifetime(self.clock.now()).is_err() {
-            draft.deny("native/token-expired", RefusalReason::TokenExpired);
-            Ending::Refused(id.clone(), RefusalReason::TokenExpired)
+        let denied = if sender.check_lifetime(self.clock.now()).is_err() {
+            Some(("native/token-expired", RefusalReason::TokenExpired))
         } else {
-            ending
+            first.map(|_| ("native/message-id-reused", RefusalReason::MessageIdReused))
+        };
+        let ending = match denied {
+            Some((rule, reason)) => {
+                draft.deny(rule, reason);
+                Ending::Refused(id.clone(), reason)
+            }
+            None => ending,
         };
         let (outcome, handed_over) = match ending {
             Ending::HandedOver(permitted, audience) => (FirstOutcome::Accepted, Some((permitted, audience))),
@@ -238,8 +273,10 @@ impl Writer {
             Ending::Malformed(_) => (FirstOutcome::Refused(RefusalReason::MalformedMessage), None),
         };
         let index = self.push(draft, handed_over, salt, commit, recorded);
-        let first = First { index, outcome, salt: Some(salt) };
-        self.duplicates.insert(issuer, agent, id.as_str(), first);
+        let first = First { index, outcome, salt: Some(salt), content: Some(content) };
+        if outcome.is_final() {
+            self.duplicates.insert(issuer, agent, id.as_str(), first);
+        }
         self.outcome(id, &first, false)
     }
 
@@ -307,6 +344,14 @@ impl Writer {
 }
 
 impl Submission {
+    /// A note is kept until its commit has succeeded: nobody else would submit it again.
+    fn note(&self) -> Option<Draft> {
+        match self {
+            Self::Note(draft) => Some(draft.clone()),
+            Self::Messages(..) | Self::Access(..) | Self::Finish(_) => None,
+        }
+    }
+
     fn entries(&self) -> usize {
         match self {
             Self::Messages(messages, ..) => messages.len(),
