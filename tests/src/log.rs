@@ -1,0 +1,99 @@
+//! The whole audit log, as an auditor sees it.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, bail};
+use veribus_proto::{
+    chain::ChainVerifier,
+    v1::{AuditEntry, EntryKind, QueryRequest, Recipient},
+};
+
+use crate::raw::Raw;
+
+/// All entries from the first one on. The chain between them is verified.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Vec<AuditEntry>);
+
+impl Log {
+    /// Reads the log to its end.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or its chain is broken.
+    pub async fn read(auditor: &Raw) -> Result<Self> {
+        let mut responses = auditor.audit().query(QueryRequest::default()).await?.into_inner();
+        let mut verifier = ChainVerifier::from_genesis();
+        let mut entries = Vec::new();
+        while let Some(response) = responses.message().await? {
+            for stored in response.entries {
+                entries.push(verifier.push(&stored.entry)?);
+            }
+        }
+        Ok(Self(entries))
+    }
+
+    /// In order.
+    #[must_use]
+    pub fn entries(&self) -> &[AuditEntry] {
+        &self.0
+    }
+
+    /// Those of one kind, in order.
+    pub fn of_kind(&self, kind: EntryKind) -> impl Iterator<Item = &AuditEntry> {
+        self.0.iter().filter(move |entry| entry.kind() == kind)
+    }
+
+    /// The one at an index.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn at(&self, index: u64) -> Result<&AuditEntry> {
+        self.0.get(usize::try_from(index)?).with_context(|| format!("the log ends before entry {index}"))
+    }
+
+    /// The decisions on messages with this id.
+    #[must_use]
+    pub fn decisions(&self, message_id: &str) -> Vec<&AuditEntry> {
+        let is_meant = |entry: &&AuditEntry| entry.message.as_ref().is_some_and(|message| message.id == message_id);
+        self.of_kind(EntryKind::Publish).filter(is_meant).collect()
+    }
+
+    /// The decision on the message with this id.
+    ///
+    /// # Errors
+    /// Where there is none, or more than one.
+    pub fn decision(&self, message_id: &str) -> Result<&AuditEntry> {
+        match self.decisions(message_id).as_slice() {
+            [entry] => Ok(entry),
+            found => bail!("{} decisions on `{message_id}`", found.len()),
+        }
+    }
+
+    /// Everybody whom an entry names as audience, wherever they are listed.
+    ///
+    /// # Errors
+    /// Where an entry refers to one that lists nobody.
+    pub fn audience(&self, entry: &AuditEntry) -> Result<Vec<Recipient>> {
+        let Some(audience) = &entry.audience else { return Ok(Vec::new()) };
+        let mut recipients = audience.recipients.clone();
+        for &index in &audience.listed_at {
+            let listed = self.at(index)?.audience.as_ref().with_context(|| format!("entry {index} lists nobody"))?;
+            recipients.extend_from_slice(&listed.recipients);
+        }
+        Ok(recipients)
+    }
+
+    /// The subscriptions of that audience.
+    ///
+    /// # Errors
+    /// As [`Log::audience`].
+    pub fn audience_subscriptions(&self, entry: &AuditEntry) -> Result<BTreeSet<String>> {
+        Ok(self.audience(entry)?.into_iter().map(|one| one.subscription_id).collect())
+    }
+}
+
+/// The indexes that an entry reports as undelivered, one by one.
+#[must_use]
+pub fn undelivered(entry: &AuditEntry) -> Vec<u64> {
+    let ranges = entry.undelivered.iter().flat_map(|undelivered| &undelivered.indexes);
+    ranges.flat_map(|range| range.first..=range.last).collect()
+}
