@@ -1,6 +1,7 @@
 //! The broker: one message, the whole way.
 
 pub mod authenticate;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod decide;

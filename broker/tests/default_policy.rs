@@ -1,6 +1,8 @@
 //! The default policy, held to its own tests (the conventions of `opa test`: every rule `test_…` must be true), and its
 //! notion of which patterns overlap held to the broker's.
 
+#![expect(clippy::expect_used, reason = "a failed expectation is a failed test, in what the tests share too")]
+
 use regorus::{
     Engine, Value,
     unstable::{Expr, Rule, RuleHead},

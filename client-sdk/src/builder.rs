@@ -44,8 +44,14 @@ impl ClientBuilder {
     }
 
     pub(crate) fn from_env() -> Result<Self, Error> {
-        let [url, ca, token] = ["VERIBUS_URL", "VERIBUS_CA", "VERIBUS_TOKEN_FILE"].map(variable);
-        Ok(Self::new(url?).ca_file(ca?).token_file(token?))
+        Self::from_variables(|name| env::var(name).ok())
+    }
+
+    fn from_variables(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let missing = |name| Error::Configuration(format!("the environment variable `{name}` is not set"));
+        let variable = |name| lookup(name).ok_or_else(|| missing(name));
+        let (url, ca) = (variable("VERIBUS_URL")?, variable("VERIBUS_CA")?);
+        Ok(Self::new(url).ca_file(ca).token_file(variable("VERIBUS_TOKEN_FILE")?))
     }
 
     /// The file of certificate authorities, PEM, that the broker's certificate must come from. There are no others.
@@ -157,10 +163,6 @@ const DEFAULT_LIMITS: Limits = Limits {
     in_flight_bytes_max: 4 * 1024 * 1024,
 };
 
-fn variable(name: &str) -> Result<String, Error> {
-    env::var(name).map_err(|_| Error::Configuration(format!("the environment variable `{name}` is not set")))
-}
-
 fn endpoint(target: &Target) -> Endpoint {
     Endpoint::from(target.uri.clone())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -199,5 +201,24 @@ fn connect_verdict(status: &Status) -> Verdict {
     match Verdict::of(status) {
         Verdict::Again(error @ Error::Tls { .. }) => Verdict::Final(error),
         verdict => verdict,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_must_say_everything_and_an_error_says_what_is_missing() {
+        let all = ["VERIBUS_URL", "VERIBUS_CA", "VERIBUS_TOKEN_FILE"];
+        let builder = ClientBuilder::from_variables(|name| Some(format!("the {name}"))).expect("complete");
+        assert_eq!(builder.url, "the VERIBUS_URL");
+        assert!(matches!(builder.authorities, Some(Authorities::File(path)) if path.ends_with("the VERIBUS_CA")));
+        assert!(matches!(builder.token, Some(TokenSetting::File(path)) if path.ends_with("the VERIBUS_TOKEN_FILE")));
+        for missing in all {
+            let lookup = |name: &str| (name != missing).then(|| name.to_owned());
+            let Err(error) = ClientBuilder::from_variables(lookup) else { panic!("{missing} is missing") };
+            assert!(error.to_string().contains(missing), "{error}");
+        }
     }
 }

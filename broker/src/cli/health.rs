@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, version::TLS13};
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, version::TLS13};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -13,7 +13,6 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use tower::service_fn;
 
 use super::{failure::Failure, output};
-use crate::transport::tls::provider;
 
 const SERVICE: &str = "veribus.v1.BrokerService";
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -74,7 +73,7 @@ fn tls(args: &HealthArgs) -> Result<TlsConnector, Failure> {
     for certificate in CertificateDer::pem_file_iter(&args.ca).map_err(|error| about(&error))? {
         roots.add(certificate.map_err(|error| about(&error))?).map_err(|error| about(&error))?;
     }
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| about(&error))?
         .with_root_certificates(roots)

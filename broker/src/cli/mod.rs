@@ -6,8 +6,10 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage or a bad configuration.
 
 mod audit;
+mod bench;
 mod config;
 mod connect;
+mod demo;
 mod dev;
 mod failure;
 mod health;
@@ -53,6 +55,11 @@ enum Command {
     /// Read, follow, verify and export the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Play through what the broker lets pass and what it stops, with real clients
+    Demo(demo::DemoArgs),
+    /// Measure how fast it is on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Ask a broker whether it serves
     Health(health::HealthArgs),
 }
@@ -88,6 +95,8 @@ impl Command {
             Self::Pub(args) => publish::run(args).await,
             Self::Sub(args) => subscribe::run(args).await,
             Self::Audit(command) => audit::run(command).await,
+            Self::Demo(args) => demo::run(args).await,
+            Self::Bench(command) => bench::run(command).await,
             Self::Health(args) => health::run(args).await,
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct PublishArgs {
     #[arg(long = "type", value_name = "TYPE")]
     kind: String,
     /// The payload
-    #[arg(long, value_name = "TEXT", required_unless_present = "data_file")]
+    #[arg(long, value_name = "TEXT", required_unless_present = "data_file", allow_hyphen_values = true)]
     data: Option<String>,
     /// A file that holds the payload, `-` for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "data")]

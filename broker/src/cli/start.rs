@@ -25,7 +25,7 @@ pub(super) async fn run(
         output::line(after_ready)?;
     }
     tokio::select! {
-        name = stop.next() => info!(signal = name, "draining"),
+        name = stop.next() => info!(signal = name, "told to stop"),
         error = server.failed() => return Err(failure(error)),
     }
     tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -85,14 +85,17 @@ impl AuditService for Audit {
         let from = request.from_index.unwrap_or_else(|| self.log.committed());
         self.permitted(&caller, format!("tail {filter} from {from}")).await?;
         let scan = self.scan(caller, filter, from, u64::MAX, u64::MAX);
+        // The first response is empty and says where the tail begins, so that it can be taken up again from there.
+        let begun = stream::once(std::future::ready(Ok(TailResponse { entries: Vec::new(), next_index: from })));
         let state = Some((scan, self.drain.clone()));
-        let responses = stream::unfold(state, |state| async {
+        let news = stream::unfold(state, |state| async {
             let (mut scan, drain) = state?;
             match scan.wait_for_batch(&drain).await {
                 Ok(entries) => Some((Ok(TailResponse { entries, next_index: scan.next }), Some((scan, drain)))),
                 Err(end) => Some((Err(end), None)),
             }
         });
+        let responses = begun.chain(news);
         Ok(Response::new(Box::pin(responses)))
     }
 }

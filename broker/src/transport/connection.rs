@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -108,15 +108,15 @@ impl ConnectionInfo {
         &self.0.switch
     }
 
+    /// Refers to the connection without keeping its place.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakConnectionInfo {
+        WeakConnectionInfo { entered: Arc::downgrade(&self.0), switch: self.0.switch.clone() }
+    }
+
     /// The peer has said who it is, or asks only for health: the connection may stay.
     pub fn expect(&self) {
         self.0.expected.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the connection may stay.
-    #[must_use]
-    pub fn is_expected(&self) -> bool {
-        self.0.expected.load(Ordering::Relaxed)
     }
 
     /// Counts the connection for an identity that uses it; `false` where that identity has too many.
@@ -135,8 +135,33 @@ impl ConnectionInfo {
     }
 }
 
+/// A connection that may be gone.
+pub struct WeakConnectionInfo {
+    entered: Weak<Entered>,
+    switch: CancellationToken,
+}
+
+impl WeakConnectionInfo {
+    /// Completes when the connection is gone.
+    pub async fn gone(&self) {
+        self.switch.cancelled().await;
+    }
+
+    /// Closes the connection unless its peer has said who it is; whether it did.
+    #[must_use]
+    pub fn close_unless_expected(&self) -> bool {
+        let Some(entered) = self.entered.upgrade() else { return false };
+        let silent = !entered.expected.load(Ordering::Relaxed);
+        if silent {
+            self.switch.cancel();
+        }
+        silent
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
+        self.switch.cancel();
         self.counts.total.fetch_sub(1, Ordering::SeqCst);
         give_back(&self.counts.per_address, &self.peer.ip());
         for identity in self.identities.get_mut().drain() {
@@ -250,15 +275,17 @@ mod tests {
     #[test]
     fn connections_are_limited_in_all_and_from_one_address_and_places_come_back() {
         let counts = counts(2, 1);
-        let switch = CancellationToken::new();
-        let first = counts.enter(peer(1), switch.clone());
+        let enter = |last| counts.enter(peer(last), CancellationToken::new());
+        let first = enter(1);
         assert!(first.is_some());
-        assert!(counts.enter(peer(1), switch.clone()).is_none(), "one address");
-        let second = counts.enter(peer(2), switch.clone());
+        assert!(enter(1).is_none(), "one address");
+        let second = enter(2);
         assert!(second.is_some());
-        assert!(counts.enter(peer(3), switch.clone()).is_none(), "in all");
+        assert!(enter(3).is_none(), "in all");
+        let weak = first.as_ref().map(ConnectionInfo::downgrade).expect("entered");
         drop(first);
-        assert!(counts.enter(peer(3), switch).is_some());
+        assert!(!weak.close_unless_expected(), "who waits for a word does not keep the place");
+        assert!(enter(3).is_some());
         assert_eq!(counts.per_address.len(), 1, "nothing is kept of those who left");
     }
 }

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, ConnectionCounts, ConnectionInfo};
+use super::connection::{Connection, ConnectionCounts, ConnectionInfo, WeakConnectionInfo};
 
 /// How long a new connection may take.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ impl Acceptor {
         };
         match accepted {
             Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                tokio::spawn(close_if_silent(info.clone(), self.limits.first_call_max));
+                tokio::spawn(close_if_silent(info.downgrade(), peer, self.limits.first_call_max));
                 // An error means that the server is gone.
                 drop(self.ready.send(Ok(Connection::new(stream, info))).await);
             }
@@ -102,14 +102,12 @@ impl Acceptor {
 }
 
 /// Closes a connection whose peer does not say who it is.
-async fn close_if_silent(info: ConnectionInfo, first_call_max: Duration) {
-    let switch = info.switch().clone();
+async fn close_if_silent(connection: WeakConnectionInfo, peer: SocketAddr, first_call_max: Duration) {
     tokio::select! {
-        () = switch.cancelled() => {}
+        () = connection.gone() => {}
         () = sleep(first_call_max) => {
-            if !info.is_expected() {
-                tracing::debug!(peer = %info.peer(), "no authenticated call in time: closed");
-                switch.cancel();
+            if connection.close_unless_expected() {
+                tracing::debug!(%peer, "no authenticated call in time: closed");
             }
         }
     }

@@ -49,6 +49,13 @@ async fn a_server_that_speaks_no_tls_is_no_broker() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_agree_on_http_2_is_no_broker() {
+    let fake = Fake::start_speaking(&[]).await;
+    let error = fake.builder().connect().await.expect_err("no agreement");
+    assert!(matches!(&error, Error::Tls { fault, .. } if fault.contains("HTTP/2")), "{error}");
+}
+
+#[tokio::test]
 async fn a_broker_that_is_not_there_is_waited_for_and_then_reported_as_unreachable() {
     let fake = Fake::start().await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -136,9 +136,14 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) async fn start() -> Self {
+        Self::start_speaking(&["h2"]).await
+    }
+
+    /// With other protocols over TLS than a broker's.
+    pub(super) async fn start_speaking(protocols: &[&str]) -> Self {
         let state = Arc::new(State::default());
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        let acceptor = acceptor(&certified);
+        let acceptor = acceptor(&certified, protocols);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, incoming) = mpsc::channel(16);
@@ -189,7 +194,7 @@ impl Fake {
     }
 }
 
-fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
+fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, protocols: &[&str]) -> TlsAcceptor {
     let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
@@ -197,7 +202,7 @@ fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
         .with_no_client_auth()
         .with_single_cert(vec![certified.cert.der().clone()], key)
         .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
 

@@ -217,8 +217,12 @@ async fn a_refused_token_fails_what_was_never_sent_and_leaves_open_what_was() {
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
     assert_eq!(error.code(), Some(Code::Unauthenticated));
 
-    let receipt = publisher.send(message(2)).await.expect("sent").await.expect("it goes on");
-    assert_eq!(receipt.message_id, "m2");
+    fake.next_publish_stream(PublishScript { refuse: Some(unauthenticated()), ..PublishScript::default() });
+    let error = publisher.send(message(2)).await.expect("sent").await.expect_err("refused");
+    assert!(matches!(error, Error::Unauthenticated), "{error}");
+
+    let receipt = publisher.send(message(3)).await.expect("sent").await.expect("it goes on");
+    assert_eq!(receipt.message_id, "m3");
 }
 
 #[tokio::test]
@@ -274,4 +278,22 @@ async fn results_that_do_not_fit_the_messages_are_not_believed() {
             matches!(&error, Error::OutcomeUnknown { cause, .. } if matches!(**cause, Error::Protocol(_)));
         assert!(is_protocol, "{error}");
     }
+}
+
+#[tokio::test]
+async fn when_the_runtime_of_a_publisher_ends_nobody_waits_for_ever() {
+    let fake = Fake::start().await;
+    let (script, _lift) = hold();
+    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let builder = fake.builder().in_flight_max(1, 1 << 20);
+    let client = other.spawn(builder.connect()).await.unwrap().expect("connected");
+    fake.next_publish_stream(script);
+    let publisher = other.spawn(async move { client.publisher() }).await.unwrap();
+    let pending = publisher.send(message(0)).await.expect("sent");
+    let mut waiting = Box::pin(publisher.send(message(1)));
+    assert!(waiting.as_mut().now_or_never().is_none(), "there is no room");
+    other.shutdown_background();
+    assert!(matches!(waiting.await, Err(Error::Closed)));
+    let error = pending.await.expect_err("given up");
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
 }

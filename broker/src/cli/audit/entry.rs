@@ -63,6 +63,7 @@ struct MessageJson {
 
 #[derive(Debug, Serialize)]
 struct DecisionJson {
+    #[serde(skip_serializing_if = "String::is_empty")]
     decision: String,
     rules: Vec<String>,
     findings: Vec<FindingJson>,
@@ -210,8 +211,12 @@ fn kind_word(entry: &AuditEntry) -> String {
     }
 }
 
+/// Empty where nothing was decided.
 fn decision_word(decision: Decision) -> String {
-    word(decision.as_str_name(), "DECISION_")
+    match decision {
+        Decision::Unspecified => String::new(),
+        Decision::Allow | Decision::Deny | Decision::Quarantine => word(decision.as_str_name(), "DECISION_"),
+    }
 }
 
 fn word(name: &str, prefix: &str) -> String {

@@ -72,7 +72,9 @@ fn json_line(stored: StoredEntry) -> Result<(), Failure> {
 }
 
 fn text_line(stored: StoredEntry) -> Result<(), Failure> {
-    Ok(output::line(row(&stored.entry).join("  "))?)
+    let [index, time, kind, decision, agent, resource, about] = row(&stored.entry);
+    let line = format!("{index:>8}  {time}  {kind:<12}  {decision:<10}  {agent:<18}  {resource:<22}  {about}");
+    Ok(output::line(line.trim_end())?)
 }
 
 async fn tables(mut entries: AuditEntries) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -69,7 +70,7 @@ impl SledLog {
     pub fn open(directory: &Path, cache_bytes_max: u64) -> Result<Self, OpenError> {
         let in_directory = |source| OpenError::Directory { path: directory.to_owned(), source };
         let path = directory.join("log");
-        fs::create_dir_all(&path).map_err(in_directory)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(in_directory)?;
         move_aside_half_made_snapshots(&path).map_err(in_directory)?;
         let db = sled::Config::default()
             .path(&path)

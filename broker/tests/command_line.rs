@@ -1,0 +1,249 @@
+//! The binary as an operator meets it: a real broker from `veribus dev`, real clients, exit codes, and what they print.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation is a failed test, in what the tests share too"
+)]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+const VERIBUS: &str = env!("CARGO_BIN_EXE_veribus");
+
+fn veribus() -> Command {
+    let mut command = Command::new(VERIBUS);
+    for variable in ["VERIBUS_URL", "VERIBUS_CA", "VERIBUS_TOKEN_FILE", "VERIBUS_LOG"] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A process that ends with its test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs"))
+    }
+
+    /// Reads lines until one begins with `word`; the rest stays to be read.
+    fn line(source: &mut Option<impl Read>, word: &str) -> String {
+        let mut lines = BufReader::with_capacity(1, source.as_mut().expect("not taken")).lines();
+        let found = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with(word)));
+        found.unwrap_or_else(|| panic!("no line that begins with `{word}`")).expect("text")
+    }
+
+    fn output(mut self) -> String {
+        let mut text = String::new();
+        self.0.stdout.as_mut().expect("not taken").read_to_string(&mut text).expect("text");
+        assert!(self.0.wait().expect("ends").success());
+        text
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+struct Broker {
+    process: Running,
+    url: String,
+    directory: PathBuf,
+    _outer: tempfile::TempDir,
+}
+
+impl Broker {
+    fn start() -> Self {
+        let outer = tempfile::tempdir().expect("a directory");
+        let directory = outer.path().join("dev");
+        let mut process = Running::start(veribus().arg("dev").arg("--dir").arg(&directory));
+        let ready = Running::line(&mut process.0.stdout, "ready ");
+        let url = ready.split(' ').nth(1).expect("a URL").to_owned();
+        Self { process, url, directory, _outer: outer }
+    }
+
+    fn client(&self, agent: &str, args: &[&str]) -> Command {
+        let mut command = veribus();
+        command.args(args).arg("--url").arg(&self.url).arg("--ca").arg(self.directory.join("ca.pem"));
+        command.arg("--token-file").arg(self.directory.join("tokens").join(format!("{agent}.jwt")));
+        command
+    }
+
+    fn run(&self, agent: &str, args: &[&str]) -> Output {
+        self.client(agent, args).output().expect("the binary runs")
+    }
+
+    fn transfer(&self, destination: &str) -> Output {
+        let data = r#"{"amount": 12}"#;
+        self.run(
+            "finance-agent",
+            &[
+                "pub",
+                "finance.transactions",
+                "--type",
+                "finance.transaction",
+                "--data",
+                data,
+                "--destination",
+                destination,
+                "--json",
+            ],
+        )
+    }
+
+    fn audit(&self, args: &[&str]) -> Output {
+        self.run("auditor", &[&["audit"], args].concat())
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("not killed")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+#[test]
+fn a_message_reaches_its_subscriber_and_the_log() {
+    let broker = Broker::start();
+    let args = ["sub", "finance.>", "--count", "1", "--json"];
+    let mut subscriber = Running::start(&mut broker.client("compliance-agent", &args));
+    Running::line(&mut subscriber.0.stderr, "subscribed ");
+    let receipt = broker.transfer("role:compliance");
+    assert_eq!((code(&receipt), &json(&receipt)["decision"]), (0, &Value::from("allow")));
+    let delivery: Value = serde_json::from_str(&subscriber.output()).expect("JSON");
+    assert_eq!(delivery["data"], r#"{"amount": 12}"#);
+    assert_eq!(delivery["sender"]["agent"], "finance-agent");
+    assert_eq!(delivery["audit_index"], json(&receipt)["audit_index"]);
+    let entry = json(&broker.audit(&["query", "--json", "--kind", "publish"]));
+    assert_eq!(entry["index"], json(&receipt)["audit_index"]);
+    assert_eq!(entry["audience"][0]["agent"], "compliance-agent");
+}
+
+#[test]
+fn a_denied_message_ends_with_code_1_and_its_rule_stands_in_the_log() {
+    let broker = Broker::start();
+    let refusal = broker.transfer("role:external");
+    assert_eq!((code(&refusal), &json(&refusal)["decision"]), (1, &Value::from("deny")));
+    assert_eq!(json(&refusal).get("rules"), None);
+    let entry = json(&broker.audit(&["query", "--json", "--decision", "deny"]));
+    let rules = entry["rules"].as_array().expect("a list");
+    assert!(rules.contains(&Value::from("finance-to-compliance-only")), "{entry}");
+}
+
+#[test]
+fn a_log_verifies_in_place_and_exported_and_a_flipped_byte_is_named() {
+    let broker = Broker::start();
+    broker.transfer("role:compliance");
+    let verified = broker.audit(&["verify", "--json"]);
+    assert_eq!((code(&verified), &json(&verified)["verified"]), (0, &Value::from(true)));
+    let file = broker.directory.join("log");
+    let path = file.to_str().expect("text");
+    assert_eq!(code(&broker.audit(&["export", path])), 0);
+    let verify = || veribus().args(["audit", "verify", "--file", path]).output().expect("the binary runs");
+    assert_eq!(code(&verify()), 0);
+    let mut bytes = fs::read(&file).expect("read");
+    let half = bytes.len() / 2;
+    bytes[half] ^= 1;
+    fs::write(&file, bytes).expect("written");
+    let broken = verify();
+    assert_eq!(code(&broken), 1);
+    assert!(told(&broken).starts_with("veribus: the audit log is broken: entry "), "{}", told(&broken));
+}
+
+#[test]
+fn only_an_auditor_reads_the_log() {
+    let broker = Broker::start();
+    let refused = broker.run("finance-agent", &["audit", "query"]);
+    assert_eq!((code(&refused), refused.stdout.len()), (1, 0));
+    assert!(told(&refused).contains("MISSING_PERMISSION"), "{}", told(&refused));
+}
+
+#[test]
+fn a_broker_that_is_told_to_stop_ends_well_and_its_directory_starts_another() {
+    let mut broker = Broker::start();
+    broker.transfer("role:compliance");
+    let health = |broker: &Broker| {
+        let ca = broker.directory.join("ca.pem");
+        veribus().args(["health", "--url", &broker.url, "--ca"]).arg(ca).output().expect("the binary runs")
+    };
+    assert_eq!(code(&health(&broker)), 0);
+    let id = broker.process.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    let ended = broker.process.0.wait().expect("ends");
+    assert_eq!((ended.code(), ended.signal()), (Some(0), None));
+    assert_eq!(code(&health(&broker)), 1);
+
+    let mut again = Running::start(veribus().arg("dev").arg("--dir").arg(&broker.directory));
+    let ready = Running::line(&mut again.0.stdout, "ready ");
+    broker.url = ready.split(' ').nth(1).expect("a URL").to_owned();
+    assert_eq!(code(&broker.audit(&["verify"])), 0);
+    let publishes = broker.audit(&["query", "--json", "--kind", "publish"]);
+    assert_eq!(json(&publishes)["decision"], "allow");
+}
+
+#[test]
+fn env_is_there_when_the_broker_says_that_it_is_ready() {
+    let broker = Broker::start();
+    let env = fs::read_to_string(broker.directory.join("env")).expect("written before");
+    assert!(env.contains(&format!("export VERIBUS_URL='{}'\n", broker.url)), "{env}");
+}
+
+#[test]
+fn wrong_usage_ends_with_code_2_and_one_line() {
+    let run = |args: &[&str]| veribus().args(args).output().expect("the binary runs");
+    for args in [
+        &["serve", "--config", "/nowhere/veribus.toml"][..],
+        &["pub", "a", "--type", "b", "--data", "c"],
+        &[
+            "pub",
+            "a",
+            "--type",
+            "b",
+            "--data",
+            "c",
+            "--url",
+            "http://a",
+            "--ca",
+            "/dev/null",
+            "--token-file",
+            "/dev/null",
+        ],
+        &["token", "issue", "--sub", "a", "--dir", "/nowhere"],
+    ] {
+        let output = run(args);
+        assert_eq!(code(&output), 2, "{args:?}");
+        let told = told(&output);
+        assert!(told.starts_with("veribus: ") && told.lines().count() == 1, "{told}");
+    }
+    assert_eq!(code(&run(&["no-such-command"])), 2);
+}
+
+#[test]
+fn an_address_in_use_ends_with_code_1_and_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let outer = tempfile::tempdir().expect("a directory");
+    let run = |dir: &Path| veribus().args(["dev", "--listen", &address, "--dir"]).arg(dir).output().expect("runs");
+    let output = run(outer.path());
+    assert_eq!(code(&output), 1);
+    let last = told(&output).lines().last().expect("a line").to_owned();
+    assert!(last.starts_with("veribus: cannot listen on `127.0.0.1:"), "{last}");
+}
