@@ -17,7 +17,7 @@ use veribus_client::Client;
 use crate::{
     PATIENCE,
     log::Log,
-    messages::OPEN_POLICY,
+    messages::{OPEN_POLICY, SMALL_RULES},
     raw::{Raw, RawOptions},
 };
 
@@ -28,14 +28,17 @@ type Configure = Box<dyn FnOnce(&mut Config) + Send>;
 #[must_use]
 pub struct Setup {
     policy: Option<String>,
+    small_rules: bool,
     configure: Option<Configure>,
     clock: Clock,
     store: Option<SharedLogStore>,
 }
 
 impl Setup {
-    /// With [`OPEN_POLICY`] instead of the default one.
-    pub fn open_policy(self) -> Self {
+    /// With [`OPEN_POLICY`] instead of the default one, and [`SMALL_RULES`], which are read faster, instead of those that
+    /// ship with the broker.
+    pub fn open_policy(mut self) -> Self {
+        self.small_rules = true;
         self.policy(OPEN_POLICY)
     }
 
@@ -77,6 +80,11 @@ impl Setup {
             fs::write(directory.policies_path().join("test.rego"), policy)?;
         }
         let mut config = directory.config()?;
+        if self.small_rules {
+            let file = directory.root().join("rules.toml");
+            fs::write(&file, SMALL_RULES)?;
+            config.inspection.rules_file = Some(file);
+        }
         // The machine that runs the tests may have little disk left; the floor has tests of its own.
         config.record.free_disk_bytes_min = 0;
         if let Some(configure) = self.configure {
@@ -244,7 +252,14 @@ impl TestBroker {
     /// # Errors
     /// Where it cannot be read, or is broken.
     pub async fn log(&self) -> Result<Log> {
-        let auditor = self.raw(&self.agent_token("auditor")?).await?;
-        Log::read(&auditor).await
+        Log::read(&self.raw(&self.agent_token("auditor")?).await?).await
+    }
+
+    /// The same, as soon as there is in it what is waited for: notes are recorded a little after what they are about.
+    ///
+    /// # Errors
+    /// Where that does not come, or the log cannot be read, or is broken.
+    pub async fn log_with(&self, is_there: impl Fn(&Log) -> bool) -> Result<Log> {
+        Log::read_until(&self.raw(&self.agent_token("auditor")?).await?, is_there).await
     }
 }

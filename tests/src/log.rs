@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail};
 use veribus_proto::{
     chain::ChainVerifier,
-    v1::{AuditEntry, EntryKind, QueryRequest, Recipient},
+    v1::{AuditEntry, EntryKind, QueryRequest, Recipient, StoredEntry, TailRequest},
 };
 
-use crate::raw::Raw;
+use crate::{patiently, raw::Raw};
 
 /// All entries from the first one on. The chain between them is verified.
 #[derive(Debug, Clone, Default)]
@@ -21,14 +21,33 @@ impl Log {
     /// Where it cannot be read, or its chain is broken.
     pub async fn read(auditor: &Raw) -> Result<Self> {
         let mut responses = auditor.audit().query(QueryRequest::default()).await?.into_inner();
-        let mut verifier = ChainVerifier::from_genesis();
-        let mut entries = Vec::new();
+        let (mut log, mut verifier) = (Self::default(), ChainVerifier::from_genesis());
         while let Some(response) = responses.message().await? {
-            for stored in response.entries {
-                entries.push(verifier.push(&stored.entry)?);
-            }
+            log.take(response.entries, &mut verifier)?;
         }
-        Ok(Self(entries))
+        Ok(log)
+    }
+
+    /// Reads the log until there is in it what is waited for.
+    ///
+    /// # Errors
+    /// Where that does not come, or the log cannot be read, or its chain is broken.
+    pub async fn read_until(auditor: &Raw, is_there: impl Fn(&Self) -> bool) -> Result<Self> {
+        let request = TailRequest { from_index: Some(0), ..TailRequest::default() };
+        let mut responses = auditor.audit().tail(request).await?.into_inner();
+        let (mut log, mut verifier) = (Self::default(), ChainVerifier::from_genesis());
+        while !is_there(&log) {
+            let response = patiently(responses.message()).await.with_context(|| format!("{log:#?}"))??;
+            log.take(response.context("the tail ended")?.entries, &mut verifier)?;
+        }
+        Ok(log)
+    }
+
+    fn take(&mut self, entries: Vec<StoredEntry>, verifier: &mut ChainVerifier) -> Result<()> {
+        for stored in entries {
+            self.0.push(verifier.push(&stored.entry)?);
+        }
+        Ok(())
     }
 
     /// In order.

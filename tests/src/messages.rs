@@ -18,6 +18,14 @@ quarantine contains {"rule": "suspect-type"} if input.message.type == "suspect"
 quarantine contains {"rule": "found"} if count(input.findings) > 0
 "#;
 
+/// Rules of inspection that find one phrase.
+pub const SMALL_RULES: &str = r#"[[rule]]
+id = "override"
+kind = "injection"
+severity = "high"
+phrases = ["ignore all previous instructions"]
+"#;
+
 /// What the example finance agent may send to compliance under the default policy.
 pub fn transaction(id: &str) -> Message {
     Message::json("finance.transactions", "finance.transaction", r#"{"amount": 12}"#).to("role:compliance").id(id)
