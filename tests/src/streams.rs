@@ -41,7 +41,8 @@ impl PublishStream {
     /// # Errors
     /// The status that ended it.
     pub async fn results(&mut self) -> Result<Option<Vec<Outcome>>, Status> {
-        let answer = patiently(self.responses.message()).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
+        let answer =
+            patiently(self.responses.message()).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
         Ok(answer.map(|response| response.results.into_iter().filter_map(outcome).collect()))
     }
 

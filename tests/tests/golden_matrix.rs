@@ -13,9 +13,7 @@ use veribus_broker::{
     dev::EXAMPLE_AGENTS,
     issue::{KeyKind, TokenIssuer},
 };
-use veribus_proto::v1::{
-    Message, PublishRequest, QueryRequest, TailRequest, publish_result::Outcome,
-};
+use veribus_proto::v1::{Message, PublishRequest, QueryRequest, TailRequest, publish_result::Outcome};
 use veribus_tests::{
     broker::TestBroker,
     raw::Raw,

@@ -6,9 +6,7 @@ use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
 use tonic::Code;
 use veribus_client::{Client, Delivery, Error, Message, Subscription};
-use veribus_proto::{
-    v1::{Decision, EntryKind, PublishRequest},
-};
+use veribus_proto::v1::{Decision, EntryKind, PublishRequest};
 use veribus_tests::{
     broker::{Setup, TestBroker},
     messages::{transaction, wire},
@@ -381,7 +379,9 @@ async fn a_frame_above_the_decoders_limit_ends_the_call_and_is_recorded() -> Res
     let log = broker.log_with(|log| log.of_kind(EntryKind::Malformed).count() == 2).await?;
     let malformed: Vec<_> = log.of_kind(EntryKind::Malformed).map(|entry| entry.resource.as_str()).collect();
     assert_eq!(malformed, ["/veribus.v1.BrokerService/PublishStream", "/veribus.v1.BrokerService/Publish"]);
-    assert!(log.of_kind(EntryKind::Malformed).all(|entry| entry.actor.as_ref().is_some_and(|actor| actor.agent == "a")));
+    assert!(
+        log.of_kind(EntryKind::Malformed).all(|entry| entry.actor.as_ref().is_some_and(|actor| actor.agent == "a"))
+    );
     Ok(())
 }
 
