@@ -37,10 +37,20 @@ impl Log {
         let mut responses = auditor.audit().tail(request).await?.into_inner();
         let (mut log, mut verifier) = (Self::default(), ChainVerifier::from_genesis());
         while !is_there(&log) {
-            let response = patiently(responses.message()).await.with_context(|| format!("{log:#?}"))??;
+            let response = patiently(responses.message()).await.with_context(|| log.summary())??;
             log.take(response.context("the tail ended")?.entries, &mut verifier)?;
         }
         Ok(log)
+    }
+
+    /// One line for each entry.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let line = |entry: &AuditEntry| {
+            let message_id = entry.message.as_ref().map_or("", |message| &message.id);
+            format!("{} {:?} {} {message_id} {}\n", entry.index, entry.kind(), entry.resource, entry.detail)
+        };
+        self.0.iter().map(line).collect()
     }
 
     fn take(&mut self, entries: Vec<StoredEntry>, verifier: &mut ChainVerifier) -> Result<()> {
