@@ -172,6 +172,9 @@ pub struct RecordConfig {
     /// How many submissions may wait for the writer.
     #[serde(default = "default_writer_queue")]
     pub writer_queue_submissions_max: usize,
+    /// How many payload bytes may wait for their commit, over all senders.
+    #[serde(default = "default_writer_queue_bytes")]
+    pub writer_queue_bytes_max: usize,
     /// How many of the newest entries are verified at start.
     #[serde(default = "default_tail_entries")]
     pub verify_at_start_entries_max: u64,
@@ -271,7 +274,7 @@ const MIB: usize = 1024 * 1024;
 
 impl Default for DeliveryConfig {
     fn default() -> Self {
-        Self { queue_messages_max: 1024, queue_bytes_max: 4 * MIB, overflow: Overflow::Disconnect }
+        Self { queue_messages_max: 16_384, queue_bytes_max: 8 * MIB, overflow: Overflow::Disconnect }
     }
 }
 
@@ -326,6 +329,9 @@ const fn default_commit_entries() -> usize {
 }
 const fn default_writer_queue() -> usize {
     1_024
+}
+const fn default_writer_queue_bytes() -> usize {
+    256 << 20
 }
 const fn default_tail_entries() -> u64 {
     100_000
@@ -421,7 +427,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 16] {
+    fn positive_settings(&self) -> [(&'static str, usize); 17] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -434,6 +440,7 @@ impl Config {
             ("limits.connections_per_identity_max", limits.connections_per_identity_max),
             ("record.commit_entries_max", record.commit_entries_max),
             ("record.writer_queue_submissions_max", record.writer_queue_submissions_max),
+            ("record.writer_queue_bytes_max", record.writer_queue_bytes_max),
             ("record.dedup_ids_per_sender_max", record.dedup_ids_per_sender_max),
             ("record.dedup_senders_max", record.dedup_senders_max),
             ("delivery.queue_messages_max", delivery.queue_messages_max),

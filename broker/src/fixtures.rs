@@ -80,9 +80,8 @@ pub(crate) fn message(id: &str, topic: &str, kind: &str, destination: &str, data
 }
 
 pub(crate) fn inspector() -> &'static Inspector {
-    static INSPECTOR: LazyLock<Inspector> = LazyLock::new(|| {
-        Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules")
-    });
+    static INSPECTOR: LazyLock<Inspector> =
+        LazyLock::new(|| Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules"));
     &INSPECTOR
 }
 

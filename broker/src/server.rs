@@ -211,12 +211,12 @@ impl Builder {
             clock.clone(),
             metrics.clone(),
         ));
-        let reading =
-            Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
+        let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
         let broker = Broker::new(
             publisher,
             Arc::clone(&reading),
             recorder.clone(),
+            Arc::clone(&refusals),
             publish_limits(limits),
             limits.subscription_patterns_max,
             clock.clone(),
@@ -349,9 +349,9 @@ fn verifier(config: &Config, clock: Clock) -> Result<Verifier, ServerError> {
 
 fn inspector(config: &Config) -> Result<Inspector, ServerError> {
     let rules = match &config.inspection.rules_file {
-        Some(path) => Some(
-            fs::read_to_string(path).map_err(|source| ServerError::ReadRules { path: path.clone(), source })?,
-        ),
+        Some(path) => {
+            Some(fs::read_to_string(path).map_err(|source| ServerError::ReadRules { path: path.clone(), source })?)
+        }
         None => None,
     };
     Ok(Inspector::new(InspectorSettings { rules, message_bytes_max: config.limits.message_bytes_max })?)
@@ -379,6 +379,7 @@ fn writer_settings(config: &Config) -> Result<WriterSettings, IdError> {
         node: config.node_name()?,
         commit_entries_max: record.commit_entries_max,
         queue_submissions_max: record.writer_queue_submissions_max,
+        queue_bytes_max: record.writer_queue_bytes_max,
         verify_at_start_entries_max: record.verify_at_start_entries_max,
         dedup_ids_per_sender_max: record.dedup_ids_per_sender_max,
         dedup_senders_max: record.dedup_senders_max,
@@ -442,14 +443,12 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-fn reflection_v1()
--> Result<V1<impl tonic_reflection::server::v1::ServerReflection>, ServerError> {
+fn reflection_v1() -> Result<V1<impl tonic_reflection::server::v1::ServerReflection>, ServerError> {
     reflection().build_v1().map_err(|error| ServerError::Start(error.to_string()))
 }
 
 /// Older tools ask for this one only.
-fn reflection_v1alpha()
--> Result<V1Alpha<impl tonic_reflection::server::v1alpha::ServerReflection>, ServerError> {
+fn reflection_v1alpha() -> Result<V1Alpha<impl tonic_reflection::server::v1alpha::ServerReflection>, ServerError> {
     reflection().build_v1alpha().map_err(|error| ServerError::Start(error.to_string()))
 }
 
@@ -457,10 +456,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
 }
 
-fn run_writer(
-    writer: Writer,
-    deliverer: Deliverer,
-) -> Result<oneshot::Receiver<Result<(), WriterEnd>>, ServerError> {
+fn run_writer(writer: Writer, deliverer: Deliverer) -> Result<oneshot::Receiver<Result<(), WriterEnd>>, ServerError> {
     let (ended, receiver) = oneshot::channel();
     thread::Builder::new()
         .name("audit-writer".to_owned())

@@ -12,7 +12,12 @@ pub mod entries;
 pub mod payload;
 
 /// The generated API, package `veribus.v1`.
-#[expect(missing_docs, clippy::doc_markdown, reason = "generated; the documentation is in the .proto files")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the documentation is in the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("veribus.v1");
 }

@@ -66,8 +66,7 @@ pub(super) struct ParsedToken {
 }
 
 /// Header members that tell a verifier to fetch, trust, unpack or understand something else.
-const FORBIDDEN_HEADERS: [&str; 11] =
-    ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
+const FORBIDDEN_HEADERS: [&str; 11] = ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
 
 /// Media types of `typ` that say "access token" or nothing (RFC 9068, section 4).
 const TYPES: [&str; 3] = ["jwt", "at+jwt", "application/at+jwt"];

@@ -135,8 +135,7 @@ fn read_files(directory: &Path) -> Result<BTreeMap<String, String>, BundleError>
     let mut files = BTreeMap::new();
     let mut bytes = 0;
     for entry in walkdir::WalkDir::new(directory).follow_links(true).max_depth(16) {
-        let entry =
-            entry.map_err(|error| BundleError::Read { path: directory.to_owned(), source: error.into() })?;
+        let entry = entry.map_err(|error| BundleError::Read { path: directory.to_owned(), source: error.into() })?;
         let name = entry.path().strip_prefix(directory).unwrap_or(entry.path()).to_string_lossy().into_owned();
         if !entry.file_type().is_file() || hidden(&name) || !belongs(&name) {
             continue;

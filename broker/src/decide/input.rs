@@ -92,10 +92,13 @@ fn message<S: Sink>(message: &Message, member: &mut Projected<'_, S>) {
     member.text("datacontenttype", &message.content_type.essence());
     member.number("size_bytes", message.size_bytes());
     member.text("destination", &destination.map(Destination::to_string).unwrap_or_default());
-    member.text("destination_role", match destination {
-        Some(Destination::Role(role)) => role.as_str(),
-        Some(Destination::Agent(_)) | None => "",
-    });
+    member.text(
+        "destination_role",
+        match destination {
+            Some(Destination::Role(role)) => role.as_str(),
+            Some(Destination::Agent(_)) | None => "",
+        },
+    );
     member.text("reply_to", message.reply_to.as_ref().map_or("", Topic::as_str));
     member.text("correlation_id", &message.correlation_id);
     member.json("attributes", || Some(json!(message.attributes)));

@@ -85,10 +85,8 @@ impl Policy {
 
     fn evaluate_on(&self, engine: &mut Engine, input: Value) -> Result<Verdict, EvaluationError> {
         engine.set_input(input);
-        let verdict = |decision, rules: Arc<[String]>| Verdict {
-            rules,
-            ..Verdict::new(decision, &[], *self.bundle.sha256())
-        };
+        let verdict =
+            |decision, rules: Arc<[String]>| Verdict { rules, ..Verdict::new(decision, &[], *self.bundle.sha256()) };
         let rules = self.bundle.rules;
         let denying = if rules.deny { rule_names(engine, "data.veribus.deny")? } else { Vec::new() };
         let holding = if rules.quarantine { rule_names(engine, "data.veribus.quarantine")? } else { Vec::new() };
@@ -107,9 +105,9 @@ impl Policy {
 }
 
 fn eval(engine: &mut Engine, rule: &'static str) -> Result<Value, EvaluationError> {
-    engine.eval_rule(rule.to_owned()).map_err(|error| {
-        EvaluationError::Engine(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
-    })
+    engine
+        .eval_rule(rule.to_owned())
+        .map_err(|error| EvaluationError::Engine(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")))
 }
 
 /// The set holds objects with a text `rule`, or texts. Anything else is no answer.

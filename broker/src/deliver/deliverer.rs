@@ -49,13 +49,15 @@ impl Round<'_> {
         let subscription = self.reached.entry(id).or_insert_with(|| self.router.find(id));
         let index = recorded.decision_id().audit_index();
         // Gone since the audience was fixed.
-        let Some(subscription) = subscription else { return self.miss(recipient, EndReason::ClientGone.as_str(), index) };
+        let Some(subscription) = subscription.clone() else {
+            return self.miss(recipient, EndReason::ClientGone.as_str(), index);
+        };
         if subscription.identity.check_lifetime(self.router.clock().now()).is_err() {
             subscription.queue.end(EndReason::TokenExpired);
         }
         match subscription.queue.push(recorded) {
             Pushed::Queued => self.queued += 1,
-            Pushed::Ended(reason) => self.miss(recipient, reason.as_str(), index),
+            Pushed::Ended(reason) => self.retire(&subscription, reason, index),
             Pushed::Dropped(indexes) => {
                 self.queued += 1;
                 for index in indexes {
@@ -64,6 +66,20 @@ impl Round<'_> {
                 }
             }
         }
+    }
+
+    /// A queue at its end: its reader may be stuck and never come to close it, so it is taken out here, and what still
+    /// waits in it is reported now.
+    fn retire(&mut self, subscription: &Subscription, reason: EndReason, index: u64) {
+        let recipient = &subscription.recipient;
+        self.router.remove(recipient.subscription);
+        if reason != EndReason::Draining {
+            for message in subscription.queue.leftover() {
+                self.queued -= 1;
+                self.miss(recipient, reason.as_str(), message.decision_id().audit_index());
+            }
+        }
+        self.miss(recipient, reason.as_str(), index);
     }
 
     fn miss(&mut self, recipient: &Recipient, reason: &'static str, index: u64) {

@@ -86,11 +86,8 @@ impl Router {
         identity: Arc<Identity>,
         patterns: Vec<TopicPattern>,
     ) -> Arc<Subscription> {
-        let recipient = Recipient {
-            subscription: id,
-            issuer: identity.issuer().clone(),
-            agent: identity.agent().clone(),
-        };
+        let recipient =
+            Recipient { subscription: id, issuer: identity.issuer().clone(), agent: identity.agent().clone() };
         let subscription = Arc::new(Subscription { recipient, identity, patterns, queue: Queue::new(self.limits) });
         self.change(|subscriptions| {
             subscriptions.insert(id, Arc::clone(&subscription));
@@ -99,11 +96,16 @@ impl Router {
         subscription
     }
 
+    /// Takes a subscription out, so that no later audience names it. Harmless if it is out already.
     pub(super) fn remove(&self, id: SubscriptionId) {
-        self.change(|subscriptions| {
-            subscriptions.remove(&id);
-        });
-        self.metrics.subscriptions(-1);
+        if self.find(id).is_none() {
+            return;
+        }
+        let mut was_there = false;
+        self.change(|subscriptions| was_there = subscriptions.remove(&id).is_some());
+        if was_there {
+            self.metrics.subscriptions(-1);
+        }
     }
 
     pub(super) fn find(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {

@@ -19,7 +19,7 @@ mod scan;
 mod scramble;
 mod symbols;
 
-use std::cell::Cell;
+use std::{borrow::Cow, cell::Cell};
 
 pub use self::inspected::Inspected;
 pub use self::{
@@ -31,6 +31,7 @@ use self::{
     json::Strings,
     rules::Rules,
     scan::{Location, Scan},
+    symbols::Stream,
 };
 use crate::model::{Finding, FindingKind, Message, Severity};
 
@@ -85,13 +86,13 @@ impl Inspector {
 /// Memory that is used for one message after the other.
 #[derive(Default)]
 struct Scratch {
-    stream: Vec<u8>,
+    stream: Stream,
     strings: Strings,
 }
 
 impl Scratch {
     fn give_back(self) {
-        let kept_bytes = self.stream.capacity() + self.strings.values.capacity() + self.strings.names.capacity();
+        let kept_bytes = self.stream.capacity_bytes() + self.strings.values.capacity() + self.strings.names.capacity();
         if kept_bytes <= SCRATCH_BYTES_MAX {
             SCRATCH.set(self);
         }
@@ -117,7 +118,8 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
         }
     }
     let text = String::from_utf8_lossy(&message.data);
-    if message.content_type.is_text() && !says_json && std::str::from_utf8(&message.data).is_err() {
+    // Only invalid UTF-8 has to be copied.
+    if !says_json && matches!(text, Cow::Owned(_)) && message.content_type.is_text() {
         scan.note(FindingKind::Malformed, "invalid-utf8", Severity::Medium, at);
     }
     scan.text(&text, at);
@@ -126,12 +128,9 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
 
 /// The names and free texts around the data. The attributes are taken together: a phrase may be spread over them.
 fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
-    for (text, name) in [
-        (message.id.as_str(), "id"),
-        (message.kind.as_str(), "type"),
-        (message.subject.as_str(), "subject"),
-        (message.correlation_id.as_str(), "correlation_id"),
-    ] {
+    scan.name(message.id.as_str(), Location::part("id"));
+    scan.name(message.kind.as_str(), Location::part("type"));
+    for (text, name) in [(message.subject.as_str(), "subject"), (message.correlation_id.as_str(), "correlation_id")] {
         if !text.is_empty() {
             scan.text(text, Location::part(name));
         }
@@ -148,5 +147,7 @@ fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) 
     scan.text(&strings.names, Location::part("attributes"));
 }
 
+#[cfg(test)]
+mod corpora_tests;
 #[cfg(test)]
 mod tests;

@@ -39,14 +39,11 @@ impl NativeMatcher {
     /// Reports the rules whose phrases the text holds.
     pub(super) fn search(&self, text: &str, mut found: impl FnMut(usize)) {
         let letters = normalised(text);
-        let pairs = letters.bytes().zip(letters.bytes().skip(1));
-        for (at, _) in pairs.enumerate().filter(|(_, (first, second))| self.automaton.may_open(*first, *second)) {
-            self.automaton.walk(letters.bytes().skip(at), |pattern, _| {
-                if let Some(rule) = self.rules.get(pattern) {
-                    found(*rule);
-                }
-            });
-        }
+        self.automaton.search(letters.as_bytes(), |pattern, _, _| {
+            if let Some(rule) = self.rules.get(pattern) {
+                found(*rule);
+            }
+        });
     }
 }
 

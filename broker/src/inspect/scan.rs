@@ -9,7 +9,7 @@ use super::{
     decode::Layers,
     escape, fold, native,
     rules::{Rule, Rules},
-    symbols::{self, Traits},
+    symbols::Stream,
 };
 use crate::model::{Finding, FindingKind, Severity};
 
@@ -23,6 +23,9 @@ pub const DECODED_FACTOR: usize = 4;
 pub const DECODED_BYTES_FLOOR: usize = 64 * 1024;
 /// but never more than this.
 pub const DECODED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Less readable text below [`DEPTH_MAX`] is taken for an accident, in bytes.
+const TOO_DEEP_BYTES_MIN: usize = 16;
 
 /// Where in a message, and under which views: `data/base64/rot13`.
 #[derive(Clone, Copy)]
@@ -55,21 +58,21 @@ impl fmt::Display for Location<'_> {
 /// The inspection of one message: what was found so far, and how much work is left.
 pub(super) struct Scan<'r> {
     rules: &'r Rules,
-    stream: Vec<u8>,
+    stream: Stream,
     decoded_bytes_left: usize,
     findings: Vec<Finding>,
 }
 
 impl<'r> Scan<'r> {
     /// For a message of the given size; `stream` is scratch memory.
-    pub(super) fn new(rules: &'r Rules, size_bytes: usize, stream: Vec<u8>) -> Self {
+    pub(super) fn new(rules: &'r Rules, size_bytes: usize, stream: Stream) -> Self {
         let decoded_bytes_left =
             size_bytes.saturating_mul(DECODED_FACTOR).clamp(DECODED_BYTES_FLOOR, DECODED_BYTES_MAX);
         Self { rules, stream, decoded_bytes_left, findings: Vec::new() }
     }
 
     /// The findings and the scratch memory.
-    pub(super) fn finish(self) -> (Vec<Finding>, Vec<u8>) {
+    pub(super) fn finish(self) -> (Vec<Finding>, Stream) {
         (self.findings, self.stream)
     }
 
@@ -87,6 +90,14 @@ impl<'r> Scan<'r> {
     /// Looks at a text of the message.
     pub(super) fn text(&mut self, text: &str, at: Location<'_>) {
         self.any_text(text, at, 0);
+    }
+
+    /// Looks at a name of visible ASCII characters: as it is, for there is no room to hide in.
+    pub(super) fn name(&mut self, text: &str, at: Location<'_>) {
+        let mut stream = std::mem::take(&mut self.stream);
+        stream.read(text);
+        self.phrases(&stream, at);
+        self.stream = stream;
     }
 
     /// Looks at a part of the message that may be compressed.
@@ -108,19 +119,31 @@ impl<'r> Scan<'r> {
 
     fn ascii_text(&mut self, text: &str, at: Location<'_>, depth: usize) {
         let mut stream = std::mem::take(&mut self.stream);
-        let traits = symbols::read(text, &mut stream);
+        let traits = stream.read(text);
         self.phrases(&stream, at);
-        if let Some(stream) = self.rules.vocabulary.put_right(&stream) {
-            self.phrases(&stream, at.view("unscrambled"));
+        if let Some(right) = self.rules.vocabulary.put_right(&stream) {
+            self.phrases(&right, at.view("unscrambled"));
         }
-        self.stream = stream;
         if traits.has_marker_chars() {
             self.markers(text, at);
         }
-        self.decoded(text, traits, at, depth);
+        let unescaped = (traits.has_escapes() && depth < DEPTH_MAX).then(|| escape::undo(text)).flatten();
+        // Encodings are looked for after escapes are undone.
+        let is_last = unescaped.is_none();
+        let runs = is_last.then(|| Layers::of_runs(text, stream.coded_runs(), self.decoded_bytes_left));
+        let codes = (is_last && traits.has_codes()).then(|| Layers::of_codes(text));
+        self.stream = stream;
+        if let Some(plain) = unescaped
+            && self.spend(plain.len(), at)
+        {
+            self.any_text(&plain, at.view("unescaped"), depth + 1);
+        }
+        for layers in runs.iter().chain(&codes) {
+            self.layers(layers, at, depth + 1);
+        }
     }
 
-    fn phrases(&mut self, stream: &[u8], at: Location<'_>) {
+    fn phrases(&mut self, stream: &Stream, at: Location<'_>) {
         let rules = self.rules;
         rules.phrases.search(stream, |hit| {
             if let Some(rule) = rules.rule(hit.rule) {
@@ -155,21 +178,6 @@ impl<'r> Scan<'r> {
         self.note(rule.kind, &rule.id, rule.severity, at);
     }
 
-    /// Looks at what the text holds in other notations; encodings are looked for after escapes are undone.
-    fn decoded(&mut self, text: &str, traits: Traits, at: Location<'_>, depth: usize) {
-        if traits.has_escapes()
-            && depth < DEPTH_MAX
-            && let Some(plain) = escape::undo(text)
-        {
-            if self.spend(plain.len(), at) {
-                self.any_text(&plain, at.view("unescaped"), depth + 1);
-            }
-        } else if traits.has_coded_runs() {
-            let layers = Layers::of(text, self.decoded_bytes_left);
-            self.layers(&layers, at, depth + 1);
-        }
-    }
-
     fn layers(&mut self, layers: &Layers, at: Location<'_>, depth: usize) {
         if layers.cut {
             self.fail("work-budget-exceeded", at);
@@ -177,7 +185,9 @@ impl<'r> Scan<'r> {
         for layer in &layers.found {
             let at = at.view(layer.name);
             if depth > DEPTH_MAX {
-                self.fail("nested-too-deep", at);
+                if layer.text.len() >= TOO_DEEP_BYTES_MIN {
+                    self.fail("nested-too-deep", at);
+                }
             } else if self.spend(layer.text.len(), at) {
                 self.any_text(&layer.text, at, depth);
             }
@@ -215,7 +225,7 @@ mod tests {
 
     fn scan(text: &str, size_bytes: usize) -> Vec<Finding> {
         let rules = Rules::parse(RULES).expect("valid");
-        let mut scan = Scan::new(&rules, size_bytes, Vec::new());
+        let mut scan = Scan::new(&rules, size_bytes, Stream::default());
         scan.text(text, Location::part("data"));
         scan.finish().0
     }
@@ -264,7 +274,7 @@ mod tests {
     #[test]
     fn a_failure_is_told_even_among_many_findings() {
         let rules = Rules::parse(RULES).expect("valid");
-        let mut scan = Scan::new(&rules, 0, Vec::new());
+        let mut scan = Scan::new(&rules, 0, Stream::default());
         for n in 0..2 * FINDINGS_MAX {
             scan.note(FindingKind::Injection, &n.to_string(), Severity::Low, Location::part("data"));
         }

@@ -1,10 +1,9 @@
-//! ASCII text to a stream of *symbols*: letters and digits only, each with a mark where a word begins.
+//! ASCII text to a stream of *symbols*, `a`-`z` and `0`-`9`, and the places in it where words begin.
 //!
 //! Everything that stands between letters (spaces, dots, hyphens, emphasis, line breaks) is gone from the stream, so a
 //! phrase is found however it is spaced. The same pass notes what else the text may hold.
 
-/// A symbol is `a`-`z` or `0`-`9`; this bit is *cleared* where a word begins.
-pub(super) const INSIDE_WORD: u8 = 0x20;
+use std::ops::Range;
 
 const SYMBOL: u16 = 1 << 8;
 const UPPER: u16 = 1 << 9;
@@ -24,8 +23,7 @@ static CLASSES: [u16; 256] = classes();
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Traits {
     classes: u16,
-    coded_run_longest: usize,
-    digit_words_longest: usize,
+    codes_longest: usize,
 }
 
 impl Traits {
@@ -39,20 +37,10 @@ impl Traits {
         self.classes & MARKER != 0
     }
 
-    /// A run of the base64 alphabet, or of number-like words, that is long enough to carry a phrase.
-    pub(super) const fn has_coded_runs(&self) -> bool {
-        self.coded_run_longest >= super::decode::RUN_CHARS_MIN || self.digit_words_longest >= super::decode::GROUPS_MIN
+    /// A row of words that may be character codes, long enough to spell a phrase.
+    pub(super) const fn has_codes(&self) -> bool {
+        self.codes_longest >= super::decode::CODES_MIN
     }
-}
-
-/// The symbol without its word mark.
-pub(super) const fn plain(symbol: u8) -> u8 {
-    symbol | INSIDE_WORD
-}
-
-/// Whether a word begins here.
-pub(super) const fn begins_word(symbol: u8) -> bool {
-    symbol & INSIDE_WORD == 0
 }
 
 /// Whether the base64 alphabets (standard and URL-safe) hold the byte.
@@ -60,18 +48,94 @@ pub(super) fn is_coded(byte: u8) -> bool {
     class(byte) & CODED != 0
 }
 
-/// Fills `stream` with the symbols of `text`, which is ASCII.
-pub(super) fn read(text: &str, stream: &mut Vec<u8>) -> Traits {
-    stream.clear();
-    stream.reserve(text.len());
-    let mut reader = Reader::default();
-    for &byte in text.as_bytes() {
-        if let Some(symbol) = reader.step(class(byte)) {
-            stream.push(symbol);
+/// The symbols of a text.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    symbols: Vec<u8>,
+    word_begins: Vec<usize>,
+    coded_runs: Vec<Range<usize>>,
+}
+
+impl Stream {
+    /// Forgets what it holds and takes the symbols of `text`, which is ASCII.
+    pub(super) fn read(&mut self, text: &str) -> Traits {
+        self.clear();
+        self.symbols.resize(text.len(), 0);
+        let mut reader = Reader::default();
+        let mut length = 0;
+        for (at, &byte) in text.as_bytes().iter().enumerate() {
+            let class = class(byte);
+            if class & CODED == 0 {
+                self.end_run(&mut reader, at);
+            } else {
+                reader.coded_run += 1;
+            }
+            if reader.step(class) {
+                self.word_begins.push(length);
+            }
+            if let Some(place) = self.symbols.get_mut(length) {
+                [*place, _] = class.to_le_bytes();
+            }
+            length += usize::from(class & SYMBOL != 0);
         }
+        self.symbols.truncate(length);
+        self.end_run(&mut reader, text.len());
+        reader.end_word();
+        reader.traits
     }
-    reader.end_word();
-    reader.traits
+
+    #[inline(always)]
+    fn end_run(&mut self, reader: &mut Reader, end: usize) {
+        if reader.coded_run >= super::decode::RUN_CHARS_MIN {
+            self.coded_runs.push(end - reader.coded_run..end);
+        }
+        reader.coded_run = 0;
+    }
+
+    /// Where in the text the base64 alphabet runs long enough to carry a phrase.
+    pub(super) fn coded_runs(&self) -> &[Range<usize>] {
+        &self.coded_runs
+    }
+
+    /// Forgets what it holds, keeping the memory.
+    pub(super) fn clear(&mut self) {
+        self.symbols.clear();
+        self.word_begins.clear();
+        self.coded_runs.clear();
+    }
+
+    /// Appends a word.
+    pub(super) fn push_word(&mut self, word: &[u8]) {
+        self.word_begins.push(self.symbols.len());
+        self.symbols.extend_from_slice(word);
+    }
+
+    /// All symbols.
+    pub(super) fn symbols(&self) -> &[u8] {
+        &self.symbols
+    }
+
+    /// The symbols word by word.
+    pub(super) fn words(&self) -> impl Iterator<Item = &[u8]> {
+        let ends = self.word_begins.iter().skip(1).chain(std::iter::once(&usize::MAX));
+        let ends = ends.map(|end| self.symbols.len().min(*end));
+        self.word_begins.iter().zip(ends).map(|(begin, end)| self.symbols.get(*begin..end).unwrap_or_default())
+    }
+
+    /// Whether these symbols begin where a word does and end where one does.
+    pub(super) fn are_words(&self, begin: usize, length: usize) -> bool {
+        let end = begin + length;
+        let begins_word = |at| self.word_begins.binary_search(&at).is_ok();
+        let ends = self.symbols.get(end).is_none_or(|next| next.is_ascii_digit() || begins_word(end));
+        begins_word(begin) && ends
+    }
+
+    /// The memory that it keeps, in bytes.
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.symbols.capacity()
+            + self.word_begins.capacity() * size_of::<usize>()
+            + self.coded_runs.capacity() * size_of::<Range<usize>>()
+    }
 }
 
 #[derive(Default)]
@@ -79,31 +143,33 @@ struct Reader {
     traits: Traits,
     before: u16,
     coded_run: usize,
-    digit_words: usize,
+    codes: usize,
     word_classes: u16,
+    word_length: usize,
 }
 
 impl Reader {
+    /// Takes the next character; whether it is a symbol with which a word begins.
     #[inline(always)]
-    fn step(&mut self, class: u16) -> Option<u8> {
+    fn step(&mut self, class: u16) -> bool {
         self.traits.classes |= class;
-        self.coded_run = if class & CODED == 0 { 0 } else { self.coded_run + 1 };
-        self.traits.coded_run_longest = self.traits.coded_run_longest.max(self.coded_run);
         if class & WORD != 0 {
             self.word_classes |= class;
-        } else if self.word_classes != 0 {
+            self.word_length += 1;
+        } else if self.word_length != 0 {
             self.end_word();
         }
         let begins = self.before & WORD == 0 || (class & UPPER != 0 && self.before & LOWER != 0);
         self.before = class;
-        let [symbol, _] = class.to_le_bytes();
-        (class & SYMBOL != 0).then_some(if begins { symbol & !INSIDE_WORD } else { symbol })
+        begins && class & SYMBOL != 0
     }
 
     fn end_word(&mut self) {
-        self.digit_words = if self.word_classes & DIGIT == 0 { 0 } else { self.digit_words + 1 };
-        self.traits.digit_words_longest = self.traits.digit_words_longest.max(self.digit_words);
+        let may_be_code = self.word_classes & DIGIT != 0 && super::decode::CODE_LENGTHS.contains(&self.word_length);
+        self.codes = if may_be_code { self.codes + 1 } else { 0 };
+        self.traits.codes_longest = self.traits.codes_longest.max(self.codes);
         self.word_classes = 0;
+        self.word_length = 0;
     }
 }
 
@@ -147,11 +213,15 @@ const fn class_of(byte: u8) -> u16 {
 mod tests {
     use super::*;
 
-    /// The stream with word beginnings in upper case, digits as they are.
+    /// The words with their first letter in upper case.
     fn shown(text: &str) -> String {
-        let mut stream = Vec::new();
-        read(text, &mut stream);
-        stream.iter().map(|s| if plain(*s).is_ascii_digit() { plain(*s) } else { *s }).map(char::from).collect()
+        let mut stream = Stream::default();
+        stream.read(text);
+        stream
+            .words()
+            .map(|word| String::from_utf8_lossy(word))
+            .map(|word| word[..1].to_uppercase() + &word[1..])
+            .collect()
     }
 
     #[test]
@@ -163,13 +233,23 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_symbols_is_words_if_words_begin_before_and_after_it() {
+        let mut stream = Stream::default();
+        stream.read("be dancing b1");
+        assert!(stream.are_words(0, 2) && stream.are_words(2, 7) && stream.are_words(9, 1));
+        assert!(!stream.are_words(0, 5) && !stream.are_words(1, 1));
+    }
+
+    #[test]
     fn the_pass_notes_what_else_may_be_there() {
-        let mut stream = Vec::new();
-        assert!(!read("plain text, nothing else.", &mut stream).has_escapes());
-        assert!(read("100%25", &mut stream).has_escapes());
-        assert!(read("<b>", &mut stream).has_marker_chars());
-        assert!(read("SWdub3JlIGFsbCBw", &mut stream).has_coded_runs());
-        assert!(read("49 67 6e 6f 72 65 20 61 6c 6c", &mut stream).has_coded_runs());
-        assert!(!read("12 monkeys and 7 dwarfs on 2 shelves", &mut stream).has_coded_runs());
+        let mut stream = Stream::default();
+        assert!(!stream.read("plain text, nothing else.").has_escapes());
+        assert!(stream.read("100%25").has_escapes());
+        assert!(stream.read("<b>").has_marker_chars());
+        assert!(!stream.read("two words").has_codes() && stream.coded_runs().is_empty());
+        stream.read("read SWdub3JlIGFsbCBw and ABCDEFGHIJKLMNOP");
+        assert_eq!(stream.coded_runs(), [5..21, 26..42]);
+        assert!(stream.read("49 67 6e 6f 72 65 20 61 6c 6c").has_codes());
+        assert!(!stream.read("12 monkeys and 7 dwarfs on 2 shelves").has_codes());
     }
 }

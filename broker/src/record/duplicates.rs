@@ -83,9 +83,9 @@ fn outcome(decision: &v1::DecisionFacts) -> Option<FirstOutcome> {
     match decision.decision() {
         v1::Decision::Allow => Some(FirstOutcome::Accepted),
         v1::Decision::Quarantine => Some(FirstOutcome::Quarantined),
-        v1::Decision::Deny => {
-            Some(FirstOutcome::Refused(RefusalReason::from_word(&decision.reason).unwrap_or(RefusalReason::PolicyDenied)))
-        }
+        v1::Decision::Deny => Some(FirstOutcome::Refused(
+            RefusalReason::from_word(&decision.reason).unwrap_or(RefusalReason::PolicyDenied),
+        )),
         v1::Decision::Unspecified => None,
     }
 }

@@ -1,7 +1,9 @@
 //! The way to the writer: bounded, and every submission gets exactly one answer.
 
+use std::sync::Arc;
+
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{DiskWatch, Draft, Routed};
 use crate::model::{DecisionId, Outcome};
@@ -25,7 +27,8 @@ pub struct AccessReceipt {
 }
 
 pub(super) enum Submission {
-    Messages(Vec<Routed>, oneshot::Sender<Vec<Outcome>>),
+    /// The permit is the room that the messages take until they are committed.
+    Messages(Vec<Routed>, oneshot::Sender<Vec<Outcome>>, OwnedSemaphorePermit),
     Access(Draft, oneshot::Sender<AccessReceipt>),
     Note(Draft),
     /// The last entry: the writer ends after it.
@@ -36,6 +39,8 @@ pub(super) enum Submission {
 #[derive(Clone)]
 pub struct Recorder {
     submissions: mpsc::Sender<Submission>,
+    room: Arc<Semaphore>,
+    room_bytes: usize,
     disk: DiskWatch,
 }
 
@@ -54,12 +59,18 @@ impl PendingOutcomes {
 }
 
 impl Recorder {
-    pub(super) fn new(submissions_max: usize, disk: DiskWatch) -> (Self, mpsc::Receiver<Submission>) {
+    pub(super) fn new(
+        submissions_max: usize,
+        waiting_bytes_max: usize,
+        disk: DiskWatch,
+    ) -> (Self, mpsc::Receiver<Submission>) {
         let (submissions, receiver) = mpsc::channel(submissions_max.max(1));
-        (Self { submissions, disk }, receiver)
+        let room_bytes = waiting_bytes_max.clamp(1, u32::MAX as usize);
+        let room = Arc::new(Semaphore::new(room_bytes));
+        (Self { submissions, room, room_bytes, disk }, receiver)
     }
 
-    /// Queues messages; they are recorded in this order.
+    /// Queues messages; they are recorded in this order. Waits while too many bytes wait for their commit already.
     ///
     /// # Errors
     /// [`RecordError`]; then none of them is recorded.
@@ -67,8 +78,12 @@ impl Recorder {
         if self.disk.is_below_floor() {
             return Err(RecordError::DiskFloor);
         }
+        // What is larger than all the room there is takes all of it.
+        let bytes = messages.iter().map(|message| message.size_bytes).sum::<usize>().min(self.room_bytes);
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| RecordError::Failed)?;
         let (reply, outcomes) = oneshot::channel();
-        let submission = Submission::Messages(messages, reply);
+        let submission = Submission::Messages(messages, reply, room);
         self.submissions.send(submission).await.map_err(|_| RecordError::Failed)?;
         Ok(PendingOutcomes(outcomes))
     }

@@ -14,12 +14,7 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    pub(super) const fn new(
-        permitted: Permitted,
-        audience: Audience,
-        decision_id: DecisionId,
-        salt: [u8; 32],
-    ) -> Self {
+    pub(super) const fn new(permitted: Permitted, audience: Audience, decision_id: DecisionId, salt: [u8; 32]) -> Self {
         Self { permitted, audience, decision_id, salt }
     }
 

@@ -15,11 +15,13 @@ pub struct Routed {
     pub(super) draft: Draft,
     pub(super) salt: [u8; 32],
     pub(super) sender: Arc<Identity>,
+    pub(super) size_bytes: usize,
     pub(super) ending: Ending,
 }
 
 /// Where the message ends. Only a permitted one has an audience.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every message is of the large kind")]
 pub(super) enum Ending {
     HandedOver(Permitted, Audience),
     Held(MessageId),
@@ -36,6 +38,7 @@ impl Routed {
         let draft = Draft::decided(inspected, verdict, &salt);
         let sender = Arc::clone(inspected.sender());
         let id = inspected.message().id.clone();
+        let size_bytes = inspected.message().size_bytes();
         let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
         let ending = match decided {
             Decided::Permitted(permitted) => {
@@ -45,7 +48,7 @@ impl Routed {
             Decided::Held(_) => Ending::Held(id),
             Decided::Denied(_) => Ending::Refused(id, reason),
         };
-        Self { draft, salt, sender, ending }
+        Self { draft, salt, sender, size_bytes, ending }
     }
 
     /// A message that could not be read as one.
@@ -53,7 +56,7 @@ impl Routed {
     pub fn malformed(malformed: Malformed) -> Self {
         let draft = Draft::malformed(&malformed);
         let ending = Ending::Malformed(malformed.message_id);
-        Self { draft, salt: [0; 32], sender: malformed.sender, ending }
+        Self { draft, salt: [0; 32], sender: malformed.sender, size_bytes: malformed.size_bytes, ending }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, num::NonZeroUsize, time::Instant};
 
 use lru::LruCache;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use veribus_proto::v1;
 
 use super::{
@@ -38,6 +38,8 @@ pub struct WriterSettings {
     pub commit_entries_max: usize,
     /// How many submissions may wait.
     pub queue_submissions_max: usize,
+    /// How many payload bytes may wait for their commit, over all senders.
+    pub queue_bytes_max: usize,
     /// How many of the newest entries are verified at start.
     pub verify_at_start_entries_max: u64,
     /// How many message ids are remembered for each sender.
@@ -95,23 +97,13 @@ impl Writer {
     ) -> Result<(Self, Recorder, LogReader), StartError> {
         let mut duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         let end = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
-        let (recorder, submissions) = Recorder::new(settings.queue_submissions_max, disk);
+        let (recorder, submissions) = Recorder::new(settings.queue_submissions_max, settings.queue_bytes_max, disk);
         let (committed, reader) = watch::channel(end.next_index);
         let reader = LogReader::new(store.clone(), reader);
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
         let notes = Vec::new();
-        let writer = Self {
-            store,
-            submissions,
-            committed,
-            settings,
-            clock,
-            metrics,
-            end,
-            duplicates,
-            known_audiences,
-            notes,
-        };
+        let writer =
+            Self { store, submissions, committed, settings, clock, metrics, end, duplicates, known_audiences, notes };
         Ok((writer, recorder, reader))
     }
 
@@ -202,9 +194,9 @@ impl Writer {
 
     fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Reply {
         match submission {
-            Submission::Messages(messages, reply) => {
+            Submission::Messages(messages, reply, room) => {
                 let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
-                Reply::Messages(reply, outcomes)
+                Reply::Messages(reply, outcomes, room)
             }
             Submission::Access(draft, reply) => {
                 let receipt = AccessReceipt { decision_id: self.decision_id(commit.push(draft)) };
@@ -218,7 +210,7 @@ impl Writer {
     }
 
     fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut draft, salt, sender, ending } = routed;
+        let Routed { mut draft, salt, sender, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
                 let decision_id = self.decision_id(commit.push(draft));
@@ -281,7 +273,10 @@ impl Writer {
         let bytes: usize = recipients.iter().map(Recipient::bytes).sum();
         let named = if bytes <= INLINE_AUDIENCE_BYTES_MAX {
             self.known_audiences.put(subscriptions, vec![commit.next_index()]);
-            v1::Audience { recipients: recipients.iter().map(super::draft::recipient_facts).collect(), listed_at: vec![] }
+            v1::Audience {
+                recipients: recipients.iter().map(super::draft::recipient_facts).collect(),
+                listed_at: vec![],
+            }
         } else {
             let listed_at: Vec<u64> =
                 listings(recipients).map(|part| commit.push(Draft::listed_audience(part))).collect();
@@ -314,7 +309,7 @@ impl Writer {
 impl Submission {
     fn entries(&self) -> usize {
         match self {
-            Self::Messages(messages, _) => messages.len(),
+            Self::Messages(messages, ..) => messages.len(),
             Self::Access(..) | Self::Note(_) | Self::Finish(_) => 1,
         }
     }
@@ -328,7 +323,7 @@ impl Recipient {
 
 /// An answer that waits for the commit. Dropped unsent, it tells the asker that recording failed.
 enum Reply {
-    Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>),
+    Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>, OwnedSemaphorePermit),
     Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
     None,
 }
@@ -337,7 +332,7 @@ impl Reply {
     /// Whoever is gone meanwhile finds the answer in the log.
     fn send(self) {
         match self {
-            Self::Messages(reply, outcomes) => drop(reply.send(outcomes)),
+            Self::Messages(reply, outcomes, _room) => drop(reply.send(outcomes)),
             Self::Access(reply, receipt) => drop(reply.send(receipt)),
             Self::None => {}
         }

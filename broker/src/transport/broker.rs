@@ -11,10 +11,8 @@ use veribus_proto::v1::{
 };
 
 pub use super::publish_stream::PublishLimits;
-use super::{convert, publish_stream::PublishStreams, status, subscribe_stream};
-use crate::{
-    authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading,
-};
+use super::{convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream};
+use crate::{authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading};
 
 /// The service.
 pub struct Broker {
@@ -30,12 +28,13 @@ impl Broker {
         publisher: Arc<Publisher>,
         reading: Arc<Reading>,
         recorder: Recorder,
+        refusals: Arc<Refusals>,
         limits: PublishLimits,
         subscription_patterns_max: usize,
         clock: Clock,
         drain: CancellationToken,
     ) -> Self {
-        let streams = PublishStreams { publisher, recorder, limits, clock, drain };
+        let streams = PublishStreams { publisher, recorder, refusals, limits, clock, drain };
         Self { streams, reading, subscription_patterns_max }
     }
 }
@@ -79,7 +78,10 @@ impl BrokerService for Broker {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = caller(&request)?;
         let mut requests = request.into_inner();
-        let patterns = subscribe_stream::opening(&mut requests, self.subscription_patterns_max).await?;
+        let patterns = tokio::select! {
+            () = self.streams.drain.cancelled() => return Err(status::draining()),
+            patterns = subscribe_stream::opening(&mut requests, self.subscription_patterns_max) => patterns?,
+        };
         let opened = self.reading.subscribe(&caller, patterns).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
         let responses = subscribe_stream::serve(inbox, receipt, requests, self.streams.drain.clone());

@@ -59,7 +59,11 @@ fn attributes(wire: std::collections::HashMap<String, String>) -> Result<BTreeMa
 }
 
 fn bounded(what: &str, text: String) -> Result<String, String> {
-    if text.len() > TEXT_BYTES_MAX { Err(format!("the {what} is longer than {TEXT_BYTES_MAX} bytes")) } else { Ok(text) }
+    if text.len() > TEXT_BYTES_MAX {
+        Err(format!("the {what} is longer than {TEXT_BYTES_MAX} bytes"))
+    } else {
+        Ok(text)
+    }
 }
 
 fn text(error: impl std::error::Error) -> String {

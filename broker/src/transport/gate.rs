@@ -22,8 +22,7 @@ use crate::{
 };
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
-const REFLECTION: [&str; 2] =
-    ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// Puts the gate before a service.
 #[derive(Clone)]

@@ -11,13 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 
-use super::{convert, status};
+use super::{convert, refusals::Refusals, status};
 use crate::{
     authenticate::Caller,
     model::Clock,
     publish::{PublishError, Publisher, Publishing},
     record::{Draft, RecordError, Recorder},
 };
+
+const METHOD: &str = "/veribus.v1.BrokerService/PublishStream";
 
 /// How much one stream may have in flight, and send at once.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +37,7 @@ pub struct PublishLimits {
 pub(super) struct PublishStreams {
     pub(super) publisher: Arc<Publisher>,
     pub(super) recorder: Recorder,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) limits: PublishLimits,
     pub(super) clock: Clock,
     pub(super) drain: CancellationToken,
@@ -109,7 +112,10 @@ impl PublishStreams {
         let pending = match self.publisher.publish(caller, messages).await {
             Ok(publishing) => Ok(publishing),
             Err(PublishError::Record(error)) => Err(error),
-            Err(PublishError::Token(_)) => return Err(status::unauthenticated()),
+            Err(PublishError::Token(error)) => {
+                self.refusals.note(&error, caller.peer.ip(), METHOD);
+                return Err(status::unauthenticated());
+            }
         };
         Ok(Answer::Results { ids, pending, _room: taken })
     }
@@ -123,8 +129,7 @@ impl PublishStreams {
             }
             _ => return Ok(()),
         };
-        let method = "/veribus.v1.BrokerService/PublishStream";
-        let draft = Draft::undecodable(&caller.identity, caller.peer, method, detail);
+        let draft = Draft::undecodable(&caller.identity, caller.peer, METHOD, detail);
         self.recorder.note(draft).await.map_err(status::record_status)?;
         Err(told)
     }

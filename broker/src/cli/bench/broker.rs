@@ -42,7 +42,8 @@ impl BenchBroker {
         let ready = timeout(START_MAX, lines.next_line()).await;
         let ready = ready.ok().and_then(Result::ok).flatten();
         let url = ready.as_deref().and_then(|line| line.strip_prefix("ready "));
-        let url = url.and_then(|rest| rest.split(' ').next()).ok_or_else(|| Failure::failed("the broker did not start"))?;
+        let url =
+            url.and_then(|rest| rest.split(' ').next()).ok_or_else(|| Failure::failed("the broker did not start"))?;
         // What follows the ready line is not read, and short enough to fit the pipe.
         Ok(Self { directory, url: url.to_owned(), _process: process, _temporary: temporary })
     }

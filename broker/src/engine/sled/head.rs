@@ -60,8 +60,7 @@ fn encode(head: Head) -> [u8; LEN_BYTES] {
 fn decode(bytes: &[u8; LEN_BYTES]) -> Option<Head> {
     let (content, check) = bytes.split_at(40);
     let (index, sha256) = content.split_at(8);
-    let head =
-        Head { first_index: u64::from_be_bytes(index.try_into().ok()?), sha256: sha256.try_into().ok()? };
+    let head = Head { first_index: u64::from_be_bytes(index.try_into().ok()?), sha256: sha256.try_into().ok()? };
     (checksum(content) == check).then_some(head)
 }
 

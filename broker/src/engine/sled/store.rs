@@ -205,8 +205,7 @@ mod tests {
         let log = SledLog::open(directory.path(), CACHE).expect("opened");
         let lengths = [1, 500, VALUE_BYTES_MAX - 1, VALUE_BYTES_MAX, VALUE_BYTES_MAX + 1, 66_000];
         for round in 0..60u64 {
-            let chunks: Vec<_> =
-                (0u64..).zip(lengths).map(|(at, length)| chunk(round * 100 + at, length)).collect();
+            let chunks: Vec<_> = (0u64..).zip(lengths).map(|(at, length)| chunk(round * 100 + at, length)).collect();
             log.append(&chunks).expect("appended");
             for chunk in &chunks {
                 assert_eq!(log.chunk_at(chunk.first_index).expect("read").as_ref(), Some(chunk));

@@ -77,6 +77,8 @@ impl Handover for Delivered {
     }
 }
 
+type Running = std::thread::JoinHandle<Result<(), WriterEnd>>;
+
 struct Bench {
     world: World,
     store: Arc<Store>,
@@ -88,11 +90,12 @@ impl Bench {
         Self { world: World::new(KeyKind::EdDsa), store: Arc::default(), delivered: Delivered::default() }
     }
 
-    fn start(&self) -> Result<(Recorder, LogReader, std::thread::JoinHandle<Result<(), WriterEnd>>), StartError> {
+    fn start(&self) -> Result<(Recorder, LogReader, Running), StartError> {
         let settings = WriterSettings {
             node: NodeName::parse("test").expect("a name"),
             commit_entries_max: 64,
             queue_submissions_max: 16,
+            queue_bytes_max: 1 << 20,
             verify_at_start_entries_max: 1_000,
             dedup_ids_per_sender_max: 100,
             dedup_senders_max: 10,
