@@ -81,6 +81,8 @@ pub struct Writer {
     duplicates: Duplicates,
     known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
     notes: Vec<Draft>,
+    /// Notes of a commit that failed; they go into the next one.
+    unwritten: Vec<Draft>,
 }
 
 impl Writer {
@@ -101,9 +103,20 @@ impl Writer {
         let (committed, reader) = watch::channel(end.next_index);
         let reader = LogReader::new(store.clone(), reader);
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
-        let notes = Vec::new();
-        let writer =
-            Self { store, submissions, committed, settings, clock, metrics, end, duplicates, known_audiences, notes };
+        let (notes, unwritten) = (Vec::new(), Vec::new());
+        let writer = Self {
+            store,
+            submissions,
+            committed,
+            settings,
+            clock,
+            metrics,
+            end,
+            duplicates,
+            known_audiences,
+            notes,
+            unwritten,
+        };
         Ok((writer, recorder, reader))
     }
 
@@ -124,6 +137,9 @@ impl Writer {
             let last = batch.iter().any(|one| matches!(one, Submission::Finish(_)));
             self.commit(&mut batch, &mut handover)?;
             if last {
+                if !self.unwritten.is_empty() {
+                    self.commit(&mut batch, &mut handover)?;
+                }
                 return Ok(());
             }
         }
@@ -147,19 +163,20 @@ impl Writer {
         let started = Instant::now();
         let node = self.settings.node.clone();
         let mut commit = Commit::new(&node, self.end, self.clock.now());
-        for note in self.notes.drain(..) {
-            commit.push(note);
+        let mut in_flight = InFlight::default();
+        for note in std::mem::take(&mut self.unwritten).into_iter().chain(std::mem::take(&mut self.notes)) {
+            in_flight.note(note, &mut commit);
         }
-        let mut recorded = Vec::new();
-        let replies: Vec<Reply> = batch.drain(..).map(|one| self.take(one, &mut commit, &mut recorded)).collect();
+        for submission in batch.drain(..) {
+            self.take(submission, &mut commit, &mut in_flight);
+        }
         let (chunks, end) = commit.finish();
         let entries = end.next_index - self.end.next_index;
         match self.store.append(&chunks) {
             Ok(()) => {}
             Err(AppendError::Write(detail)) => {
                 tracing::error!(detail, "a write to the audit log failed: everything in flight is refused");
-                drop(replies);
-                return self.recover(&recorded);
+                return self.recover(in_flight);
             }
             // A crash or a lost disk: what was in flight is neither acknowledged nor delivered.
             Err(error @ AppendError::Sync(_)) => return Err(error.into()),
@@ -167,45 +184,47 @@ impl Writer {
         self.end = end;
         self.committed.send_replace(end.next_index);
         self.metrics.committed(entries, started.elapsed());
-        let undelivered = handover.hand_over(recorded);
+        let undelivered = handover.hand_over(in_flight.recorded);
         self.notes.extend(undelivered);
-        replies.into_iter().for_each(Reply::send);
+        in_flight.replies.into_iter().for_each(Reply::send);
         Ok(())
     }
 
     /// After a failed write nobody knows what persisted: read it back, as after a crash. What did persist was delivered to
-    /// nobody, which is recorded next.
-    fn recover(&mut self, in_flight: &[Recorded]) -> Result<(), WriterEnd> {
+    /// nobody, which is recorded next. Those who asked are told to ask again; notes, for which nobody waits, are kept.
+    fn recover(&mut self, in_flight: InFlight) -> Result<(), WriterEnd> {
+        let InFlight { recorded, noted, replies } = in_flight;
+        drop(replies);
         let settings = &self.settings;
         self.duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         self.known_audiences.clear();
         self.end = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
         self.committed.send_replace(self.end.next_index);
         let mut missed: HashMap<&Recipient, UndeliveredCount> = HashMap::new();
-        for recorded in in_flight.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
+        for recorded in recorded.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
             for recipient in recorded.audience().recipients() {
                 missed.entry(recipient).or_default().add(recorded.decision_id().audit_index());
             }
         }
         let notes = missed.iter().map(|(recipient, count)| Draft::undelivered(recipient, "record-failed", count));
         self.notes.extend(notes);
+        let lost = noted.into_iter().filter(|(index, _)| *index >= self.end.next_index).map(|(_, note)| note);
+        self.unwritten = lost.take(self.settings.commit_entries_max).collect();
         Ok(())
     }
 
-    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Reply {
+    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, in_flight: &mut InFlight) {
         match submission {
             Submission::Messages(messages, reply, room) => {
+                let recorded = &mut in_flight.recorded;
                 let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
-                Reply::Messages(reply, outcomes, room)
+                in_flight.replies.push(Reply::Messages(reply, outcomes, room));
             }
             Submission::Access(draft, reply) => {
                 let receipt = AccessReceipt { decision_id: self.decision_id(commit.push(draft)) };
-                Reply::Access(reply, receipt)
+                in_flight.replies.push(Reply::Access(reply, receipt));
             }
-            Submission::Note(draft) | Submission::Finish(draft) => {
-                commit.push(draft);
-                Reply::None
-            }
+            Submission::Note(draft) | Submission::Finish(draft) => in_flight.note(draft, commit),
         }
     }
 
@@ -321,11 +340,25 @@ impl Recipient {
     }
 }
 
+/// What one commit is about, until it is known whether it succeeded.
+#[derive(Default)]
+struct InFlight {
+    recorded: Vec<Recorded>,
+    /// With their indexes.
+    noted: Vec<(u64, Draft)>,
+    replies: Vec<Reply>,
+}
+
+impl InFlight {
+    fn note(&mut self, note: Draft, commit: &mut Commit<'_>) {
+        self.noted.push((commit.push(note.clone()), note));
+    }
+}
+
 /// An answer that waits for the commit. Dropped unsent, it tells the asker that recording failed.
 enum Reply {
     Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>, OwnedSemaphorePermit),
     Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
-    None,
 }
 
 impl Reply {
@@ -334,7 +367,6 @@ impl Reply {
         match self {
             Self::Messages(reply, outcomes, _room) => drop(reply.send(outcomes)),
             Self::Access(reply, receipt) => drop(reply.send(receipt)),
-            Self::None => {}
         }
     }
 }
