@@ -223,7 +223,7 @@ impl Builder {
             clock.clone(),
             drain.clone(),
         );
-        let audit = Audit::new(reading, log.clone(), clock, drain.clone());
+        let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock, drain.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<AuditServiceServer<Audit>>().await;
