@@ -8,7 +8,7 @@ use veribus_broker::server::ServerError;
 use veribus_proto::v1::{EntryKind, Message, PublishRequest, Receipt};
 use veribus_tests::{
     broker::{Setup, TestBroker},
-    faults::{FaultyStore, Fault},
+    faults::{Fault, FaultyStore},
     log::undelivered,
     messages::wire,
     patiently,
@@ -74,8 +74,8 @@ async fn a_write_that_did_not_persist_delivers_nothing_and_a_retry_is_recorded_a
 }
 
 #[tokio::test]
-async fn a_write_that_persisted_but_was_reported_failed_delivers_nothing_and_a_retry_gets_the_first_receipt() -> Result<()>
-{
+async fn a_write_that_persisted_but_was_reported_failed_delivers_nothing_and_a_retry_gets_the_first_receipt()
+-> Result<()> {
     let mut bench = Bench::new().await?;
     bench.store.fail_next(Fault::PersistedButReportedFailed);
     assert_eq!(told(&bench.publish("m-1").await), record_failed());

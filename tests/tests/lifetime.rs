@@ -85,8 +85,10 @@ async fn a_tail_hands_over_nothing_that_is_recorded_after_its_token_ran_out() ->
     let auditor = broker.raw(&token(&broker, "reader", &["audit.read"], MINUTE)?).await?;
     let mut tail = auditor.audit().tail(TailRequest::default()).await?.into_inner();
     // The first thing that a tail sees is the record of its own reading.
-    let first = patiently(tail.message()).await??.context("the tail ended")?;
-    assert_eq!(first.entries.len(), 1);
+    let mut seen = 0;
+    while seen == 0 {
+        seen = patiently(tail.message()).await??.context("the tail ended")?.entries.len();
+    }
     clock.advance(MINUTE);
     let sender = broker.raw(&broker.token("sender", &["publish:>"])?).await?;
     sender.broker().publish(PublishRequest { message: Some(wire("late", "x", "text")) }).await?;
@@ -114,7 +116,8 @@ async fn idle_streams_end_by_themselves_when_the_token_runs_out() -> Result<()> 
     let codes = [published.err().map(code), delivered.err().map(code), read?.err().map(code)];
     assert_eq!(codes, [Some(Code::Unauthenticated); 3]);
 
-    let log = broker.log_with(|log| refusals(log).len() == 2 && log.of_kind(EntryKind::Unsubscribe).count() == 1).await?;
+    let log =
+        broker.log_with(|log| refusals(log).len() == 2 && log.of_kind(EntryKind::Unsubscribe).count() == 1).await?;
     let ended = log.of_kind(EntryKind::Unsubscribe).next().context("one")?;
     assert_eq!((&*ended.detail, &ended.subscription_id), ("token_expired", &inbox.subscribed().subscription_id));
     let mut refused = refusals(&log);
