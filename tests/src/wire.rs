@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use anyhow::Result;
-use bytes::{BufMut as _, Bytes, BytesMut};
-use h2::client::{ResponseFuture, SendRequest};
+use anyhow::{Result, bail};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use h2::{
+    RecvStream,
+    client::{ResponseFuture, SendRequest},
+};
 use http::{HeaderMap, Request};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -105,6 +108,58 @@ impl Call {
         }
         let trailers = body.trailers().await?.unwrap_or_default();
         Ok((data.freeze(), grpc_status(&trailers).or_else(|| grpc_status(&headers)).unwrap_or(-1)))
+    }
+}
+
+/// The answer to a call, message by message. What is not asked for is not read, so the other side has to wait.
+pub struct Answers {
+    _requests: h2::SendStream<Bytes>,
+    body: RecvStream,
+    buffer: BytesMut,
+}
+
+impl Call {
+    /// Waits for the answer to begin.
+    ///
+    /// # Errors
+    /// Where it does not, or is over at once.
+    pub async fn answers(self) -> Result<Answers> {
+        let response = self.response.await?;
+        if let Some(status) = grpc_status(response.headers()) {
+            bail!("over at once with status {status}");
+        }
+        Ok(Answers { _requests: self.requests, body: response.into_body(), buffer: BytesMut::new() })
+    }
+}
+
+impl Answers {
+    /// The next message; the gRPC status where there is none.
+    ///
+    /// # Errors
+    /// Where the stream or the connection breaks.
+    pub async fn next<M: prost::Message + Default>(&mut self) -> Result<Result<M, i32>> {
+        loop {
+            if let Some(message) = self.whole() {
+                return Ok(Ok(M::decode(message)?));
+            }
+            let Some(part) = self.body.data().await else {
+                let trailers = self.body.trailers().await?.unwrap_or_default();
+                return Ok(Err(grpc_status(&trailers).unwrap_or(-1)));
+            };
+            let part = part?;
+            self.body.flow_control().release_capacity(part.len())?;
+            self.buffer.extend_from_slice(&part);
+        }
+    }
+
+    fn whole(&mut self) -> Option<Bytes> {
+        let (head, _) = self.buffer.split_first_chunk::<5>()?;
+        let length = usize::try_from(u32::from_be_bytes([head[1], head[2], head[3], head[4]])).ok()?;
+        if self.buffer.len() < length + 5 {
+            return None;
+        }
+        self.buffer.advance(5);
+        Some(self.buffer.split_to(length).freeze())
     }
 }
 
