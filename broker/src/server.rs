@@ -151,7 +151,8 @@ pub struct RunningServer {
     refusals: Arc<Refusals>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     background: Vec<JoinHandle<()>>,
-    writer: oneshot::Receiver<Result<(), WriterEnd>>,
+    /// `None` once its end was told.
+    writer: Option<oneshot::Receiver<Result<(), WriterEnd>>>,
 }
 
 /// Starts a broker.
@@ -227,7 +228,7 @@ impl Builder {
             clock.clone(),
             drain.clone(),
         );
-        let audit = Audit::new(reading, log.clone(), clock, drain.clone());
+        let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock, drain.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<AuditServiceServer<Audit>>().await;
@@ -272,7 +273,7 @@ impl Builder {
             refusals,
             serving,
             background,
-            writer,
+            writer: Some(writer),
         })
     }
 }
@@ -292,9 +293,12 @@ impl RunningServer {
 
     /// Waits until the broker cannot go on. Safe to drop and call again.
     pub async fn failed(&mut self) -> ServerError {
-        match (&mut self.writer).await {
+        let Some(writer) = &mut self.writer else { return writer_gone() };
+        let ended = writer.await;
+        self.writer = None;
+        match ended {
             Ok(Err(end)) => end.into(),
-            Ok(Ok(())) | Err(_) => ServerError::Start("the writer of the audit log is gone".to_owned()),
+            Ok(Ok(())) | Err(_) => writer_gone(),
         }
     }
 
@@ -325,11 +329,16 @@ impl RunningServer {
         for task in self.background {
             task.abort();
         }
-        match self.writer.await {
+        let Some(writer) = self.writer else { return Err(writer_gone()) };
+        match writer.await {
             Ok(ended) => ended.map_err(Into::into),
-            Err(_) => Err(ServerError::Start("the writer of the audit log is gone".to_owned())),
+            Err(_) => Err(writer_gone()),
         }
     }
+}
+
+fn writer_gone() -> ServerError {
+    ServerError::Start("the writer of the audit log is gone".to_owned())
 }
 
 fn verifier(config: &Config, clock: Clock) -> Result<Verifier, ServerError> {

@@ -1,1 +1,35 @@
+//! The harness of the end-to-end suites: a broker in this process, over real TLS, on a free port and in a directory of
+//! its own, and everything that it takes to talk to it, well and badly.
+//!
+//! - [`broker`]: starts, drains and restarts a broker; signs tokens; makes clients.
+//! - [`raw`]: the generated gRPC clients over a connection and with metadata of one's own.
+//! - [`streams`]: publish streams and subscriptions by hand, response by response.
+//! - [`wire`]: HTTP/2 frame by frame, for what no gRPC client would send.
+//! - [`log`]: the whole audit log, verified.
+//! - [`faults`]: a log store that fails on command.
+//! - [`messages`]: messages, and a policy that leaves everything to permissions.
+//!
+//! Out of scope: any check of the broker's. Those are in `tests/`.
 
+pub mod broker;
+pub mod faults;
+pub mod log;
+pub mod messages;
+pub mod raw;
+pub mod streams;
+pub mod wire;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// How long anything may take before a test gives up on it. Nothing lasts this long unless something is wrong.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits, but not for ever.
+///
+/// # Errors
+/// When [`PATIENCE`] is at its end.
+pub async fn patiently<T>(what: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, what).await.context("waited in vain")
+}

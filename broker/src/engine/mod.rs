@@ -10,6 +10,9 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use thiserror::Error;
 
+/// How large a chunk should be at most, in bytes; only an entry that is larger by itself makes a larger one.
+pub const CHUNK_BYTES_MAX: usize = self::sled::VALUE_BYTES_MAX;
+
 /// Some entries that stand one after another, in the form of [`veribus_proto::entries`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {

@@ -8,7 +8,7 @@ use veribus_proto::{
 
 use super::Draft;
 use crate::{
-    engine::{Chunk, sled::VALUE_BYTES_MAX},
+    engine::{CHUNK_BYTES_MAX, Chunk},
     model::{NodeName, UnixMicros},
 };
 
@@ -80,7 +80,7 @@ impl<'a> Commit<'a> {
     }
 
     fn pack(&mut self, index: u64) {
-        let full = self.open.len() + 2 + self.encoded.len() > VALUE_BYTES_MAX;
+        let full = self.open.len() + 2 + self.encoded.len() > CHUNK_BYTES_MAX;
         if !self.open.is_empty() && (full || index.is_multiple_of(TILE_ENTRIES)) {
             self.close();
         }
@@ -130,7 +130,7 @@ mod tests {
                 verifier.push(entry.expect("whole")).expect("linked");
                 count += 1;
             }
-            assert!(chunk.bytes.len() <= VALUE_BYTES_MAX || count == 1, "only a long entry makes a long chunk");
+            assert!(chunk.bytes.len() <= CHUNK_BYTES_MAX || count == 1, "only a long entry makes a long chunk");
             assert_eq!(chunk.first_index / 256, (chunk.first_index + count - 1) / 256, "within one tile");
         }
         assert_eq!((verifier.next_index(), verifier.head()), (end.next_index, Some(end.head)));

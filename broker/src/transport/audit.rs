@@ -13,10 +13,12 @@ use veribus_proto::v1::{
 
 use super::{
     broker::{Responses, caller},
-    convert, status,
+    convert,
+    refusals::Refusals,
+    status,
 };
 use crate::{
-    authenticate::Caller,
+    authenticate::{Caller, TokenError},
     engine::ReadError,
     model::{Clock, UnixMicros},
     record::LogReader,
@@ -28,10 +30,14 @@ const BATCH_ENTRIES_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
 const BATCH_LOOKED_AT_MAX: u64 = 16_384;
 
+const QUERY: &str = "/veribus.v1.AuditService/Query";
+const TAIL: &str = "/veribus.v1.AuditService/Tail";
+
 /// The service.
 pub struct Audit {
     reading: Arc<Reading>,
     log: LogReader,
+    refusals: Arc<Refusals>,
     clock: Clock,
     drain: CancellationToken,
 }
@@ -39,8 +45,14 @@ pub struct Audit {
 impl Audit {
     /// Serves readings of `log`, until `drain` is cancelled.
     #[must_use]
-    pub const fn new(reading: Arc<Reading>, log: LogReader, clock: Clock, drain: CancellationToken) -> Self {
-        Self { reading, log, clock, drain }
+    pub const fn new(
+        reading: Arc<Reading>,
+        log: LogReader,
+        refusals: Arc<Refusals>,
+        clock: Clock,
+        drain: CancellationToken,
+    ) -> Self {
+        Self { reading, log, refusals, clock, drain }
     }
 
     async fn permitted(&self, caller: &Caller, what: String) -> Result<(), Status> {
@@ -48,8 +60,9 @@ impl Audit {
         read.map(drop).map_err(|refusal| status::read_status(&refusal))
     }
 
-    fn scan(&self, caller: Caller, filter: Filter, from: u64, end: u64, limit: u64) -> Scan {
-        Scan { log: self.log.clone(), caller, clock: self.clock.clone(), filter, next: from, end, left: limit }
+    fn scan(&self, method: &'static str, caller: Caller, filter: Filter, from: u64) -> Scan {
+        let (log, refusals, clock) = (self.log.clone(), Arc::clone(&self.refusals), self.clock.clone());
+        Scan { log, refusals, method, caller, clock, filter, next: from, end: u64::MAX, left: u64::MAX }
     }
 }
 
@@ -65,8 +78,8 @@ impl AuditService for Audit {
         // The end is fixed before the reading is recorded: a query does not see itself.
         let end = self.log.committed();
         self.permitted(&caller, format!("query {filter} from {}", request.from_index)).await?;
-        let limit = if request.limit == 0 { u64::MAX } else { request.limit };
-        let mut scan = self.scan(caller, filter, request.from_index, end, limit);
+        let left = if request.limit == 0 { u64::MAX } else { request.limit };
+        let mut scan = Scan { end, left, ..self.scan(QUERY, caller, filter, request.from_index) };
         scan.seek().await?;
         let responses = stream::unfold(Some(scan), |scan| async {
             let mut scan = scan.filter(|scan| scan.left > 0 && scan.next < scan.end)?;
@@ -84,7 +97,7 @@ impl AuditService for Audit {
         let filter = Filter::new(request.filter.unwrap_or_default())?;
         let from = request.from_index.unwrap_or_else(|| self.log.committed());
         self.permitted(&caller, format!("tail {filter} from {from}")).await?;
-        let scan = self.scan(caller, filter, from, u64::MAX, u64::MAX);
+        let scan = self.scan(TAIL, caller, filter, from);
         // The first response is empty and says where the tail begins, so that it can be taken up again from there.
         let begun = stream::once(std::future::ready(Ok(TailResponse { entries: Vec::new(), next_index: from })));
         let state = Some((scan, self.drain.clone()));
@@ -103,6 +116,8 @@ impl AuditService for Audit {
 /// A reading under way.
 struct Scan {
     log: LogReader,
+    refusals: Arc<Refusals>,
+    method: &'static str,
     caller: Caller,
     clock: Clock,
     filter: Filter,
@@ -123,7 +138,7 @@ impl Scan {
 
     /// Some entries that pass; none if none of those looked at do.
     async fn batch(&mut self) -> Result<Vec<StoredEntry>, Status> {
-        self.caller.identity.check_lifetime(self.clock.now()).map_err(|_| status::unauthenticated())?;
+        self.caller.identity.check_lifetime(self.clock.now()).map_err(|error| self.refused(&error))?;
         let (log, filter) = (self.log.clone(), self.filter.clone());
         let (from, end, left) = (self.next, self.end, self.left);
         let (entries, next) = blocking(move || read(&log, &filter, from, end, left)).await?;
@@ -132,13 +147,19 @@ impl Scan {
         Ok(entries)
     }
 
+    /// A caller whose token was good when the call began.
+    fn refused(&self, error: &TokenError) -> Status {
+        self.refusals.note(error, self.caller.peer.ip(), self.method);
+        status::unauthenticated()
+    }
+
     /// Waits for entries that pass.
     async fn wait_for_batch(&mut self, drain: &CancellationToken) -> Result<Vec<StoredEntry>, Status> {
         loop {
             let expiry = tokio::time::sleep(self.caller.identity.remaining(self.clock.now()));
             let there = tokio::select! {
                 () = drain.cancelled() => return Err(status::draining()),
-                () = expiry => return Err(status::unauthenticated()),
+                () = expiry => return Err(self.refused(&TokenError::Expired)),
                 there = self.log.wait_for(self.next) => there,
             };
             if !there {

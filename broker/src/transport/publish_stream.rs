@@ -14,7 +14,7 @@ use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 
 use super::{convert, refusals::Refusals, status};
 use crate::{
-    authenticate::Caller,
+    authenticate::{Caller, TokenError},
     model::Clock,
     publish::{PublishError, Publisher, Publishing},
     record::{Draft, RecordError, Recorder},
@@ -84,7 +84,7 @@ impl PublishStreams {
                 biased;
                 () = self.drain.cancelled() => return Err(status::draining()),
                 () = tokio::time::sleep(caller.identity.remaining(self.clock.now())) => {
-                    return Err(status::unauthenticated());
+                    return Err(self.refused(caller, &TokenError::Expired));
                 }
                 () = answers.closed() => return Ok(()),
                 request = requests.message() => request,
@@ -115,12 +115,15 @@ impl PublishStreams {
         let pending = match self.publisher.publish(caller, messages).await {
             Ok(publishing) => Ok(publishing),
             Err(PublishError::Record(error)) => Err(error),
-            Err(PublishError::Token(error)) => {
-                self.refusals.note(&error, caller.peer.ip(), METHOD);
-                return Err(status::unauthenticated());
-            }
+            Err(PublishError::Token(error)) => return Err(self.refused(caller, &error)),
         };
         Ok(Answer::Results { ids, pending, room: taken })
+    }
+
+    /// A caller whose token was good when the call began.
+    fn refused(&self, caller: &Caller, error: &TokenError) -> Status {
+        self.refusals.note(error, caller.peer.ip(), METHOD);
+        status::unauthenticated()
     }
 
     /// A request that could not be decoded ends the stream, and is recorded; a connection that broke is not.

@@ -1,0 +1,235 @@
+//! Who may do what under the default policy: every identity, every RPC, the expected code. An RPC of the descriptor set
+//! that has no row here fails the test.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use veribus_broker::{
+    dev::EXAMPLE_AGENTS,
+    issue::{KeyKind, TokenIssuer},
+};
+use veribus_proto::v1::{Message, PublishRequest, QueryRequest, TailRequest, publish_result::Outcome};
+use veribus_tests::{
+    broker::TestBroker,
+    raw::Raw,
+    streams::{PublishStream, RawSubscription},
+};
+
+/// `yes` is OK, `no` is PERMISSION_DENIED, `who?` is UNAUTHENTICATED.
+const GOLDEN: &str = "\
+rpc                                    action      | nobody garbage expired early unsigned wrong-key wrong-audience wrong-issuer powerless | finance-agent compliance-agent support-agent billing-agent external-agent document-agent auditor
+veribus.v1.BrokerService/Publish       transaction | who? who? who? who? who? who? who? who? no | yes no no no no no no
+veribus.v1.BrokerService/Publish       ticket      | who? who? who? who? who? who? who? who? no | no no yes no no no no
+veribus.v1.BrokerService/Publish       document    | who? who? who? who? who? who? who? who? no | no no no no no yes no
+veribus.v1.BrokerService/PublishStream transaction | who? who? who? who? who? who? who? who? no | yes no no no no no no
+veribus.v1.BrokerService/PublishStream nothing     | who? who? who? who? who? who? who? who? yes | yes yes yes yes yes yes yes
+veribus.v1.BrokerService/Subscribe     finance.>   | who? who? who? who? who? who? who? who? no | yes yes no no no no no
+veribus.v1.BrokerService/Subscribe     tickets.>   | who? who? who? who? who? who? who? who? no | no no yes yes no no no
+veribus.v1.BrokerService/Subscribe     external.>  | who? who? who? who? who? who? who? who? no | no no no no yes no no
+veribus.v1.BrokerService/Subscribe     >           | who? who? who? who? who? who? who? who? no | no no no no no no no
+veribus.v1.AuditService/Query          all         | who? who? who? who? who? who? who? who? no | no no no no no no yes
+veribus.v1.AuditService/Tail           all         | who? who? who? who? who? who? who? who? no | no no no no no no yes
+grpc.health.v1.Health/Check            all         | yes yes yes yes yes yes yes yes yes | yes yes yes yes yes yes yes
+";
+
+struct Row {
+    rpc: &'static str,
+    action: &'static str,
+    call: fn(Raw) -> BoxFuture<'static, Result<(), Status>>,
+}
+
+const ROWS: [Row; 12] = [
+    Row {
+        rpc: "veribus.v1.BrokerService/Publish",
+        action: "transaction",
+        call: |raw| publish(raw, "finance.transactions", "finance.transaction", "role:compliance").boxed(),
+    },
+    Row {
+        rpc: "veribus.v1.BrokerService/Publish",
+        action: "ticket",
+        call: |raw| publish(raw, "tickets.new", "ticket.created", "role:billing").boxed(),
+    },
+    Row {
+        rpc: "veribus.v1.BrokerService/Publish",
+        action: "document",
+        call: |raw| publish(raw, "documents.in", "document.text", "role:compliance").boxed(),
+    },
+    Row {
+        rpc: "veribus.v1.BrokerService/PublishStream",
+        action: "transaction",
+        call: |raw| publish_stream(raw, true).boxed(),
+    },
+    Row {
+        rpc: "veribus.v1.BrokerService/PublishStream",
+        action: "nothing",
+        call: |raw| publish_stream(raw, false).boxed(),
+    },
+    Row {
+        rpc: "veribus.v1.BrokerService/Subscribe",
+        action: "finance.>",
+        call: |raw| subscribe(raw, "finance.>").boxed(),
+    },
+    Row {
+        rpc: "veribus.v1.BrokerService/Subscribe",
+        action: "tickets.>",
+        call: |raw| subscribe(raw, "tickets.>").boxed(),
+    },
+    Row {
+        rpc: "veribus.v1.BrokerService/Subscribe",
+        action: "external.>",
+        call: |raw| subscribe(raw, "external.>").boxed(),
+    },
+    Row { rpc: "veribus.v1.BrokerService/Subscribe", action: ">", call: |raw| subscribe(raw, ">").boxed() },
+    Row { rpc: "veribus.v1.AuditService/Query", action: "all", call: |raw| query(raw).boxed() },
+    Row { rpc: "veribus.v1.AuditService/Tail", action: "all", call: |raw| tail(raw).boxed() },
+    Row { rpc: "grpc.health.v1.Health/Check", action: "all", call: |raw| health(raw).boxed() },
+];
+
+fn message(topic: &str, kind: &str, destination: &str) -> Message {
+    Message {
+        topic: topic.to_owned(),
+        r#type: kind.to_owned(),
+        datacontenttype: "application/json".to_owned(),
+        data: "{}".into(),
+        destination: destination.to_owned(),
+        ..Message::default()
+    }
+}
+
+async fn publish(raw: Raw, topic: &str, kind: &str, destination: &str) -> Result<(), Status> {
+    let request = PublishRequest { message: Some(message(topic, kind, destination)) };
+    raw.broker().publish(request).await.map(drop)
+}
+
+async fn publish_stream(raw: Raw, something: bool) -> Result<(), Status> {
+    let mut stream = PublishStream::open(&raw).await?;
+    if !something {
+        return stream.done().message().await.map(drop);
+    }
+    let sent = stream.publish(vec![message("finance.transactions", "finance.transaction", "role:compliance")]).await;
+    match sent.map_err(|error| Status::internal(error.to_string()))?.into_iter().next() {
+        Some(Outcome::Receipt(_)) => Ok(()),
+        Some(Outcome::Refusal(refusal)) => Err(Status::new(Code::from_i32(refusal.code), refusal.message)),
+        None => Err(Status::internal("no result")),
+    }
+}
+
+async fn subscribe(raw: Raw, pattern: &'static str) -> Result<(), Status> {
+    RawSubscription::open(&raw, &[pattern]).await.map(drop)
+}
+
+async fn query(raw: Raw) -> Result<(), Status> {
+    let mut responses = raw.audit().query(QueryRequest::default()).await?.into_inner();
+    while responses.message().await?.is_some() {}
+    Ok(())
+}
+
+async fn tail(raw: Raw) -> Result<(), Status> {
+    let request = TailRequest { from_index: Some(0), ..TailRequest::default() };
+    let mut responses = raw.audit().tail(request).await?.into_inner();
+    responses.message().await.map(drop)
+}
+
+async fn health(raw: Raw) -> Result<(), Status> {
+    HealthClient::new(raw.channel()).check(HealthCheckRequest::default()).await.map(drop)
+}
+
+/// Each identity by name, with the token that it shows.
+fn identities(broker: &TestBroker) -> Result<Vec<(&'static str, Option<String>)>> {
+    let (ours, everything) = (broker.directory().issuer(), ["publish:>", "subscribe:>", "audit.read"]);
+    let all = |name: &str| everything.iter().fold(broker.claims(name).role("auditor"), |all, one| all.permission(*one));
+    let mut expired = all("expired");
+    (expired.iat, expired.exp) = (expired.iat - 7_200, expired.iat - 1);
+    let mut early = all("early");
+    early.nbf = Some(early.iat + 1_800);
+    let mut wrong_audience = all("wrong-audience");
+    wrong_audience.aud = "another-service".to_owned();
+    let mut wrong_issuer = all("wrong-issuer");
+    wrong_issuer.iss = "https://elsewhere.example".to_owned();
+    let pem = KeyKind::Es256.generate_pem()?;
+    let wrong_key = TokenIssuer::with_key_id(ours.issuer(), ours.audience(), &pem, ours.key_id())?;
+    let good = broker.sign(&all("unsigned"))?;
+    let unsigned = good.rsplit_once('.').map(|(signed, _)| format!("{signed}.")).context("three segments")?;
+    let mut identities = vec![
+        ("nobody", None),
+        ("garbage", Some("not-a-token".to_owned())),
+        ("expired", Some(broker.sign(&expired)?)),
+        ("early", Some(broker.sign(&early)?)),
+        ("unsigned", Some(unsigned)),
+        ("wrong-key", Some(wrong_key.issue(&all("wrong-key"))?)),
+        ("wrong-audience", Some(broker.sign(&wrong_audience)?)),
+        ("wrong-issuer", Some(broker.sign(&wrong_issuer)?)),
+        // Recognised, with a role that the policy likes; its token permits nothing.
+        ("powerless", Some(broker.sign(&broker.claims("powerless").role("finance").role("auditor"))?)),
+    ];
+    for agent in EXAMPLE_AGENTS {
+        identities.push((agent.name, Some(broker.agent_token(agent.name)?)));
+    }
+    Ok(identities)
+}
+
+const UNKNOWN: usize = 9;
+
+fn word(outcome: &Result<(), Status>) -> String {
+    match outcome.as_ref().map_err(Status::code) {
+        Ok(()) => "yes".to_owned(),
+        Err(Code::PermissionDenied) => "no".to_owned(),
+        Err(Code::Unauthenticated) => "who?".to_owned(),
+        Err(code) => format!("{code:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_identity_gets_the_expected_answer_to_every_call() -> Result<()> {
+    let broker = TestBroker::start().await?;
+    let anybody = broker.raw_with(None, Default::default()).await?;
+    let identities = identities(&broker)?;
+    let names: Vec<_> = identities.iter().map(|(name, _)| *name).collect();
+    let (unknown, agents) = names.split_at(UNKNOWN);
+    let mut matrix = format!("{:38} {:11} | {} | {}\n", "rpc", "action", unknown.join(" "), agents.join(" "));
+    for Row { rpc, action, call } in ROWS {
+        let mut words = Vec::new();
+        for (_, token) in &identities {
+            words.push(word(&call(anybody.with_token(token.as_deref())?).await));
+        }
+        let (unknown, agents) = words.split_at(UNKNOWN);
+        writeln!(matrix, "{rpc:38} {action:11} | {} | {}", unknown.join(" "), agents.join(" "))?;
+    }
+    assert_eq!(matrix, GOLDEN, "\n{matrix}");
+    Ok(())
+}
+
+#[test]
+fn every_rpc_of_the_api_has_a_row() -> Result<()> {
+    let files = FileDescriptorSet::decode(veribus_proto::FILE_DESCRIPTOR_SET)?;
+    let mut rpcs = BTreeSet::new();
+    for file in files.file {
+        for service in &file.service {
+            let path = format!("{}.{}", file.package(), service.name());
+            rpcs.extend(service.method.iter().map(|method| format!("{path}/{}", method.name())));
+        }
+    }
+    ensure!(rpcs.len() >= 5, "{rpcs:?}");
+    let rows: BTreeSet<_> = ROWS.iter().map(|row| row.rpc.to_owned()).collect();
+    let missing: Vec<_> = rpcs.difference(&rows).collect();
+    assert!(missing.is_empty(), "without a row: {missing:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_path_that_nobody_serves_asks_who_is_there_first() -> Result<()> {
+    let broker = TestBroker::start().await?;
+    let ca = broker.directory().ca_path();
+    let wire = veribus_tests::wire::Wire::connect(broker.address(), &ca).await?;
+    let path = "/veribus.v1.BrokerService/Drain";
+    let (_, nobody) = wire.call(path, None).await?.answer().await?;
+    let token = broker.agent_token("finance-agent")?;
+    let (_, somebody) = wire.call(path, Some(&token)).await?.answer().await?;
+    assert_eq!([nobody, somebody].map(Code::from_i32), [Code::Unauthenticated, Code::Unimplemented]);
+    Ok(())
+}

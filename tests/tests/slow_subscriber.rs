@@ -1,0 +1,164 @@
+//! A subscriber that does not keep up: what it misses is in the log, message by message, and nobody else waits for it.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use tonic::Code;
+use veribus_broker::config::Overflow;
+use veribus_client::{Client, Message, Subscription};
+use veribus_proto::v1::{DeliveryBatch, EntryKind, SubscribeResponse, Subscribed, subscribe_response::Response};
+use veribus_tests::{
+    broker::{Setup, TestBroker},
+    log::{Log, undelivered},
+    patiently,
+    streams::opening,
+    wire::{Answers, Wire, frame},
+};
+
+const MESSAGES: usize = 300;
+const QUEUE: usize = 8;
+
+/// A subscriber that takes 256 bytes before it begins to read.
+struct Slow {
+    wire: Wire,
+    answers: Answers,
+    subscribed: Subscribed,
+}
+
+impl Slow {
+    async fn subscribe(broker: &TestBroker) -> Result<Self> {
+        let mut settings = h2::client::Builder::new();
+        settings.initial_window_size(256);
+        let ca = broker.directory().ca_path();
+        let wire = Wire::connect_with(broker.address(), &ca, settings).await?;
+        let token = broker.token("slow", &["subscribe:>"])?;
+        let mut call = wire.call("/veribus.v1.BrokerService/Subscribe", Some(&token)).await?;
+        call.requests.send_data(frame(&opening(&[">"]).encode_to_vec()), false)?;
+        let mut answers = call.answers().await?;
+        let first = answers.next::<SubscribeResponse>().await?.ok().and_then(|first| first.response);
+        let Some(Response::Subscribed(subscribed)) = first else { anyhow::bail!("{first:?}") };
+        Ok(Self { wire, answers, subscribed })
+    }
+
+    /// Reads on: the next batch, or the status at the end.
+    async fn batch(&mut self) -> Result<Result<DeliveryBatch, Code>> {
+        match patiently(self.answers.next::<SubscribeResponse>()).await?? {
+            Ok(SubscribeResponse { response: Some(Response::Batch(batch)) }) => Ok(Ok(batch)),
+            Ok(other) => anyhow::bail!("{other:?}"),
+            Err(status) => Ok(Err(Code::from_i32(status))),
+        }
+    }
+}
+
+async fn broker(overflow: Overflow) -> Result<TestBroker> {
+    let setup = Setup::default().open_policy().configure(move |config| {
+        config.delivery.queue_messages_max = QUEUE;
+        config.delivery.overflow = overflow;
+    });
+    setup.start().await
+}
+
+/// Publishes one by one, so that a subscriber that reads has the time to, and sees that such a one gets everything.
+async fn publish_all(sender: &Client, fast: &mut Subscription) -> Result<BTreeSet<u64>> {
+    let mut indexes = BTreeSet::new();
+    for number in 0..MESSAGES {
+        let message = Message::text("x", "test", "y".repeat(1_000)).id(format!("m-{number}"));
+        indexes.insert(sender.publish(message).await?.audit_index);
+        let delivery = patiently(fast.next()).await?.context("the fast one was cut off")??;
+        assert_eq!(delivery.message.id, format!("m-{number}"));
+    }
+    Ok(indexes)
+}
+
+/// The messages whose entries name the subscription in their audience.
+fn meant_for(log: &Log, subscription: &str) -> Result<BTreeSet<u64>> {
+    let mut indexes = BTreeSet::new();
+    for entry in log.of_kind(EntryKind::Publish) {
+        if log.audience_subscriptions(entry)?.contains(subscription) {
+            indexes.insert(entry.index);
+        }
+    }
+    Ok(indexes)
+}
+
+/// What the log reports as not delivered to the subscription; each message once.
+fn missed(log: &Log, subscription: &str) -> Vec<u64> {
+    let about_it = log.entries().iter().filter(|entry| entry.subscription_id == subscription);
+    about_it.flat_map(undelivered).collect()
+}
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_keep_up_is_cut_off_and_each_message_it_missed_is_recorded() -> Result<()> {
+    let broker = broker(Overflow::Disconnect).await?;
+    let mut slow = Slow::subscribe(&broker).await?;
+    let id = slow.subscribed.subscription_id.clone();
+    let mut fast = broker.client(&broker.token("fast", &["subscribe:>"])?).await?.subscribe([">"]).await?;
+    let sender = broker.client(&broker.token("sender", &["publish:>"])?).await?;
+    publish_all(&sender, &mut fast).await?;
+
+    let mut received = BTreeSet::new();
+    let end = loop {
+        match slow.batch().await? {
+            Ok(batch) => received.extend(batch.deliveries.iter().map(|delivery| delivery.audit_index)),
+            Err(code) => break code,
+        }
+    };
+    assert_eq!(end, Code::ResourceExhausted);
+    let log =
+        broker.log_with(|log| log.of_kind(EntryKind::Unsubscribe).any(|entry| entry.subscription_id == id)).await?;
+    let ended = log.of_kind(EntryKind::Unsubscribe).find(|entry| entry.subscription_id == id).context("ended")?;
+    assert_eq!(ended.detail, "slow_subscriber");
+    let (meant, missed) = (meant_for(&log, &id)?, missed(&log, &id));
+    assert!(missed.len() > QUEUE && meant.len() < MESSAGES, "{} missed of {}", missed.len(), meant.len());
+    let accounted: BTreeSet<u64> = received.iter().chain(&missed).copied().collect();
+    assert_eq!((accounted.len(), accounted), (received.len() + missed.len(), meant), "each one either way, and once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_the_oldest_give_way_a_slow_subscriber_goes_on_and_each_message_dropped_is_recorded() -> Result<()> {
+    let broker = broker(Overflow::DropOldest).await?;
+    let mut slow = Slow::subscribe(&broker).await?;
+    let id = slow.subscribed.subscription_id.clone();
+    let mut fast = broker.client(&broker.token("fast", &["subscribe:>"])?).await?.subscribe([">"]).await?;
+    let sender = broker.client(&broker.token("sender", &["publish:>"])?).await?;
+    let all = publish_all(&sender, &mut fast).await?;
+
+    let (mut received, mut dropped_total) = (Vec::new(), 0);
+    while received.last() != all.last() {
+        let batch = slow.batch().await?.map_err(|code| anyhow::anyhow!("cut off: {code}"))?;
+        received.extend(batch.deliveries.iter().map(|delivery| delivery.audit_index));
+        dropped_total = batch.dropped_total;
+    }
+    assert!(received.is_sorted());
+    // The last drop is noted after the message that caused it.
+    let drops = usize::try_from(dropped_total)?;
+    let log = broker.log_with(|log| missed(log, &id).len() >= drops).await?;
+    let missed = missed(&log, &id);
+    assert!(missed.len() > QUEUE, "{missed:?}");
+    assert_eq!(missed.len(), drops, "as the subscriber was told");
+    assert!(log.of_kind(EntryKind::Undelivered).all(|entry| entry.detail == "dropped_oldest"));
+    let accounted: BTreeSet<u64> = received.iter().chain(&missed).copied().collect();
+    assert_eq!((accounted.len(), accounted), (MESSAGES, all), "each one either way, and once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_subscriber_that_goes_away_leaves_a_record_of_what_waited_for_it() -> Result<()> {
+    let broker = broker(Overflow::DropOldest).await?;
+    let slow = Slow::subscribe(&broker).await?;
+    let id = slow.subscribed.subscription_id.clone();
+    let mut fast = broker.client(&broker.token("fast", &["subscribe:>"])?).await?.subscribe([">"]).await?;
+    let sender = broker.client(&broker.token("sender", &["publish:>"])?).await?;
+    let all = publish_all(&sender, &mut fast).await?;
+    drop((slow.answers, slow.wire));
+    let log =
+        broker.log_with(|log| log.of_kind(EntryKind::Unsubscribe).any(|entry| entry.subscription_id == id)).await?;
+    let ended = log.of_kind(EntryKind::Unsubscribe).find(|entry| entry.subscription_id == id).context("ended")?;
+    assert_eq!(ended.detail, "client_gone");
+    let last: Vec<u64> = all.iter().rev().take(QUEUE).rev().copied().collect();
+    assert_eq!(undelivered(ended), last, "what waited in its queue");
+    Ok(())
+}
