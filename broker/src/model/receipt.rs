@@ -52,7 +52,7 @@ pub enum RefusalReason {
     MalformedMessage,
     /// The token ran out while the message was on its way.
     TokenExpired,
-    /// The message id belongs to another message of the same sender.
+    /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
     MessageIdReused,
 }
 

@@ -41,7 +41,7 @@ impl DiskWatch {
         self.free_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether new publishes and subscriptions must wait for somebody to make room.
+    /// Whether new publishes must wait for somebody to make room.
     #[must_use]
     pub fn is_below_floor(&self) -> bool {
         self.free_bytes() < self.floor_bytes

@@ -214,10 +214,6 @@ impl Draft {
         self.0.detail = "entry too long: cut down".to_owned();
     }
 
-    pub(super) fn is_log_reading(&self) -> bool {
-        matches!(self.0.kind(), EntryKind::AuditRead | EntryKind::BrokerStarted)
-    }
-
     pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
         let decision = self.0.decision.get_or_insert_default();
         decision.decision = v1::Decision::Deny.into();

@@ -88,14 +88,13 @@ impl Recorder {
         Ok(PendingOutcomes(outcomes))
     }
 
-    /// Records a decision on a request to read, before anything is handed over. The log can be read below the floor too,
-    /// as long as the reserve lasts; new subscriptions wait.
+    /// Records a decision on a request to read, before anything is handed over. Reading goes on below the floor too, as
+    /// long as the reserve lasts.
     ///
     /// # Errors
     /// [`RecordError`].
     pub async fn access(&self, draft: Draft) -> Result<AccessReceipt, RecordError> {
-        let wants_room = if draft.is_log_reading() { self.disk.is_critical() } else { self.disk.is_below_floor() };
-        if wants_room {
+        if self.disk.is_critical() {
             return Err(RecordError::DiskFloor);
         }
         let (reply, receipt) = oneshot::channel();

@@ -247,24 +247,20 @@ impl Writer {
             Ending::Held(ref id) | Ending::Refused(ref id, _) => id.clone(),
         };
         let (issuer, agent) = (sender.issuer().as_str(), sender.agent().as_str());
-        let first = self.duplicates.find(issuer, agent, id.as_str());
-        if let Some(first) = &first
-            && first.content.is_none_or(|known| known == content)
-        {
-            return self.outcome(id, first, true);
+        if let Some(first) = self.duplicates.find(issuer, agent, id.as_str()) {
+            // Another message under the same id goes nowhere, but what was tried is not hidden.
+            if first.content.is_some_and(|known| known != content) {
+                draft.deny("native/message-id-reused", RefusalReason::MessageIdReused);
+                commit.push(draft);
+            }
+            return self.outcome(id, &first, true);
         }
         // The token may have run out while the message waited.
-        let denied = if sender.check_lifetime(self.clock.now()).is_err() {
-            Some(("native/token-expired", RefusalReason::TokenExpired))
+        let ending = if sender.check_lifetime(self.clock.now()).is_err() {
+            draft.deny("native/token-expired", RefusalReason::TokenExpired);
+            Ending::Refused(id.clone(), RefusalReason::TokenExpired)
         } else {
-            first.map(|_| ("native/message-id-reused", RefusalReason::MessageIdReused))
-        };
-        let ending = match denied {
-            Some((rule, reason)) => {
-                draft.deny(rule, reason);
-                Ending::Refused(id.clone(), reason)
-            }
-            None => ending,
+            ending
         };
         let (outcome, handed_over) = match ending {
             Ending::HandedOver(permitted, audience) => (FirstOutcome::Accepted, Some((permitted, audience))),

@@ -251,16 +251,18 @@ async fn a_message_id_that_comes_again_gets_the_first_receipt_also_after_a_resta
 }
 
 #[tokio::test]
-async fn an_id_that_comes_again_with_another_message_is_refused_and_recorded() {
+async fn another_message_under_a_used_id_gets_the_first_receipt_goes_nowhere_and_is_recorded() {
     let bench = Bench::new();
     let (recorder, _reader, _running) = bench.start().expect("started");
     record(&recorder, bench.routed("m", true)).await.expect("recorded");
     let other = record(&recorder, bench.routed_with("m", true, r#"{"amount":1}"#)).await.expect("recorded");
-    let Outcome::Refused(refused) = &other else { panic!("accepted under a used id") };
-    assert_eq!((refused.reason, refused.duplicate), (RefusalReason::MessageIdReused, false));
-    assert_eq!((bench.store.entries().len(), bench.delivered.0.lock().len()), (2, 1));
-    let same = record(&recorder, bench.routed("m", true)).await.expect("answered");
-    assert_eq!(index(&same), 0, "the first message still has its receipt");
+    assert!(matches!(&other, Outcome::Accepted(receipt) if receipt.duplicate && index(&other) == 0));
+    let entries = bench.store.entries();
+    let rules = entries[1].decision.as_ref().expect("decided").rules.clone();
+    assert_eq!((entries.len(), rules), (2, vec!["native/message-id-reused".to_owned()]));
+    assert_eq!(bench.delivered.0.lock().len(), 1);
+    record(&recorder, bench.routed("m", true)).await.expect("answered");
+    assert_eq!(bench.store.entries().len(), 2, "the same message again is nothing new");
 }
 
 #[tokio::test]
