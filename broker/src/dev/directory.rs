@@ -1,8 +1,9 @@
 //! The directory itself.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +22,7 @@ use crate::{
 
 const ISSUER: &str = "veribus-dev";
 const AUDIENCE: &str = "veribus";
+const CONFIGURATION: &str = "veribus.toml";
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const POLICY_FILES: [(&str, &str); 3] = [
     ("veribus.rego", include_str!("../../policies/veribus.rego")),
@@ -53,7 +55,9 @@ impl DevDirectory {
     /// # Errors
     /// [`DevError`], naming the file.
     pub fn create_or_reuse(path: &Path, options: DevOptions) -> Result<Self, DevError> {
-        private_directory(path).map_err(writing(path))?;
+        if may_be_closed(path).map_err(reading(path))? {
+            private_directory(path).map_err(writing(path))?;
+        }
         let root = path.canonicalize().map_err(reading(path))?;
         let issuer = Self::open_issuer(&root, true)?;
         let directory = Self { root, options, issuer };
@@ -107,7 +111,7 @@ impl DevDirectory {
     /// The configuration file.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
-        self.path("veribus.toml")
+        self.path(CONFIGURATION)
     }
 
     /// The certificate authority that clients trust.
@@ -156,7 +160,7 @@ impl DevDirectory {
 
     fn write_configuration(&self) -> Result<(), DevError> {
         self.write_key_set()?;
-        self.keep_or_write("veribus.toml", &self.configuration())?;
+        self.keep_or_write(CONFIGURATION, &self.configuration())?;
         for directory in ["policies", "data"].map(|name| self.path(name)) {
             private_directory(&directory).map_err(writing(&directory))?;
         }
@@ -246,6 +250,16 @@ data_directory = "data"
     }
 }
 
+/// Whether the directory is ours to close to others: new, empty, or made by an earlier start. One that somebody else owns
+/// is not taken at all, since its keys would not be ours.
+fn may_be_closed(path: &Path) -> io::Result<bool> {
+    let Ok(metadata) = fs::metadata(path) else { return Ok(true) };
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it belongs to another user"));
+    }
+    Ok(path.join(CONFIGURATION).exists() || fs::read_dir(path)?.next().is_none())
+}
+
 /// How clients on this machine reach `address`: by `localhost` where the broker listens everywhere.
 #[must_use]
 pub fn client_url(address: SocketAddr) -> String {
@@ -272,6 +286,19 @@ mod tests {
     fn contents(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let files = walkdir::WalkDir::new(root).into_iter().filter_map(Result::ok).filter(|e| e.file_type().is_file());
         files.map(|entry| (entry.path().to_owned(), fs::read(entry.path()).expect("read"))).collect()
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_else_stays_open() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let outer = tempfile::tempdir().expect("a directory");
+        let path = outer.path().join("project");
+        fs::create_dir(&path).expect("made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("opened");
+        fs::write(path.join("notes.txt"), "mine").expect("written");
+        DevDirectory::create_or_reuse(&path, DevOptions::default()).expect("made");
+        let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o755);
     }
 
     #[test]
