@@ -8,6 +8,7 @@
 mod automaton;
 mod decode;
 mod escape;
+mod findings;
 mod fold;
 mod grammar;
 mod inspected;
@@ -23,9 +24,10 @@ use std::{borrow::Cow, cell::Cell};
 
 pub use self::inspected::Inspected;
 pub use self::{
+    findings::{FINDINGS_MAX, OMITTED_MAX},
     grammar::PhraseError,
     rules::{BUILT_IN, RuleFault, RulesError},
-    scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX, FINDINGS_MAX},
+    scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX},
 };
 use self::{
     json::Strings,
@@ -65,9 +67,15 @@ impl Inspector {
         Ok(Self { rules, message_bytes_max: settings.message_bytes_max })
     }
 
-    /// Everything that is to be said about the message, at most [`FINDINGS_MAX`] findings, each rule once per location.
+    /// What is to be said about the message: the worst [`FINDINGS_MAX`] findings, each rule once per location. Where
+    /// others were left out, one of them says so.
     #[must_use]
     pub fn findings(&self, message: &Message) -> Vec<Finding> {
+        self.findings_and_omitted(message).0
+    }
+
+    /// The same with how many more there were, counted up to [`OMITTED_MAX`].
+    fn findings_and_omitted(&self, message: &Message) -> (Vec<Finding>, u32) {
         let size_bytes = message.size_bytes();
         let mut scratch = SCRATCH.take();
         let mut scan = Scan::new(&self.rules, size_bytes, std::mem::take(&mut scratch.stream));
@@ -79,7 +87,7 @@ impl Inspector {
         let (findings, stream) = scan.finish();
         scratch.stream = stream;
         scratch.give_back();
-        findings
+        findings.finish()
     }
 }
 

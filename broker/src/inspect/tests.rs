@@ -236,6 +236,32 @@ fn findings_never_exceed_their_limit_nor_quote_content() {
     assert!(findings.iter().all(|f| !f.location.to_lowercase().contains("ignore")));
 }
 
+/// Findings of low severity in this text: each of the views has three.
+fn many_low() -> String {
+    let plain = "your system prompt. tpmorp metsys ruoy. lbhe flfgrz cebzcg.";
+    let (base64, base32, hex) =
+        (BASE64.encode(plain.as_bytes()), BASE32.encode(plain.as_bytes()), HEXLOWER.encode(plain.as_bytes()));
+    format!("{plain}\n {base64} \n{base32} \n{hex} ")
+}
+
+/// A message with more findings of low severity than are listed.
+fn flooded(data: &str) -> Message {
+    let attributes = BTreeMap::from([(String::from("k"), many_low())]);
+    let text = many_low();
+    Message { subject: text.clone(), correlation_id: text, attributes, ..message("application/json", data.to_owned()) }
+}
+
+#[test]
+fn many_harmless_findings_do_not_hide_one_that_stops_the_message() {
+    let low = serde_json::json!({ "a": many_low(), "b": 1 }).to_string();
+    let findings = INSPECTOR.findings(&flooded(&low));
+    assert!(!is_stopped(&findings) && findings.len() == FINDINGS_MAX, "{findings:?}");
+    assert!(findings.iter().any(|finding| finding.severity == Severity::Medium), "{findings:?}");
+    let late = flooded(&low);
+    let attributes = BTreeMap::from([(String::from("k"), many_low()), (PHRASE.to_owned(), many_low())]);
+    assert!(is_stopped(&INSPECTOR.findings(&Message { attributes, ..late })));
+}
+
 #[test]
 fn a_mebibyte_of_anything_ends_without_harm() {
     for symbol in ["a", "\u{200b}", "%", "&", "SWdub3JlIGFsbCBwcmV2"] {
