@@ -35,7 +35,7 @@ use self::{
     scan::{Location, Scan},
     symbols::Stream,
 };
-use crate::model::{Finding, FindingKind, Message, Severity};
+use crate::model::{Destination, Finding, FindingKind, Message, Severity};
 
 /// Scratch memory that a message leaves larger than this is not kept, in bytes.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
@@ -136,8 +136,18 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
 
 /// The names and free texts around the data. The attributes are taken together: a phrase may be spread over them.
 fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
-    scan.name(message.id.as_str(), Location::part("id"));
-    scan.name(message.kind.as_str(), Location::part("type"));
+    scan.text(message.id.as_str(), Location::part("id"));
+    scan.text(message.topic.as_str(), Location::part("topic"));
+    scan.text(message.kind.as_str(), Location::part("type"));
+    scan.text(message.content_type.as_str(), Location::part("content_type"));
+    if let Some(topic) = &message.reply_to {
+        scan.text(topic.as_str(), Location::part("reply_to"));
+    }
+    match &message.destination {
+        Some(Destination::Agent(agent)) => scan.text(agent.as_str(), Location::part("destination")),
+        Some(Destination::Role(role)) => scan.text(role.as_str(), Location::part("destination")),
+        None => {}
+    }
     for (text, name) in [(message.subject.as_str(), "subject"), (message.correlation_id.as_str(), "correlation_id")] {
         if !text.is_empty() {
             scan.text(text, Location::part(name));

@@ -86,14 +86,6 @@ impl<'r> Scan<'r> {
         self.any_text(text, at, 0);
     }
 
-    /// Looks at a name of visible ASCII characters: as it is, for there is no room to hide in.
-    pub(super) fn name(&mut self, text: &str, at: Location<'_>) {
-        let mut stream = std::mem::take(&mut self.stream);
-        stream.read(text);
-        self.phrases(&stream, at);
-        self.stream = stream;
-    }
-
     /// Looks at a part of the message that may be compressed.
     pub(super) fn packed(&mut self, data: &[u8], at: Location<'_>) {
         let layers = Layers::of_gzip(data, self.decoded_bytes_left);

@@ -169,6 +169,17 @@ fn every_text_of_a_message_is_looked_at() {
     assert_eq!(located(&Message { id, ..clean.clone() }), ["id"]);
     let kind = MessageType::parse(glued.to_owned()).expect("a type");
     assert_eq!(located(&Message { kind, ..clean.clone() }), ["type"]);
+    let topic = Topic::parse(&format!("documents.{glued}")).expect("a topic");
+    assert_eq!(located(&Message { topic: topic.clone(), ..clean.clone() }), ["topic"]);
+    assert_eq!(located(&Message { reply_to: Some(topic), ..clean.clone() }), ["reply_to"]);
+    for destination in [glued.to_owned(), format!("role:{glued}")] {
+        let destination = Destination::parse(&destination).expect("a destination");
+        assert_eq!(located(&Message { destination: Some(destination), ..clean.clone() }), ["destination"]);
+    }
+    let content_type = ContentType::parse(format!("text/plain; note={PHRASE}")).expect("a content type");
+    assert_eq!(located(&Message { content_type, ..clean.clone() }), ["content_type"]);
+    let encoded = MessageId::parse(&BASE64URL_NOPAD.encode(glued.as_bytes())).expect("an id");
+    assert_eq!(located(&Message { id: encoded, ..clean.clone() }), ["id/base64"]);
     assert_eq!(located(&Message { subject: glued.to_owned(), ..clean.clone() }), ["subject"]);
     assert_eq!(located(&Message { correlation_id: glued.to_owned(), ..clean.clone() }), ["correlation_id"]);
     let in_value = BTreeMap::from([("k".to_owned(), glued.to_owned())]);
