@@ -100,7 +100,7 @@ struct Scratch {
 
 impl Scratch {
     fn give_back(self) {
-        let kept_bytes = self.stream.capacity_bytes() + self.strings.values.capacity() + self.strings.names.capacity();
+        let kept_bytes = self.stream.capacity_bytes() + self.strings.capacity_bytes();
         if kept_bytes <= SCRATCH_BYTES_MAX {
             SCRATCH.set(self);
         }
@@ -117,8 +117,10 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
     if says_json || json::may_be_json(&message.data) {
         strings.clear();
         if strings.read(&message.data) {
-            scan.text(&strings.values, at);
-            scan.text(&strings.names, at);
+            scan.strings(strings, at);
+            if strings.has_duplicates {
+                scan.note(FindingKind::Malformed, "duplicate-json-member", Severity::Medium, at);
+            }
             return;
         }
         if says_json {
@@ -161,8 +163,7 @@ fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) 
         strings.add_name(key);
         strings.add_value(value);
     }
-    scan.text(&strings.values, Location::part("attributes"));
-    scan.text(&strings.names, Location::part("attributes"));
+    scan.strings(strings, Location::part("attributes"));
 }
 
 #[cfg(test)]

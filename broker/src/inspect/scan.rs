@@ -9,7 +9,9 @@ use super::{
     decode::Layers,
     escape,
     findings::Findings,
-    fold, native,
+    fold,
+    json::Strings,
+    native,
     rules::{Rule, Rules},
     symbols::Stream,
 };
@@ -84,6 +86,38 @@ impl<'r> Scan<'r> {
     /// Looks at a text of the message.
     pub(super) fn text(&mut self, text: &str, at: Location<'_>) {
         self.any_text(text, at, 0);
+    }
+
+    /// Looks at values and names, each for themselves, and where they meet.
+    pub(super) fn strings(&mut self, strings: &Strings, at: Location<'_>) {
+        self.text(&strings.values, at);
+        if !strings.names.is_empty() {
+            self.text(&strings.names, at);
+            self.seams(strings, at);
+        }
+    }
+
+    /// Looks for phrases that begin in a name and end in a value, or the other way round.
+    fn seams(&mut self, strings: &Strings, at: Location<'_>) {
+        let mut stream = std::mem::take(&mut self.stream);
+        stream.clear();
+        let symbols_max = self.rules.phrases.symbols_max();
+        let (mut folded, mut native) = (String::new(), false);
+        for text in strings.in_order() {
+            if text.is_ascii() {
+                stream.append_edges(text, symbols_max);
+            } else {
+                native |= native::is_native(text);
+                folded.clear();
+                fold::fold_into(text, &mut folded);
+                stream.append_edges(&folded, symbols_max);
+            }
+        }
+        self.phrases(&stream, at);
+        self.stream = stream;
+        if native {
+            self.native_phrases(&strings.in_order().collect::<String>(), at);
+        }
     }
 
     /// Looks at a part of the message that may be compressed.

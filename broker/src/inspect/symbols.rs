@@ -60,9 +60,14 @@ impl Stream {
     /// Forgets what it holds and takes the symbols of `text`, which is ASCII.
     pub(super) fn read(&mut self, text: &str) -> Traits {
         self.clear();
-        self.symbols.resize(text.len(), 0);
+        self.append(text)
+    }
+
+    /// Takes the symbols of `text`, which is ASCII, as well.
+    pub(super) fn append(&mut self, text: &str) -> Traits {
+        let mut length = self.symbols.len();
+        self.symbols.resize(length + text.len(), 0);
         let mut reader = Reader::default();
-        let mut length = 0;
         for (at, &byte) in text.as_bytes().iter().enumerate() {
             let class = class(byte);
             if class & CODED == 0 {
@@ -108,6 +113,26 @@ impl Stream {
     pub(super) fn push_word(&mut self, word: &[u8]) {
         self.word_begins.push(self.symbols.len());
         self.symbols.extend_from_slice(word);
+    }
+
+    /// Appends a place across which no phrase goes.
+    pub(super) fn push_break(&mut self) {
+        self.push_word(b" ");
+    }
+
+    /// Appends the first and the last `symbols_max` symbols of `text`, which is ASCII, or all where they meet.
+    pub(super) fn append_edges(&mut self, text: &str, symbols_max: usize) {
+        let is_symbol = |(_, byte): &(usize, &u8)| class(**byte) & SYMBOL != 0;
+        let symbols = || text.as_bytes().iter().enumerate().filter(is_symbol);
+        let head = symbols().nth(symbols_max).map_or(text.len(), |(at, _)| at);
+        let tail = symbols().rev().nth(symbols_max).map_or(0, |(at, _)| at + 1);
+        if head >= tail {
+            self.append(text);
+        } else {
+            self.append(text.get(..head).unwrap_or_default());
+            self.push_break();
+            self.append(text.get(tail..).unwrap_or_default());
+        }
     }
 
     /// All symbols.
@@ -238,6 +263,18 @@ mod tests {
         stream.read("be dancing b1");
         assert!(stream.are_words(0, 2) && stream.are_words(2, 7) && stream.are_words(9, 1));
         assert!(!stream.are_words(0, 5) && !stream.are_words(1, 1));
+    }
+
+    #[test]
+    fn of_a_long_text_only_the_edges_are_taken() {
+        let edges = |text: &str| {
+            let mut stream = Stream::default();
+            stream.append_edges(text, 3);
+            String::from_utf8_lossy(stream.symbols()).into_owned()
+        };
+        assert_eq!(edges("a b, cd"), "abcd");
+        assert_eq!(edges("-abcdef-"), "abcdef");
+        assert_eq!(edges("a  bc de fgh"), "abc fgh");
     }
 
     #[test]
