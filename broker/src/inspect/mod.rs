@@ -13,6 +13,7 @@ mod fold;
 mod grammar;
 mod inspected;
 mod json;
+mod markup;
 mod native;
 mod phrases;
 mod rules;
