@@ -20,6 +20,7 @@ pub struct Inspected {
     peer: SocketAddr,
     message: Message,
     findings: Vec<Finding>,
+    findings_omitted: u32,
 }
 
 impl Inspected {
@@ -41,10 +42,16 @@ impl Inspected {
         &self.message
     }
 
-    /// What was found, worst first within a rule.
+    /// What was found, at most [`FINDINGS_MAX`](super::FINDINGS_MAX).
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+
+    /// How many more findings there were, none of them worse, counted up to [`OMITTED_MAX`](super::OMITTED_MAX).
+    #[must_use]
+    pub const fn findings_omitted(&self) -> u32 {
+        self.findings_omitted
     }
 }
 
@@ -53,8 +60,9 @@ impl Inspector {
     #[must_use]
     pub fn inspect(&self, sender: Arc<Identity>, peer: SocketAddr, message: Message) -> Inspected {
         // A scanner that panics has not found the message clean.
-        let findings = catch_unwind(AssertUnwindSafe(|| self.findings(&message))).unwrap_or_else(|_| vec![crashed()]);
-        Inspected { sender, peer, message, findings }
+        let found = catch_unwind(AssertUnwindSafe(|| self.findings_and_omitted(&message)));
+        let (findings, findings_omitted) = found.unwrap_or_else(|_| (vec![crashed()], 0));
+        Inspected { sender, peer, message, findings, findings_omitted }
     }
 }
 

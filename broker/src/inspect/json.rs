@@ -1,9 +1,12 @@
 //! The strings of a JSON text, unescaped one by one.
 //!
 //! In scope: whether the text is JSON (RFC 8259, at most 128 levels, which is `serde_json`'s bound), its string values
-//! in order, its member names in order. Out of scope: numbers, and what the strings say.
+//! and its member names in order, apart and together, whether a name is given twice. Out of scope: numbers, and what the strings say.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -14,6 +17,19 @@ pub(super) struct Strings {
     pub(super) values: String,
     /// The member names.
     pub(super) names: String,
+    /// Where the strings end, in the order of the document.
+    ends: Vec<End>,
+    /// Hashes of the member names of the objects that are open.
+    open_names: Vec<u64>,
+    /// Whether an object has two members of one name, of which each receiver reads the one or the other.
+    pub(super) has_duplicates: bool,
+}
+
+/// Where a string ends in the names or in the values.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Name(usize),
+    Value(usize),
 }
 
 impl Strings {
@@ -21,6 +37,9 @@ impl Strings {
     pub(super) fn clear(&mut self) {
         self.values.clear();
         self.names.clear();
+        self.ends.clear();
+        self.open_names.clear();
+        self.has_duplicates = false;
     }
 
     /// Adds the strings of `data`; `false` if it is not JSON.
@@ -32,13 +51,50 @@ impl Strings {
     /// Adds one value.
     pub(super) fn add_value(&mut self, text: &str) {
         self.values.push_str(text);
+        self.ends.push(End::Value(self.values.len()));
         self.values.push('\n');
     }
 
     /// Adds one member name.
     pub(super) fn add_name(&mut self, text: &str) {
         self.names.push_str(text);
+        self.ends.push(End::Name(self.names.len()));
         self.names.push('\n');
+    }
+
+    /// Names and values in the order of the document.
+    pub(super) fn in_order(&self) -> impl ExactSizeIterator<Item = &str> {
+        let (mut name, mut value) = (0, 0);
+        self.ends.iter().map(move |end| {
+            let (text, begin, end) = match *end {
+                End::Name(end) => (&self.names, &mut name, end),
+                End::Value(end) => (&self.values, &mut value, end),
+            };
+            text.get(std::mem::replace(begin, end + 1)..end).unwrap_or_default()
+        })
+    }
+
+    /// The memory that it keeps, in bytes.
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.values.capacity()
+            + self.names.capacity()
+            + self.ends.capacity() * size_of::<End>()
+            + self.open_names.capacity() * size_of::<u64>()
+    }
+
+    fn add_member(&mut self, name: &str) {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        self.open_names.push(hasher.finish());
+        self.add_name(name);
+    }
+
+    /// Closes the object whose first member is the one at this place among the open ones.
+    fn close(&mut self, first: usize) {
+        let names = self.open_names.get_mut(first..).unwrap_or_default();
+        names.sort_unstable();
+        self.has_duplicates |= names.windows(2).any(|two| matches!(two, [one, other] if one == other));
+        self.open_names.truncate(first);
     }
 }
 
@@ -99,7 +155,7 @@ impl<'de> Visitor<'de> for Collect<'_> {
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
         if self.is_name {
-            self.strings.add_name(text)
+            self.strings.add_member(text)
         } else {
             self.strings.add_value(text)
         }
@@ -112,9 +168,11 @@ impl<'de> Visitor<'de> for Collect<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let first = self.strings.open_names.len();
         while members.next_key_seed(Collect::name(self.strings))?.is_some() {
             members.next_value_seed(Collect::value(self.strings))?;
         }
+        self.strings.close(first);
         Ok(())
     }
 }
@@ -132,6 +190,27 @@ mod tests {
     fn values_and_names_are_unescaped_in_order() {
         let found = strings(r#"{"a":"ig\u006eore","b":[1,-2.5,true,null,"all"],"c\n":{"d":"rules"}}"#);
         assert_eq!(found, Some(("ignore\nall\nrules\n".to_owned(), "a\nb\nc\n\nd\n".to_owned())));
+    }
+
+    #[test]
+    fn names_and_values_are_given_in_the_order_of_the_document() {
+        let mut strings = Strings::default();
+        assert!(strings.read(br#"{"a":"1","b":["2","",{"c":3}],"d":"4"}"#));
+        assert_eq!(strings.in_order().collect::<Vec<_>>(), ["a", "1", "b", "2", "", "c", "d", "4"]);
+    }
+
+    #[test]
+    fn a_name_given_twice_in_one_object_is_told() {
+        for (text, expected) in [
+            (r#"{"a":1,"a":2}"#, true),
+            (r#"{"a":1,"\u0061":2}"#, true),
+            (r#"[{"b":{"x":1,"a":1,"y":{},"a":2}}]"#, true),
+            (r#"{"a":1,"b":{"a":2,"c":{"a":3}},"c":[{"a":1},{"a":1}]}"#, false),
+        ] {
+            let mut strings = Strings::default();
+            assert!(strings.read(text.as_bytes()));
+            assert_eq!(strings.has_duplicates, expected, "{text}");
+        }
     }
 
     #[test]

@@ -8,10 +8,12 @@
 mod automaton;
 mod decode;
 mod escape;
+mod findings;
 mod fold;
 mod grammar;
 mod inspected;
 mod json;
+mod markup;
 mod native;
 mod phrases;
 mod rules;
@@ -23,9 +25,10 @@ use std::{borrow::Cow, cell::Cell};
 
 pub use self::inspected::Inspected;
 pub use self::{
+    findings::{FINDINGS_MAX, OMITTED_MAX},
     grammar::PhraseError,
     rules::{BUILT_IN, RuleFault, RulesError},
-    scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX, FINDINGS_MAX},
+    scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX},
 };
 use self::{
     json::Strings,
@@ -33,7 +36,7 @@ use self::{
     scan::{Location, Scan},
     symbols::Stream,
 };
-use crate::model::{Finding, FindingKind, Message, Severity};
+use crate::model::{Destination, Finding, FindingKind, Message, Severity};
 
 /// Scratch memory that a message leaves larger than this is not kept, in bytes.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
@@ -65,9 +68,15 @@ impl Inspector {
         Ok(Self { rules, message_bytes_max: settings.message_bytes_max })
     }
 
-    /// Everything that is to be said about the message, at most [`FINDINGS_MAX`] findings, each rule once per location.
+    /// What is to be said about the message: the worst [`FINDINGS_MAX`] findings, each rule once per location. Where
+    /// others were left out, one of them says so.
     #[must_use]
     pub fn findings(&self, message: &Message) -> Vec<Finding> {
+        self.findings_and_omitted(message).0
+    }
+
+    /// The same with how many more there were, counted up to [`OMITTED_MAX`].
+    fn findings_and_omitted(&self, message: &Message) -> (Vec<Finding>, u32) {
         let size_bytes = message.size_bytes();
         let mut scratch = SCRATCH.take();
         let mut scan = Scan::new(&self.rules, size_bytes, std::mem::take(&mut scratch.stream));
@@ -79,7 +88,7 @@ impl Inspector {
         let (findings, stream) = scan.finish();
         scratch.stream = stream;
         scratch.give_back();
-        findings
+        findings.finish()
     }
 }
 
@@ -92,7 +101,7 @@ struct Scratch {
 
 impl Scratch {
     fn give_back(self) {
-        let kept_bytes = self.stream.capacity_bytes() + self.strings.values.capacity() + self.strings.names.capacity();
+        let kept_bytes = self.stream.capacity_bytes() + self.strings.capacity_bytes();
         if kept_bytes <= SCRATCH_BYTES_MAX {
             SCRATCH.set(self);
         }
@@ -109,8 +118,10 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
     if says_json || json::may_be_json(&message.data) {
         strings.clear();
         if strings.read(&message.data) {
-            scan.text(&strings.values, at);
-            scan.text(&strings.names, at);
+            scan.strings(strings, at);
+            if strings.has_duplicates {
+                scan.note(FindingKind::Malformed, "duplicate-json-member", Severity::Medium, at);
+            }
             return;
         }
         if says_json {
@@ -128,8 +139,18 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
 
 /// The names and free texts around the data. The attributes are taken together: a phrase may be spread over them.
 fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
-    scan.name(message.id.as_str(), Location::part("id"));
-    scan.name(message.kind.as_str(), Location::part("type"));
+    scan.text(message.id.as_str(), Location::part("id"));
+    scan.text(message.topic.as_str(), Location::part("topic"));
+    scan.text(message.kind.as_str(), Location::part("type"));
+    scan.text(message.content_type.as_str(), Location::part("content_type"));
+    if let Some(topic) = &message.reply_to {
+        scan.text(topic.as_str(), Location::part("reply_to"));
+    }
+    match &message.destination {
+        Some(Destination::Agent(agent)) => scan.text(agent.as_str(), Location::part("destination")),
+        Some(Destination::Role(role)) => scan.text(role.as_str(), Location::part("destination")),
+        None => {}
+    }
     for (text, name) in [(message.subject.as_str(), "subject"), (message.correlation_id.as_str(), "correlation_id")] {
         if !text.is_empty() {
             scan.text(text, Location::part(name));
@@ -143,8 +164,7 @@ fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) 
         strings.add_name(key);
         strings.add_value(value);
     }
-    scan.text(&strings.values, Location::part("attributes"));
-    scan.text(&strings.names, Location::part("attributes"));
+    scan.strings(strings, Location::part("attributes"));
 }
 
 #[cfg(test)]

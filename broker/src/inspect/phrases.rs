@@ -45,6 +45,7 @@ pub(super) struct Hit {
 pub(super) struct PhraseMatcher {
     automaton: Automaton,
     patterns: Vec<Hit>,
+    symbols_max: usize,
 }
 
 impl PhraseMatcher {
@@ -59,7 +60,13 @@ impl PhraseMatcher {
                 patterns.extend(of_rule.first().map(|(rule, _)| Hit { rule: *rule, form }));
             }
         }
-        Ok(Self { automaton: Automaton::new(&expressions)?, patterns })
+        let symbols_max = phrases.iter().map(|(_, phrase)| symbols_max(phrase)).max().unwrap_or(0);
+        Ok(Self { automaton: Automaton::new(&expressions)?, patterns, symbols_max })
+    }
+
+    /// How many symbols a phrase has at most.
+    pub(super) const fn symbols_max(&self) -> usize {
+        self.symbols_max
     }
 
     /// The memory that it takes, in bytes.
@@ -80,6 +87,12 @@ impl PhraseMatcher {
             }
         });
     }
+}
+
+/// How many symbols a phrase has at most, with a digit after each word.
+fn symbols_max(phrase: &Phrase) -> usize {
+    let choice = |words: &Vec<String>| words.iter().map(|word| word.len() + 1).sum();
+    phrase.slots.iter().map(|slot| slot.choices.iter().map(choice).max().unwrap_or(0)).sum()
 }
 
 /// One phrase as a regular expression over symbols. A digit may stand between words.

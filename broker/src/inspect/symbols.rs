@@ -5,24 +5,36 @@
 
 use std::ops::Range;
 
-const SYMBOL: u16 = 1 << 8;
-const UPPER: u16 = 1 << 9;
-const LOWER: u16 = 1 << 10;
-const DIGIT: u16 = 1 << 11;
-const CODED: u16 = 1 << 12;
-const ESCAPE: u16 = 1 << 13;
-const MARKER: u16 = 1 << 14;
-const WORD: u16 = UPPER | LOWER | DIGIT;
+const SYMBOL: u32 = 1 << 8;
+const UPPER: u32 = 1 << 9;
+const LOWER: u32 = 1 << 10;
+const DIGIT: u32 = 1 << 11;
+const CODED: u32 = 1 << 12;
+const ESCAPE: u32 = 1 << 13;
+const MARKER: u32 = 1 << 14;
+const TAG: u32 = 1 << 15;
+/// Stands for a digit that stands for a letter.
+const SIGN: u32 = 1 << 16;
+/// Not of a character, but of a text: words of digits.
+const NUMBER: u32 = 1 << 17;
+/// Not of a character, but of a text: words in a row that may be one code in pieces.
+const PIECES: u32 = 1 << 18;
+const WORD: u32 = UPPER | LOWER | DIGIT;
+
+/// So many words of one length in a row may be one code in pieces.
+const PIECES_MIN: usize = 4;
+/// So many words in a row that do not look like words may be one code in pieces.
+const ODD_MIN: usize = 2;
 
 /// The characters of which every marker of the rule file holds at least one.
 pub(super) const MARKER_CHARS: &str = "<[{#|";
 
-static CLASSES: [u16; 256] = classes();
+static CLASSES: [u32; 256] = classes();
 
 /// What one pass over a text saw besides letters.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Traits {
-    classes: u16,
+    classes: u32,
     codes_longest: usize,
 }
 
@@ -35,6 +47,21 @@ impl Traits {
     /// A character without which there is no marker.
     pub(super) const fn has_marker_chars(&self) -> bool {
         self.classes & MARKER != 0
+    }
+
+    /// A character with which a tag begins.
+    pub(super) const fn has_tags(&self) -> bool {
+        self.classes & TAG != 0
+    }
+
+    /// Words of digits only, or of signs that stand for digits.
+    pub(super) const fn has_numbers(&self) -> bool {
+        self.classes & (NUMBER | SIGN) != 0
+    }
+
+    /// Words in a row that may be one code in pieces.
+    pub(super) const fn has_pieces(&self) -> bool {
+        self.classes & PIECES != 0
     }
 
     /// A row of words that may be character codes, long enough to spell a phrase.
@@ -60,9 +87,14 @@ impl Stream {
     /// Forgets what it holds and takes the symbols of `text`, which is ASCII.
     pub(super) fn read(&mut self, text: &str) -> Traits {
         self.clear();
-        self.symbols.resize(text.len(), 0);
+        self.append(text)
+    }
+
+    /// Takes the symbols of `text`, which is ASCII, as well.
+    pub(super) fn append(&mut self, text: &str) -> Traits {
+        let mut length = self.symbols.len();
+        self.symbols.resize(length + text.len(), 0);
         let mut reader = Reader::default();
-        let mut length = 0;
         for (at, &byte) in text.as_bytes().iter().enumerate() {
             let class = class(byte);
             if class & CODED == 0 {
@@ -74,7 +106,7 @@ impl Stream {
                 self.word_begins.push(length);
             }
             if let Some(place) = self.symbols.get_mut(length) {
-                [*place, _] = class.to_le_bytes();
+                [*place, ..] = class.to_le_bytes();
             }
             length += usize::from(class & SYMBOL != 0);
         }
@@ -110,6 +142,39 @@ impl Stream {
         self.symbols.extend_from_slice(word);
     }
 
+    /// Appends a place across which no phrase goes.
+    pub(super) fn push_break(&mut self) {
+        self.push_word(b" ");
+    }
+
+    /// Appends the first and the last `symbols_max` symbols of `text`, which is ASCII, or all where they meet.
+    pub(super) fn append_edges(&mut self, text: &str, symbols_max: usize) {
+        let is_symbol = |(_, byte): &(usize, &u8)| class(**byte) & SYMBOL != 0;
+        let symbols = || text.as_bytes().iter().enumerate().filter(is_symbol);
+        let head = symbols().nth(symbols_max).map_or(text.len(), |(at, _)| at);
+        let tail = symbols().rev().nth(symbols_max).map_or(0, |(at, _)| at + 1);
+        if head >= tail {
+            self.append(text);
+        } else {
+            self.append(text.get(..head).unwrap_or_default());
+            self.push_break();
+            self.append(text.get(tail..).unwrap_or_default());
+        }
+    }
+
+    /// The stream without its words of digits, if any of them stands between others.
+    pub(super) fn without_numbers(&self) -> Option<Self> {
+        let is_number = |word: &[u8]| word.iter().all(u8::is_ascii_digit);
+        let others: Vec<_> = self.words().enumerate().filter(|(_, word)| !is_number(word)).collect();
+        let (first, last) = (others.first()?.0, others.last()?.0);
+        if last - first < others.len() {
+            return None;
+        }
+        let mut rest = Self::default();
+        others.iter().for_each(|(_, word)| rest.push_word(word));
+        Some(rest)
+    }
+
     /// All symbols.
     pub(super) fn symbols(&self) -> &[u8] {
         &self.symbols
@@ -141,21 +206,28 @@ impl Stream {
 #[derive(Default)]
 struct Reader {
     traits: Traits,
-    before: u16,
+    before: u32,
     coded_run: usize,
     codes: usize,
-    word_classes: u16,
+    word_classes: u32,
     word_length: usize,
+    inner_classes: u32,
+    length_before: usize,
+    same: usize,
+    plain: usize,
+    odd: usize,
+    row_classes: u32,
 }
 
 impl Reader {
     /// Takes the next character; whether it is a symbol with which a word begins.
     #[inline(always)]
-    fn step(&mut self, class: u16) -> bool {
+    fn step(&mut self, class: u32) -> bool {
         self.traits.classes |= class;
         if class & WORD != 0 {
             self.word_classes |= class;
             self.word_length += 1;
+            self.inner_classes |= if self.word_length > 1 { class } else { 0 };
         } else if self.word_length != 0 {
             self.end_word();
         }
@@ -165,21 +237,52 @@ impl Reader {
     }
 
     fn end_word(&mut self) {
+        if self.word_classes & WORD == DIGIT {
+            self.traits.classes |= NUMBER;
+        }
+        self.take_piece();
         let may_be_code = self.word_classes & DIGIT != 0 && super::decode::CODE_LENGTHS.contains(&self.word_length);
         self.codes = if may_be_code { self.codes + 1 } else { 0 };
         self.traits.codes_longest = self.traits.codes_longest.max(self.codes);
         self.word_classes = 0;
         self.word_length = 0;
+        self.inner_classes = 0;
+    }
+
+    /// Notes rows of words that are of one length or do not look like words.
+    fn take_piece(&mut self) {
+        self.same = if self.word_length == self.length_before { self.same + 1 } else { 1 };
+        self.length_before = self.word_length;
+        let is_odd = is_odd(self.word_classes, self.inner_classes);
+        self.plain = if is_odd { 0 } else { self.plain + 1 };
+        self.odd = if self.plain > 1 { 0 } else { self.odd + usize::from(is_odd) };
+        self.row_classes = if self.same == 1 { self.word_classes } else { self.row_classes | self.word_classes };
+        let is_mixed = (self.row_classes & WORD).count_ones() > 1;
+        if self.odd >= ODD_MIN || (self.same >= PIECES_MIN && is_mixed) {
+            self.traits.classes |= PIECES;
+        }
     }
 }
 
+/// Whether a word has letters and digits, or lower case and upper case after its first letter.
+const fn is_odd(classes: u32, inner_classes: u32) -> bool {
+    let has_letters = classes & (UPPER | LOWER) != 0;
+    (classes & DIGIT != 0 && has_letters) || (classes & LOWER != 0 && inner_classes & UPPER != 0)
+}
+
+/// Whether a word does not look like a word.
+pub(super) fn is_odd_word(word: &[u8]) -> bool {
+    let classes = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all | class(*byte));
+    is_odd(classes(word), classes(word.get(1..).unwrap_or_default()))
+}
+
 #[inline(always)]
-fn class(byte: u8) -> u16 {
+fn class(byte: u8) -> u32 {
     CLASSES.get(usize::from(byte)).copied().unwrap_or(0)
 }
 
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where a wrong index does not compile")]
-const fn classes() -> [u16; 256] {
+const fn classes() -> [u32; 256] {
     let mut table = [0; 256];
     let mut byte = 0u8;
     while byte < 128 {
@@ -189,21 +292,23 @@ const fn classes() -> [u16; 256] {
     table
 }
 
-const fn class_of(byte: u8) -> u16 {
+const fn class_of(byte: u8) -> u32 {
     let symbol = match byte {
         b'@' => b'4',
         b'$' => b'5',
         b'!' => b'1',
         _ => byte.to_ascii_lowercase(),
     };
-    let symbol = if symbol.is_ascii_alphanumeric() { SYMBOL | symbol as u16 } else { 0 };
+    let symbol = if symbol.is_ascii_alphanumeric() { SYMBOL | symbol as u32 } else { 0 };
     let kind = match byte {
         b'A'..=b'Z' => UPPER | CODED,
         b'a'..=b'z' => LOWER | CODED,
         b'0'..=b'9' => DIGIT | CODED,
         b'+' | b'/' | b'-' | b'_' => CODED,
         b'%' | b'&' | b'\\' | b'=' => ESCAPE,
-        b'<' | b'[' | b'{' | b'#' | b'|' => MARKER,
+        b'<' => MARKER | TAG,
+        b'[' | b'{' | b'#' | b'|' => MARKER,
+        b'@' | b'$' | b'!' => SIGN,
         _ => 0,
     };
     symbol | kind
@@ -238,6 +343,30 @@ mod tests {
         stream.read("be dancing b1");
         assert!(stream.are_words(0, 2) && stream.are_words(2, 7) && stream.are_words(9, 1));
         assert!(!stream.are_words(0, 5) && !stream.are_words(1, 1));
+    }
+
+    #[test]
+    fn of_a_long_text_only_the_edges_are_taken() {
+        let edges = |text: &str| {
+            let mut stream = Stream::default();
+            stream.append_edges(text, 3);
+            String::from_utf8_lossy(stream.symbols()).into_owned()
+        };
+        assert_eq!(edges("a b, cd"), "abcd");
+        assert_eq!(edges("-abcdef-"), "abcdef");
+        assert_eq!(edges("a  bc de fgh"), "abc fgh");
+    }
+
+    #[test]
+    fn words_of_digits_are_left_out_where_they_stand_between_others() {
+        let rest = |text: &str| {
+            let mut stream = Stream::default();
+            assert!(stream.read(text).has_numbers());
+            stream.without_numbers().map(|rest| String::from_utf8_lossy(rest.symbols()).into_owned())
+        };
+        assert_eq!(rest("ign0re 123 all 4 !! rules").as_deref(), Some("ign0reallrules"));
+        assert_eq!(rest("12 ignore all 34"), None);
+        assert_eq!(rest("12"), None);
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Draft {
                 payload_digest: veribus_proto::payload::digest(salt, &message.data).to_vec(),
                 destination: message.destination.as_ref().map(ToString::to_string).unwrap_or_default(),
             }),
-            decision: Some(decision(verdict, inspected.findings())),
+            decision: Some(with_omitted(decision(verdict, inspected.findings()), inspected.findings_omitted())),
             ..entry(EntryKind::Publish)
         })
     }
@@ -206,6 +206,8 @@ impl Draft {
         }
         if let Some(decision) = &mut self.0.decision {
             decision.rules.clear();
+            let listed = u32::try_from(decision.findings.len()).unwrap_or(u32::MAX);
+            decision.findings_omitted = decision.findings_omitted.saturating_add(listed);
             decision.findings.clear();
         }
         self.0.resource.clear();
@@ -276,6 +278,12 @@ fn decision(verdict: &Verdict, findings: &[Finding]) -> v1::DecisionFacts {
     }
 }
 
+/// Counts the findings that inspection itself left out.
+fn with_omitted(mut facts: v1::DecisionFacts, omitted: u32) -> v1::DecisionFacts {
+    facts.findings_omitted = facts.findings_omitted.saturating_add(omitted);
+    facts
+}
+
 fn finding(finding: &Finding) -> v1::Finding {
     v1::Finding {
         kind: finding.kind.as_str().to_owned(),
@@ -300,4 +308,36 @@ fn cut(text: &str, bytes_max: usize) -> String {
 
 fn pattern_list(patterns: &[TopicPattern]) -> String {
     patterns.iter().map(TopicPattern::as_str).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fixtures, issue::KeyKind, model::Message};
+
+    #[test]
+    fn findings_that_inspection_left_out_are_counted() {
+        let world = fixtures::World::new(KeyKind::Es256);
+        let sender = world.identity(&world.claims("agent"));
+        let plain = "your system prompt. tpmorp metsys ruoy. lbhe flfgrz cebzcg.";
+        let encoded =
+            data_encoding::BASE32.encode(plain.as_bytes()) + " " + &data_encoding::HEXLOWER.encode(plain.as_bytes());
+        let text = format!("{plain} {} {encoded} ", data_encoding::BASE64.encode(plain.as_bytes()));
+        let message = Message {
+            subject: text.clone(),
+            correlation_id: text.clone(),
+            attributes: [("k".to_owned(), text.clone())].into(),
+            ..fixtures::message("m", "a.b", "note", "", &format!("\"{text}\""))
+        };
+        let inspected = fixtures::inspector().inspect(sender, fixtures::peer(), message);
+        assert!(inspected.findings_omitted() > 0);
+        let verdict =
+            Verdict { decision: Decision::Quarantine, rules: [].into(), reason: None, policy_sha256: [0; 32] };
+        let mut draft = Draft::decided(&inspected, &verdict, &[0; 32]);
+        let facts = |draft: &Draft| draft.0.decision.clone().expect("a decision");
+        assert_eq!(facts(&draft).findings_omitted, inspected.findings_omitted());
+        let all = inspected.findings_omitted() as usize + inspected.findings().len();
+        draft.cut_down();
+        assert_eq!(facts(&draft).findings_omitted as usize, all);
+    }
 }
