@@ -37,6 +37,11 @@ use crate::{
 
 mod exposition;
 
+/// The largest requests of the services that are open to everybody, and of the auditors': names and filters only.
+const HEALTH_BYTES_MAX: usize = 1024;
+const REFLECTION_BYTES_MAX: usize = 8 * 1024;
+const AUDIT_REQUEST_BYTES_MAX: usize = 16 * 1024;
+
 /// Why the broker does not run.
 #[derive(Debug, Error)]
 pub enum ServerError {
@@ -231,11 +236,11 @@ impl Builder {
         let gate = GateLayer::new(verifier, Arc::clone(&refusals), recorder.clone(), metrics.clone());
         let routes = http2(limits)
             .layer(gate)
-            .add_service(health_service)
+            .add_service(health_service.max_decoding_message_size(HEALTH_BYTES_MAX))
             .add_service(reflection_v1()?)
             .add_service(reflection_v1alpha()?)
             .add_service(BrokerServiceServer::new(broker).max_decoding_message_size(limits.frame_bytes_max))
-            .add_service(AuditServiceServer::new(audit));
+            .add_service(AuditServiceServer::new(audit).max_decoding_message_size(AUDIT_REQUEST_BYTES_MAX));
         let counts = ConnectionCounts::new(connection_limits(limits), metrics.clone());
         let stop_accepting = stop_serving.child_token();
         let incoming =
@@ -453,12 +458,18 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 fn reflection_v1() -> Result<V1<impl tonic_reflection::server::v1::ServerReflection>, ServerError> {
-    reflection().build_v1().map_err(|error| ServerError::Start(error.to_string()))
+    reflection()
+        .build_v1()
+        .map(|service| service.max_decoding_message_size(REFLECTION_BYTES_MAX))
+        .map_err(|error| ServerError::Start(error.to_string()))
 }
 
 /// Older tools ask for this one only.
 fn reflection_v1alpha() -> Result<V1Alpha<impl tonic_reflection::server::v1alpha::ServerReflection>, ServerError> {
-    reflection().build_v1alpha().map_err(|error| ServerError::Start(error.to_string()))
+    reflection()
+        .build_v1alpha()
+        .map(|service| service.max_decoding_message_size(REFLECTION_BYTES_MAX))
+        .map_err(|error| ServerError::Start(error.to_string()))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {

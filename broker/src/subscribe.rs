@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     authenticate::{Caller, TokenError},
@@ -54,7 +54,8 @@ impl Reading {
         Self { decider, router, recorder, tasks, clock }
     }
 
-    /// Opens a subscription: every message accepted from now on that matches is delivered to it.
+    /// Opens a subscription: every message accepted from now on that matches is delivered to it. `cut_off` closes its
+    /// connection, for a client that takes nothing in.
     ///
     /// # Errors
     /// [`ReadRefusal`].
@@ -62,6 +63,7 @@ impl Reading {
         &self,
         caller: &Caller,
         patterns: Vec<TopicPattern>,
+        cut_off: CancellationToken,
     ) -> Result<(Inbox, AccessReceipt), ReadRefusal> {
         let receipt = self.permit(caller, Access::Subscribe(&patterns), String::new()).await?;
         let inbox = Inbox::open(
@@ -71,6 +73,7 @@ impl Reading {
             &receipt.decision_id,
             Arc::clone(&caller.identity),
             patterns,
+            cut_off,
         );
         Ok((inbox, receipt))
     }

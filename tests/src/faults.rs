@@ -59,7 +59,7 @@ impl LogStore for FaultyStore {
             Some(Fault::NotPersisted | Fault::PersistedButReportedFailed) => {
                 Err(AppendError::Write("failed on command".to_owned()))
             }
-            Some(Fault::Sync) => Err(AppendError::Sync(io::Error::other("failed on command"))),
+            Some(Fault::Sync) => Err(AppendError::Fatal(io::Error::other("failed on command"))),
         }
     }
 

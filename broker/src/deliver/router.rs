@@ -1,6 +1,12 @@
 //! Which subscriptions are live, and who is the audience of a message.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -15,8 +21,8 @@ use crate::{
     record::{Audience, Recipient},
 };
 
-/// How many topics the audience is remembered for, until subscriptions change.
-const REMEMBERED_TOPICS_MAX: usize = 65_536;
+/// How many recipients are remembered over all topics, until subscriptions change; a topic counts as one more.
+const REMEMBERED_RECIPIENTS_MAX: usize = 262_144;
 
 /// The live subscriptions.
 pub struct Router {
@@ -40,6 +46,7 @@ pub(super) struct Subscription {
 struct Table {
     subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
     routes: DashMap<Topic, Arc<Route>>,
+    remembered: AtomicUsize,
 }
 
 /// Who listens to a topic, whatever the destination.
@@ -120,7 +127,7 @@ impl Router {
         let _one_at_a_time = self.changes.lock();
         let mut subscriptions = self.table.load().subscriptions.clone();
         change(&mut subscriptions);
-        self.table.store(Arc::new(Table { subscriptions, routes: DashMap::new() }));
+        self.table.store(Arc::new(Table { subscriptions, ..Table::default() }));
     }
 }
 
@@ -134,8 +141,11 @@ impl Table {
         let subscriptions: Vec<_> = listening.cloned().collect();
         let everybody = subscriptions.iter().map(|one| one.recipient.clone()).collect();
         let route = Arc::new(Route { subscriptions, everybody });
-        if self.routes.len() < REMEMBERED_TOPICS_MAX {
+        let size = route.subscriptions.len() + 1;
+        if self.remembered.fetch_add(size, Ordering::Relaxed) + size <= REMEMBERED_RECIPIENTS_MAX {
             self.routes.insert(topic.clone(), Arc::clone(&route));
+        } else {
+            self.remembered.fetch_sub(size, Ordering::Relaxed);
         }
         route
     }

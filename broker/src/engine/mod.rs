@@ -28,9 +28,10 @@ pub enum AppendError {
     /// The write failed. Whether any of it persisted is not known: read the tail again before going on.
     #[error("the log could not be written: {0}")]
     Write(String),
-    /// The disk did not confirm what was written. Nothing may be acknowledged after this, ever: end the process.
-    #[error("the disk did not confirm a write: {0}")]
-    Sync(#[source] io::Error),
+    /// The store cannot write any more, or the disk did not confirm what was written. Nothing may be acknowledged after
+    /// this, ever: end the process. The next start finds what is on disk.
+    #[error("the log could not be made durable: {0}")]
+    Fatal(#[source] io::Error),
 }
 
 /// Why the store could not be read.

@@ -52,6 +52,8 @@ pub enum RefusalReason {
     MalformedMessage,
     /// The token ran out while the message was on its way.
     TokenExpired,
+    /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
+    MessageIdReused,
 }
 
 impl RefusalReason {
@@ -64,14 +66,22 @@ impl RefusalReason {
             Self::DecisionFailed => "DECISION_FAILED",
             Self::MalformedMessage => "MALFORMED_MESSAGE",
             Self::TokenExpired => "TOKEN_EXPIRED",
+            Self::MessageIdReused => "MESSAGE_ID_REUSED",
         }
     }
 
     /// Reads the stable word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::MissingPermission, Self::PolicyDenied, Self::DecisionFailed, Self::MalformedMessage, Self::TokenExpired]
-            .into_iter()
-            .find(|reason| reason.as_str() == word)
+        [
+            Self::MissingPermission,
+            Self::PolicyDenied,
+            Self::DecisionFailed,
+            Self::MalformedMessage,
+            Self::TokenExpired,
+            Self::MessageIdReused,
+        ]
+        .into_iter()
+        .find(|reason| reason.as_str() == word)
     }
 }

@@ -8,6 +8,9 @@ use std::{
     },
 };
 
+/// What is kept of any floor for ending and reporting, at the most.
+const CRITICAL_BYTES: u64 = 64 << 20;
+
 /// Watches the disk that holds the log.
 #[derive(Debug, Clone)]
 pub struct DiskWatch {
@@ -43,6 +46,12 @@ impl DiskWatch {
     pub fn is_below_floor(&self) -> bool {
         self.free_bytes() < self.floor_bytes
     }
+
+    /// Whether so little is left of the reserve that only what ends or reports may still be written.
+    #[must_use]
+    pub fn is_critical(&self) -> bool {
+        self.free_bytes() < (self.floor_bytes / 4).min(CRITICAL_BYTES)
+    }
 }
 
 #[cfg(test)]
@@ -53,11 +62,13 @@ mod tests {
     fn a_disk_with_less_than_the_floor_is_told_from_one_with_more() {
         let directory = tempfile::tempdir().expect("a directory");
         assert!(!DiskWatch::new(directory.path(), 1).is_below_floor());
-        assert!(DiskWatch::new(directory.path(), u64::MAX).is_below_floor());
+        let low = DiskWatch::new(directory.path(), u64::MAX);
+        assert!(low.is_below_floor() && !low.is_critical());
     }
 
     #[test]
     fn a_disk_that_cannot_be_asked_counts_as_full() {
-        assert!(DiskWatch::new(Path::new("/nowhere/at/all"), 1).is_below_floor());
+        let unknown = DiskWatch::new(Path::new("/nowhere/at/all"), 8);
+        assert!(unknown.is_below_floor() && unknown.is_critical());
     }
 }

@@ -58,6 +58,15 @@ impl Draft {
         Self(AuditEntry { decision: Some(decision), detail, ..entry(EntryKind::BrokerStarted) })
     }
 
+    /// A write failed, and what persisted was read back.
+    #[must_use]
+    pub(super) fn recovered() -> Self {
+        Self(AuditEntry {
+            detail: "a write failed; the log was read back".to_owned(),
+            ..entry(EntryKind::RecordRecovered)
+        })
+    }
+
     /// The broker stopped in good order.
     #[must_use]
     pub fn stopped() -> Self {

@@ -11,6 +11,24 @@ use veribus_proto::v1::{self, AuditEntry, EntryKind};
 
 use crate::model::RefusalReason;
 
+impl FirstOutcome {
+    /// Whether the same message would always be answered like this. What a moment is to blame for is not remembered, and
+    /// neither is the refusal of an id that belongs to another message.
+    pub(super) const fn is_final(self) -> bool {
+        match self {
+            Self::Accepted
+            | Self::Quarantined
+            | Self::Refused(RefusalReason::MissingPermission | RefusalReason::PolicyDenied) => true,
+            Self::Refused(
+                RefusalReason::DecisionFailed
+                | RefusalReason::MalformedMessage
+                | RefusalReason::TokenExpired
+                | RefusalReason::MessageIdReused,
+            ) => false,
+        }
+    }
+}
+
 /// What was answered the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct First {
@@ -18,6 +36,8 @@ pub(super) struct First {
     pub(super) outcome: FirstOutcome,
     /// Known only to the process that recorded it.
     pub(super) salt: Option<[u8; 32]>,
+    /// Tells whether a message with the same id is the same message; known only to the process that recorded it.
+    pub(super) content: Option<ContentHash>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +46,9 @@ pub(super) enum FirstOutcome {
     Quarantined,
     Refused(RefusalReason),
 }
+
+/// The first half of SHA-256 over all that a message says.
+pub(super) type ContentHash = [u8; 16];
 
 /// An id stands as the first half of its SHA-256: 16 bytes, whatever its length.
 type IdHash = [u8; 16];
@@ -73,8 +96,10 @@ impl Duplicates {
             return;
         }
         if let Some(outcome) = entry.decision.as_ref().and_then(outcome) {
-            let first = First { index: entry.index, outcome, salt: None };
-            self.insert(&actor.issuer, &actor.agent, &message.id, first);
+            let first = First { index: entry.index, outcome, salt: None, content: None };
+            if outcome.is_final() {
+                self.insert(&actor.issuer, &actor.agent, &message.id, first);
+            }
         }
     }
 }
@@ -105,7 +130,7 @@ mod tests {
     use super::*;
 
     fn first(index: u64) -> First {
-        First { index, outcome: FirstOutcome::Accepted, salt: None }
+        First { index, outcome: FirstOutcome::Accepted, salt: None, content: None }
     }
 
     #[test]

@@ -88,17 +88,30 @@ impl Recorder {
         Ok(PendingOutcomes(outcomes))
     }
 
-    /// Records a decision on a request to read, before anything is handed over.
+    /// Records a decision on a request to read, before anything is handed over. Reading goes on below the floor too, as
+    /// long as the reserve lasts.
     ///
     /// # Errors
-    /// [`RecordError::Failed`].
+    /// [`RecordError`].
     pub async fn access(&self, draft: Draft) -> Result<AccessReceipt, RecordError> {
+        if self.disk.is_critical() {
+            return Err(RecordError::DiskFloor);
+        }
         let (reply, receipt) = oneshot::channel();
         self.submissions.send(Submission::Access(draft, reply)).await.map_err(|_| RecordError::Failed)?;
         receipt.await.map_err(|_| RecordError::Failed)
     }
 
-    /// Queues a note that nobody waits for.
+    /// Queues a note on something that a caller did wrong. Below the floor there is no room for it, so the caller must be
+    /// refused instead.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn complaint(&self, draft: Draft) -> Result<(), RecordError> {
+        if self.disk.is_below_floor() { Err(RecordError::DiskFloor) } else { self.note(draft).await }
+    }
+
+    /// Queues a note that nobody waits for, on something that has happened already.
     ///
     /// # Errors
     /// [`RecordError::Failed`] where the writer is gone.

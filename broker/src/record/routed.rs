@@ -2,11 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Audience, Draft};
+use sha2::{Digest as _, Sha256};
+
+use super::{Audience, Draft, duplicates::ContentHash};
 use crate::{
     authenticate::Identity,
     decide::{Decided, Permitted},
-    model::{MessageId, RefusalReason},
+    model::{Message, MessageId, RefusalReason, Topic},
 };
 
 /// A message that is ready to be recorded.
@@ -14,6 +16,7 @@ use crate::{
 pub struct Routed {
     pub(super) draft: Draft,
     pub(super) salt: [u8; 32],
+    pub(super) content: ContentHash,
     pub(super) sender: Arc<Identity>,
     pub(super) size_bytes: usize,
     pub(super) ending: Ending,
@@ -39,6 +42,7 @@ impl Routed {
         let sender = Arc::clone(inspected.sender());
         let id = inspected.message().id.clone();
         let size_bytes = inspected.message().size_bytes();
+        let content = content_hash(inspected.message());
         let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
         let ending = match decided {
             Decided::Permitted(permitted) => {
@@ -48,7 +52,7 @@ impl Routed {
             Decided::Held(_) => Ending::Held(id),
             Decided::Denied(_) => Ending::Refused(id, reason),
         };
-        Self { draft, salt, sender, size_bytes, ending }
+        Self { draft, salt, content, sender, size_bytes, ending }
     }
 
     /// A message that could not be read as one.
@@ -56,8 +60,36 @@ impl Routed {
     pub fn malformed(malformed: Malformed) -> Self {
         let draft = Draft::malformed(&malformed);
         let ending = Ending::Malformed(malformed.message_id);
-        Self { draft, salt: [0; 32], sender: malformed.sender, size_bytes: malformed.size_bytes, ending }
+        Self {
+            draft,
+            salt: [0; 32],
+            content: [0; 16],
+            sender: malformed.sender,
+            size_bytes: malformed.size_bytes,
+            ending,
+        }
     }
+}
+
+/// Over everything that the message says, each part behind its length.
+fn content_hash(message: &Message) -> ContentHash {
+    let destination = message.destination.as_ref().map(ToString::to_string).unwrap_or_default();
+    let time = message.time.map_or(0, |time| time.0).to_be_bytes();
+    let mut hasher = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update(bytes.len().to_be_bytes());
+        hasher.update(bytes);
+    };
+    for text in [message.topic.as_str(), message.kind.as_str(), message.content_type.as_str(), &destination] {
+        part(text.as_bytes());
+    }
+    part(message.reply_to.as_ref().map_or("", Topic::as_str).as_bytes());
+    part(message.subject.as_bytes());
+    part(message.correlation_id.as_bytes());
+    part(&time);
+    message.attributes.iter().flat_map(|(key, value)| [key, value]).for_each(|text| part(text.as_bytes()));
+    part(&message.data);
+    hasher.finalize().first_chunk().copied().unwrap_or_default()
 }
 
 /// A message of a known sender that could not be read as one.

@@ -51,9 +51,9 @@ pub struct WriterSettings {
 /// Why the writer stopped for good. Nothing is acknowledged after this.
 #[derive(Debug, Error)]
 pub enum WriterEnd {
-    /// The disk did not confirm a write.
+    /// The store cannot write any more.
     #[error(transparent)]
-    Sync(#[from] AppendError),
+    Append(#[from] AppendError),
     /// After a failed write the log could not be read back.
     #[error("after a failed write: {0}")]
     Recovery(#[from] StartError),
@@ -69,6 +69,9 @@ const KNOWN_AUDIENCES_MAX: NonZeroUsize = match NonZeroUsize::new(4_096) {
     None => NonZeroUsize::MIN,
 };
 
+/// How many commits may fail in a row.
+const FAILURES_MAX: u32 = 3;
+
 /// Writes the log.
 pub struct Writer {
     store: SharedLogStore,
@@ -81,8 +84,7 @@ pub struct Writer {
     duplicates: Duplicates,
     known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
     notes: Vec<Draft>,
-    /// Notes of a commit that failed; they go into the next one.
-    unwritten: Vec<Draft>,
+    failures: u32,
 }
 
 impl Writer {
@@ -103,7 +105,7 @@ impl Writer {
         let (committed, reader) = watch::channel(end.next_index);
         let reader = LogReader::new(store.clone(), reader);
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
-        let (notes, unwritten) = (Vec::new(), Vec::new());
+        let notes = Vec::new();
         let writer = Self {
             store,
             submissions,
@@ -115,7 +117,7 @@ impl Writer {
             duplicates,
             known_audiences,
             notes,
-            unwritten,
+            failures: 0,
         };
         Ok((writer, recorder, reader))
     }
@@ -137,9 +139,6 @@ impl Writer {
             let last = batch.iter().any(|one| matches!(one, Submission::Finish(_)));
             self.commit(&mut batch, &mut handover)?;
             if last {
-                if !self.unwritten.is_empty() {
-                    self.commit(&mut batch, &mut handover)?;
-                }
                 return Ok(());
             }
         }
@@ -163,73 +162,81 @@ impl Writer {
         let started = Instant::now();
         let node = self.settings.node.clone();
         let mut commit = Commit::new(&node, self.end, self.clock.now());
-        let mut in_flight = InFlight::default();
-        for note in std::mem::take(&mut self.unwritten).into_iter().chain(std::mem::take(&mut self.notes)) {
-            in_flight.note(note, &mut commit);
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(batch.iter().filter_map(Submission::note));
+        for note in &notes {
+            commit.push(note.clone());
         }
-        for submission in batch.drain(..) {
-            self.take(submission, &mut commit, &mut in_flight);
-        }
+        let mut recorded = Vec::new();
+        let replies: Vec<Reply> = batch.drain(..).map(|one| self.take(one, &mut commit, &mut recorded)).collect();
         let (chunks, end) = commit.finish();
         let entries = end.next_index - self.end.next_index;
         match self.store.append(&chunks) {
             Ok(()) => {}
             Err(AppendError::Write(detail)) => {
                 tracing::error!(detail, "a write to the audit log failed: everything in flight is refused");
-                return self.recover(in_flight);
+                drop(replies);
+                return self.recover(detail, notes, &recorded);
             }
-            // A crash or a lost disk: what was in flight is neither acknowledged nor delivered.
-            Err(error @ AppendError::Sync(_)) => return Err(error.into()),
+            // A lost disk: what was in flight is neither acknowledged nor delivered.
+            Err(error @ AppendError::Fatal(_)) => return Err(error.into()),
         }
+        self.failures = 0;
         self.end = end;
         self.committed.send_replace(end.next_index);
         self.metrics.committed(entries, started.elapsed());
-        let undelivered = handover.hand_over(in_flight.recorded);
+        let undelivered = handover.hand_over(recorded);
         self.notes.extend(undelivered);
-        in_flight.replies.into_iter().for_each(Reply::send);
+        replies.into_iter().for_each(Reply::send);
         Ok(())
     }
 
     /// After a failed write nobody knows what persisted: read it back, as after a crash. What did persist was delivered to
-    /// nobody, which is recorded next. Those who asked are told to ask again; notes, for which nobody waits, are kept.
-    fn recover(&mut self, in_flight: InFlight) -> Result<(), WriterEnd> {
-        let InFlight { recorded, noted, replies } = in_flight;
-        drop(replies);
+    /// nobody, which is recorded next. Until an entry that says so is durable, nothing that was read back counts: no
+    /// duplicate is answered and no reader sees it.
+    fn recover(&mut self, fault: String, notes: Vec<Draft>, in_flight: &[Recorded]) -> Result<(), WriterEnd> {
+        self.failures += 1;
+        if self.failures > FAILURES_MAX {
+            return Err(AppendError::Write(fault).into());
+        }
         let settings = &self.settings;
         self.duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         self.known_audiences.clear();
         self.end = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
-        self.committed.send_replace(self.end.next_index);
         let mut missed: HashMap<&Recipient, UndeliveredCount> = HashMap::new();
-        for recorded in recorded.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
+        for recorded in in_flight.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
             for recipient in recorded.audience().recipients() {
                 missed.entry(recipient).or_default().add(recorded.decision_id().audit_index());
             }
         }
-        let notes = missed.iter().map(|(recipient, count)| Draft::undelivered(recipient, "record-failed", count));
+        self.notes.push(Draft::recovered());
         self.notes.extend(notes);
-        let lost = noted.into_iter().filter(|(index, _)| *index >= self.end.next_index).map(|(_, note)| note);
-        self.unwritten = lost.take(self.settings.commit_entries_max).collect();
+        let missed = missed.iter().map(|(recipient, count)| Draft::undelivered(recipient, "record-failed", count));
+        self.notes.extend(missed);
         Ok(())
     }
 
-    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, in_flight: &mut InFlight) {
+    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Reply {
         match submission {
             Submission::Messages(messages, reply, room) => {
-                let recorded = &mut in_flight.recorded;
                 let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
-                in_flight.replies.push(Reply::Messages(reply, outcomes, room));
+                Reply::Messages(reply, outcomes, room)
             }
             Submission::Access(draft, reply) => {
                 let receipt = AccessReceipt { decision_id: self.decision_id(commit.push(draft)) };
-                in_flight.replies.push(Reply::Access(reply, receipt));
+                Reply::Access(reply, receipt)
             }
-            Submission::Note(draft) | Submission::Finish(draft) => in_flight.note(draft, commit),
+            // Taken already, before all else.
+            Submission::Note(_) => Reply::None,
+            Submission::Finish(draft) => {
+                commit.push(draft);
+                Reply::None
+            }
         }
     }
 
     fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut draft, salt, sender, ending, .. } = routed;
+        let Routed { mut draft, salt, content, sender, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
                 let decision_id = self.decision_id(commit.push(draft));
@@ -241,6 +248,11 @@ impl Writer {
         };
         let (issuer, agent) = (sender.issuer().as_str(), sender.agent().as_str());
         if let Some(first) = self.duplicates.find(issuer, agent, id.as_str()) {
+            // Another message under the same id goes nowhere, but what was tried is not hidden.
+            if first.content.is_some_and(|known| known != content) {
+                draft.deny("native/message-id-reused", RefusalReason::MessageIdReused);
+                commit.push(draft);
+            }
             return self.outcome(id, &first, true);
         }
         // The token may have run out while the message waited.
@@ -257,8 +269,10 @@ impl Writer {
             Ending::Malformed(_) => (FirstOutcome::Refused(RefusalReason::MalformedMessage), None),
         };
         let index = self.push(draft, handed_over, salt, commit, recorded);
-        let first = First { index, outcome, salt: Some(salt) };
-        self.duplicates.insert(issuer, agent, id.as_str(), first);
+        let first = First { index, outcome, salt: Some(salt), content: Some(content) };
+        if outcome.is_final() {
+            self.duplicates.insert(issuer, agent, id.as_str(), first);
+        }
         self.outcome(id, &first, false)
     }
 
@@ -326,6 +340,14 @@ impl Writer {
 }
 
 impl Submission {
+    /// A note is kept until its commit has succeeded: nobody else would submit it again.
+    fn note(&self) -> Option<Draft> {
+        match self {
+            Self::Note(draft) => Some(draft.clone()),
+            Self::Messages(..) | Self::Access(..) | Self::Finish(_) => None,
+        }
+    }
+
     fn entries(&self) -> usize {
         match self {
             Self::Messages(messages, ..) => messages.len(),
@@ -340,25 +362,11 @@ impl Recipient {
     }
 }
 
-/// What one commit is about, until it is known whether it succeeded.
-#[derive(Default)]
-struct InFlight {
-    recorded: Vec<Recorded>,
-    /// With their indexes.
-    noted: Vec<(u64, Draft)>,
-    replies: Vec<Reply>,
-}
-
-impl InFlight {
-    fn note(&mut self, note: Draft, commit: &mut Commit<'_>) {
-        self.noted.push((commit.push(note.clone()), note));
-    }
-}
-
 /// An answer that waits for the commit. Dropped unsent, it tells the asker that recording failed.
 enum Reply {
     Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>, OwnedSemaphorePermit),
     Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
+    None,
 }
 
 impl Reply {
@@ -367,6 +375,7 @@ impl Reply {
         match self {
             Self::Messages(reply, outcomes, _room) => drop(reply.send(outcomes)),
             Self::Access(reply, receipt) => drop(reply.send(receipt)),
+            Self::None => {}
         }
     }
 }

@@ -11,7 +11,9 @@ use veribus_proto::v1::{
 };
 
 pub use super::publish_stream::PublishLimits;
-use super::{convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream};
+use super::{
+    connection::ConnectionInfo, convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream,
+};
 use crate::{authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading};
 
 /// The service.
@@ -77,12 +79,14 @@ impl BrokerService for Broker {
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = caller(&request)?;
+        let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
+        let cut_off = connection.switch().clone();
         let mut requests = request.into_inner();
         let patterns = tokio::select! {
             () = self.streams.drain.cancelled() => return Err(status::draining()),
             patterns = subscribe_stream::opening(&mut requests, self.subscription_patterns_max) => patterns?,
         };
-        let opened = self.reading.subscribe(&caller, patterns).await;
+        let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
         let responses = subscribe_stream::serve(inbox, receipt, requests, self.streams.drain.clone());
         Ok(Response::new(Box::pin(responses)))

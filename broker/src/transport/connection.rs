@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc, Weak,
@@ -67,7 +67,7 @@ impl ConnectionCounts {
             self.total.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
-        if !take(&self.per_address, peer.ip(), self.limits.per_address_max) {
+        if !take(&self.per_address, address_key(peer.ip()), self.limits.per_address_max) {
             self.total.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
@@ -77,6 +77,7 @@ impl ConnectionCounts {
             peer,
             switch,
             expected: AtomicBool::new(false),
+            excused: AtomicBool::new(false),
             identities: Mutex::default(),
         })))
     }
@@ -92,6 +93,7 @@ struct Entered {
     peer: SocketAddr,
     switch: CancellationToken,
     expected: AtomicBool,
+    excused: AtomicBool,
     identities: Mutex<HashSet<(Issuer, AgentId)>>,
 }
 
@@ -114,9 +116,14 @@ impl ConnectionInfo {
         WeakConnectionInfo { entered: Arc::downgrade(&self.0), switch: self.0.switch.clone() }
     }
 
-    /// The peer has said who it is, or asks only for health: the connection may stay.
+    /// The peer has said who it is: the connection may stay.
     pub fn expect(&self) {
         self.0.expected.store(true, Ordering::Relaxed);
+    }
+
+    /// The peer asks for health: the connection may stay for a while, until it asks again.
+    pub fn excuse(&self) {
+        self.0.excused.store(true, Ordering::Relaxed);
     }
 
     /// Counts the connection for an identity that uses it; `false` where that identity has too many.
@@ -135,6 +142,17 @@ impl ConnectionInfo {
     }
 }
 
+/// What a peer has said of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Who it is; or it is gone.
+    Known,
+    /// Only that it asks for health, since the last time.
+    HealthOnly,
+    /// Nothing.
+    Nothing,
+}
+
 /// A connection that may be gone.
 pub struct WeakConnectionInfo {
     entered: Weak<Entered>,
@@ -147,15 +165,18 @@ impl WeakConnectionInfo {
         self.switch.cancelled().await;
     }
 
-    /// Closes the connection unless its peer has said who it is; whether it did.
+    /// Looks what the peer has said so far. A silent connection is closed.
     #[must_use]
-    pub fn close_unless_expected(&self) -> bool {
-        let Some(entered) = self.entered.upgrade() else { return false };
-        let silent = !entered.expected.load(Ordering::Relaxed);
-        if silent {
-            self.switch.cancel();
+    pub fn hear(&self) -> Heard {
+        let Some(entered) = self.entered.upgrade() else { return Heard::Known };
+        if entered.expected.load(Ordering::Relaxed) {
+            return Heard::Known;
         }
-        silent
+        if entered.excused.swap(false, Ordering::Relaxed) {
+            return Heard::HealthOnly;
+        }
+        self.switch.cancel();
+        Heard::Nothing
     }
 }
 
@@ -163,11 +184,19 @@ impl Drop for Entered {
     fn drop(&mut self) {
         self.switch.cancel();
         self.counts.total.fetch_sub(1, Ordering::SeqCst);
-        give_back(&self.counts.per_address, &self.peer.ip());
+        give_back(&self.counts.per_address, &address_key(self.peer.ip()));
         for identity in self.identities.get_mut().drain() {
             give_back(&self.counts.per_identity, &identity);
         }
         self.counts.metrics.connections(-1);
+    }
+}
+
+/// What counts as one address: an IPv4 address, also where it is mapped, or a /64, since that is what one host of IPv6 has.
+pub(super) fn address_key(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 
@@ -273,6 +302,32 @@ mod tests {
     }
 
     #[test]
+    fn a_health_check_excuses_a_connection_for_one_round_only() {
+        let info = counts(2, 2).enter(peer(1), CancellationToken::new()).expect("entered");
+        let weak = info.downgrade();
+        info.excuse();
+        assert_eq!((weak.hear(), info.switch().is_cancelled()), (Heard::HealthOnly, false));
+        assert_eq!((weak.hear(), info.switch().is_cancelled()), (Heard::Nothing, true));
+        let info = counts(2, 2).enter(peer(1), CancellationToken::new()).expect("entered");
+        info.expect();
+        assert_eq!(info.downgrade().hear(), Heard::Known);
+    }
+
+    #[test]
+    fn one_ipv6_network_counts_as_one_address() {
+        let counts = counts(10, 1);
+        let enter = |text: &str| {
+            let address: IpAddr = text.parse().expect("an address");
+            counts.enter(SocketAddr::new(address, 1), CancellationToken::new())
+        };
+        let first = enter("2001:db8:1:2::1");
+        assert!(first.is_some() && enter("2001:db8:1:2:ffff::9").is_none(), "the same /64");
+        assert!(enter("2001:db8:1:3::1").is_some());
+        let mapped = enter("::ffff:192.0.2.7");
+        assert!(mapped.is_some() && enter("192.0.2.7").is_none(), "the same IPv4 address");
+    }
+
+    #[test]
     fn connections_are_limited_in_all_and_from_one_address_and_places_come_back() {
         let counts = counts(2, 1);
         let enter = |last| counts.enter(peer(last), CancellationToken::new());
@@ -284,7 +339,7 @@ mod tests {
         assert!(enter(3).is_none(), "in all");
         let weak = first.as_ref().map(ConnectionInfo::downgrade).expect("entered");
         drop(first);
-        assert!(!weak.close_unless_expected(), "who waits for a word does not keep the place");
+        assert_eq!(weak.hear(), Heard::Known, "who waits for a word does not keep the place");
         assert!(enter(3).is_some());
         assert_eq!(counts.per_address.len(), 1, "nothing is kept of those who left");
     }

@@ -71,7 +71,7 @@ fn text(error: impl std::error::Error) -> String {
 }
 
 /// An id that is no id is still repeated to its sender and in the log, as far as it can do no harm there.
-fn cut(id: &str) -> String {
+pub(super) fn cut(id: &str) -> String {
     id.chars().filter(char::is_ascii_graphic).take(MessageId::LEN_BYTES_MAX).collect()
 }
 

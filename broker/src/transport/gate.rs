@@ -99,7 +99,7 @@ impl Keeper {
         let path = request.uri().path();
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         if path.starts_with(HEALTH) {
-            connection.expect();
+            connection.excuse();
             return Ok(None);
         }
         if REFLECTION.iter().any(|service| path.starts_with(service)) {
@@ -127,8 +127,8 @@ impl Keeper {
             _ => return,
         };
         let draft = Draft::undecodable(&caller.identity, caller.peer, method, detail);
-        if self.recorder.note(draft).await.is_err() {
-            tracing::error!(method, "an undecodable message could not be recorded: the log has ended");
+        if let Err(error) = self.recorder.complaint(draft).await {
+            tracing::error!(method, %error, "an undecodable message could not be recorded");
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, ConnectionCounts, ConnectionInfo, WeakConnectionInfo};
+use super::connection::{Connection, ConnectionCounts, ConnectionInfo, Heard, WeakConnectionInfo};
 
 /// How long a new connection may take.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub struct ListenerLimits {
 
 /// Connections with a finished handshake that wait for the gRPC server.
 const READY_MAX: usize = 64;
+/// How long a connection that only asks for health may pause between two checks.
+const HEALTH_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait after a failed accept: it fails again at once while file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,7 +74,7 @@ impl Acceptor {
 
     fn accept(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(info) = self.counts.enter(peer, self.close_all.child_token()) else {
-            tracing::warn!(%peer, "too many connections: refused");
+            tracing::debug!(%peer, "too many connections: refused");
             return;
         };
         let acceptor = self.clone();
@@ -101,14 +103,18 @@ impl Acceptor {
     }
 }
 
-/// Closes a connection whose peer does not say who it is.
+/// Closes a connection whose peer does not say who it is. One that asks for health must go on asking.
 async fn close_if_silent(connection: WeakConnectionInfo, peer: SocketAddr, first_call_max: Duration) {
-    tokio::select! {
-        () = connection.gone() => {}
-        () = sleep(first_call_max) => {
-            if connection.close_unless_expected() {
-                tracing::debug!(%peer, "no authenticated call in time: closed");
-            }
+    let mut wait = first_call_max;
+    loop {
+        tokio::select! {
+            () = connection.gone() => return,
+            () = sleep(wait) => {}
+        }
+        match connection.hear() {
+            Heard::Known => return,
+            Heard::HealthOnly => wait = HEALTH_PAUSE_MAX,
+            Heard::Nothing => return tracing::debug!(%peer, "no authenticated call in time: closed"),
         }
     }
 }

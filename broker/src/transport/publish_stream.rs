@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
@@ -45,7 +46,7 @@ pub(super) struct PublishStreams {
 
 /// One answer to come.
 enum Answer {
-    Results { ids: Vec<String>, pending: Result<Publishing, RecordError>, _room: [OwnedSemaphorePermit; 2] },
+    Results { ids: Vec<String>, pending: Result<Publishing, RecordError>, room: [OwnedSemaphorePermit; 2] },
     End(Status),
 }
 
@@ -103,18 +104,20 @@ impl PublishStreams {
 
     async fn publish(&self, caller: &Caller, request: PublishStreamRequest, room: &Room) -> Result<Answer, Status> {
         if request.messages.len() > self.limits.frame_messages_max {
+            self.note(caller, "a request holds too many messages").await?;
             return Err(status::invalid("too many messages in one request"));
         }
-        let bytes = request.messages.iter().map(|message| message.data.len()).sum();
+        // All that the request takes, not only its payloads.
+        let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
-        let ids = request.messages.iter().map(|message| message.id.clone()).collect();
+        let ids = request.messages.iter().map(|message| convert::cut(&message.id)).collect();
         let messages = request.messages.into_iter().map(|message| convert::message(caller, message)).collect();
         let pending = match self.publisher.publish(caller, messages).await {
             Ok(publishing) => Ok(publishing),
             Err(PublishError::Record(error)) => Err(error),
             Err(PublishError::Token(error)) => return Err(self.refused(caller, &error)),
         };
-        Ok(Answer::Results { ids, pending, _room: taken })
+        Ok(Answer::Results { ids, pending, room: taken })
     }
 
     /// A caller whose token was good when the call began.
@@ -132,15 +135,19 @@ impl PublishStreams {
             }
             _ => return Ok(()),
         };
-        let draft = Draft::undecodable(&caller.identity, caller.peer, METHOD, detail);
-        self.recorder.note(draft).await.map_err(status::record_status)?;
+        self.note(caller, detail).await?;
         Err(told)
+    }
+
+    async fn note(&self, caller: &Caller, detail: &str) -> Result<(), Status> {
+        let draft = Draft::undecodable(&caller.identity, caller.peer, METHOD, detail);
+        self.recorder.complaint(draft).await.map_err(status::record_status)
     }
 }
 
 async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
-    let (ids, pending) = match answer {
-        Answer::Results { ids, pending, _room } => (ids, pending),
+    let (ids, pending, room) = match answer {
+        Answer::Results { ids, pending, room } => (ids, pending, room),
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
@@ -151,6 +158,7 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         Ok(outcomes) => outcomes.into_iter().map(status::streamed).collect(),
         Err(error) => ids.into_iter().map(|id| status::Told::from(error).refusal(id)).collect(),
     };
+    drop(room);
     Ok(PublishStreamResponse { results })
 }
 

@@ -9,8 +9,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::interval};
+use tokio::{
+    sync::Notify,
+    time::{interval, sleep},
+};
 
+use super::connection::address_key;
 use crate::{
     authenticate::TokenError,
     metrics::Metrics,
@@ -47,6 +51,7 @@ impl Refusals {
     pub fn note(&self, error: &TokenError, peer: IpAddr, method: &str) {
         let reason = error.reason();
         self.metrics.authentication_refused(reason);
+        let peer = address_key(peer);
         let mut state = self.state.lock();
         if state.single < self.per_s_max {
             state.single += 1;
@@ -65,8 +70,12 @@ impl Refusals {
         let mut second = interval(Duration::from_secs(1));
         while let Some(refusals) = this.upgrade() {
             let drafts = tokio::select! {
-                _ = second.tick() => refusals.end_of_second(),
-                () = refusals.news.notified() => std::mem::take(&mut refusals.state.lock().waiting),
+                // While the disk is nearly full, refusals go on being counted, and are written once there is room.
+                _ = second.tick(), if !recorder.disk().is_below_floor() => refusals.end_of_second(),
+                () = refusals.news.notified(), if !recorder.disk().is_below_floor() => {
+                    std::mem::take(&mut refusals.state.lock().waiting)
+                }
+                () = sleep(Duration::from_secs(1)) => Vec::new(),
             };
             drop(refusals);
             for draft in drafts {

@@ -76,6 +76,7 @@ impl From<RefusalReason> for Told {
             RefusalReason::DecisionFailed => (Code::PermissionDenied, "no decision could be made, so the answer is no"),
             RefusalReason::MalformedMessage => (Code::InvalidArgument, "the message is not well-formed"),
             RefusalReason::TokenExpired => (Code::Unauthenticated, "unauthenticated"),
+            RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)
     }

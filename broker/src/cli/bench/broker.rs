@@ -4,8 +4,8 @@ use std::{env, process::Stdio, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
     time::timeout,
 };
 use veribus_client::{Client, Error};
@@ -20,6 +20,8 @@ pub(super) struct BenchBroker {
     directory: DevDirectory,
     url: String,
     _process: Child,
+    /// Kept open, so that the process can say what it has to say.
+    _output: Lines<BufReader<ChildStdout>>,
     _temporary: TempDir,
 }
 
@@ -44,8 +46,8 @@ impl BenchBroker {
         let url = ready.as_deref().and_then(|line| line.strip_prefix("ready "));
         let url =
             url.and_then(|rest| rest.split(' ').next()).ok_or_else(|| Failure::failed("the broker did not start"))?;
-        // What follows the ready line is not read, and short enough to fit the pipe.
-        Ok(Self { directory, url: url.to_owned(), _process: process, _temporary: temporary })
+        let url = url.to_owned();
+        Ok(Self { directory, url, _process: process, _output: lines, _temporary: temporary })
     }
 
     pub(super) async fn client(&self, agent: &str) -> Result<Client, Error> {

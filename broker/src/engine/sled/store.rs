@@ -107,7 +107,7 @@ impl SledLog {
             }
         }
         let written = self.db.apply_batch(batch).and_then(|()| self.db.flush().map(drop));
-        written.map_err(|error| AppendError::Write(error.to_string()))
+        written.map_err(|error| AppendError::Fatal(io::Error::other(error)))
     }
 
     fn parts(&self, first_index: u64) -> Result<Bytes, ReadError> {
@@ -128,10 +128,10 @@ impl LogStore for SledLog {
         let Some(last) = chunks.last() else { return Ok(()) };
         self.write(chunks)?;
         // A crash here leaves entries that nobody was told of; the next start finds them in the log.
-        self.file.sync_data().map_err(AppendError::Sync)?;
+        self.file.sync_data().map_err(AppendError::Fatal)?;
         // A head that cannot be written is older than the log, which is allowed; a disk that fails here is about to fail
         // the next append as well.
-        self.head.lock().write(head_of(last)).map_err(AppendError::Sync)
+        self.head.lock().write(head_of(last)).map_err(AppendError::Fatal)
     }
 
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {

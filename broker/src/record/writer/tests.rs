@@ -23,7 +23,7 @@ use crate::{
 #[derive(Default)]
 struct Store {
     chunks: Mutex<Vec<Chunk>>,
-    failure: Mutex<Option<Failure>>,
+    failures: Mutex<Vec<Failure>>,
     appends: AtomicUsize,
 }
 
@@ -37,13 +37,13 @@ enum Failure {
 impl LogStore for Store {
     fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
         self.appends.fetch_add(1, Ordering::SeqCst);
-        let failure = self.failure.lock().take();
+        let failure = self.failures.lock().pop();
         if failure != Some(Failure::NotPersisted) {
             self.chunks.lock().extend_from_slice(chunks);
         }
         match failure {
             None => Ok(()),
-            Some(Failure::Sync) => Err(AppendError::Sync(std::io::Error::other("the disk is gone"))),
+            Some(Failure::Sync) => Err(AppendError::Fatal(std::io::Error::other("the disk is gone"))),
             Some(_) => Err(AppendError::Write("failed on purpose".to_owned())),
         }
     }
@@ -109,11 +109,19 @@ impl Bench {
     }
 
     fn routed(&self, id: &str, allow: bool) -> Routed {
+        self.routed_with(id, allow, "{}")
+    }
+
+    fn routed_with(&self, id: &str, allow: bool, data: &str) -> Routed {
+        let sender = self.world.identity(&self.world.claims("sender").permission("publish:>"));
+        self.routed_by(sender, id, allow, data)
+    }
+
+    fn routed_by(&self, sender: Arc<crate::authenticate::Identity>, id: &str, allow: bool, data: &str) -> Routed {
         let rule = if allow { "allow if true" } else { "allow if input.topic == \"never\"" };
         let policy = format!("package veribus\nimport rego.v1\n{rule}\n");
         let decider = decider(&[("test.rego", &policy)], self.world.clock.clone()).expect("a policy");
-        let sender = self.world.identity(&self.world.claims("sender").permission("publish:>"));
-        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", "{}"));
+        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", data));
         Routed::new(decider.decide(inspected), |_| Audience::new(Arc::new([recipient(1)])))
     }
 }
@@ -159,7 +167,7 @@ async fn a_failed_log_write_delivers_nothing_whether_it_persisted_or_not() {
         let bench = Bench::new();
         let (recorder, _reader, _running) = bench.start().expect("started");
         record(&recorder, bench.routed("before", true)).await.expect("recorded");
-        *bench.store.failure.lock() = Some(failure);
+        bench.store.failures.lock().push(failure);
         assert!(record(&recorder, bench.routed("during", true)).await.is_err());
         let after = record(&recorder, bench.routed("after", true)).await.expect("recorded");
         let delivered = bench.delivered.0.lock().clone();
@@ -168,6 +176,7 @@ async fn a_failed_log_write_delivers_nothing_whether_it_persisted_or_not() {
         let entries = bench.store.entries();
         let of_the_failed: Vec<_> =
             entries.iter().filter(|entry| entry.message.as_ref().is_some_and(|m| m.id == "during")).collect();
+        assert!(entries.iter().any(|entry| entry.kind() == EntryKind::RecordRecovered), "the failure is in the log");
         let undelivered: Vec<_> = entries.iter().filter(|entry| entry.kind() == EntryKind::Undelivered).collect();
         if failure == Failure::NotPersisted {
             assert!(of_the_failed.is_empty() && undelivered.is_empty());
@@ -179,12 +188,39 @@ async fn a_failed_log_write_delivers_nothing_whether_it_persisted_or_not() {
 }
 
 #[tokio::test]
+async fn what_a_failed_write_left_behind_is_not_acknowledged_until_a_write_succeeds() {
+    let bench = Bench::new();
+    let (recorder, reader, running) = bench.start().expect("started");
+    record(&recorder, bench.routed("before", true)).await.expect("recorded");
+    *bench.store.failures.lock() = vec![Failure::PersistedButReportedFailed; 10];
+    assert!(record(&recorder, bench.routed("m", true)).await.is_err());
+    assert!(record(&recorder, bench.routed("m", true)).await.is_err(), "a duplicate of what may not be on disk");
+    assert!(
+        matches!(running.join().expect("no panic"), Err(WriterEnd::Append(_))),
+        "a store that only fails is the end"
+    );
+    assert_eq!(reader.committed(), 1, "no reader sees what may not be on disk");
+    assert_eq!(*bench.delivered.0.lock(), [0]);
+}
+
+#[tokio::test]
+async fn a_note_survives_a_failed_write() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    *bench.store.failures.lock() = vec![Failure::NotPersisted];
+    recorder.note(Draft::stopped().with_detail("kept".to_owned())).await.expect("queued");
+    record(&recorder, bench.routed("after", true)).await.ok();
+    record(&recorder, bench.routed("later", true)).await.expect("recorded");
+    assert!(bench.store.entries().iter().any(|entry| entry.detail == "kept"));
+}
+
+#[tokio::test]
 async fn a_disk_that_does_not_confirm_ends_the_writer_and_nothing_is_acknowledged_after() {
     let bench = Bench::new();
     let (recorder, _reader, running) = bench.start().expect("started");
-    *bench.store.failure.lock() = Some(Failure::Sync);
+    bench.store.failures.lock().push(Failure::Sync);
     assert!(record(&recorder, bench.routed("m", true)).await.is_err());
-    assert!(matches!(running.join().expect("no panic"), Err(WriterEnd::Sync(_))));
+    assert!(matches!(running.join().expect("no panic"), Err(WriterEnd::Append(_))));
     assert!(record(&recorder, bench.routed("later", true)).await.is_err());
     assert!(bench.delivered.0.lock().is_empty());
 }
@@ -212,6 +248,35 @@ async fn a_message_id_that_comes_again_gets_the_first_receipt_also_after_a_resta
     assert_eq!(index(&refused_again), index(&refused));
     assert_eq!(bench.store.entries().len(), 2);
     assert_eq!(bench.delivered.0.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn another_message_under_a_used_id_gets_the_first_receipt_goes_nowhere_and_is_recorded() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    record(&recorder, bench.routed("m", true)).await.expect("recorded");
+    let other = record(&recorder, bench.routed_with("m", true, r#"{"amount":1}"#)).await.expect("recorded");
+    assert!(matches!(&other, Outcome::Accepted(receipt) if receipt.duplicate && index(&other) == 0));
+    let entries = bench.store.entries();
+    let rules = entries[1].decision.as_ref().expect("decided").rules.clone();
+    assert_eq!((entries.len(), rules), (2, vec!["native/message-id-reused".to_owned()]));
+    assert_eq!(bench.delivered.0.lock().len(), 1);
+    record(&recorder, bench.routed("m", true)).await.expect("answered");
+    assert_eq!(bench.store.entries().len(), 2, "the same message again is nothing new");
+}
+
+#[tokio::test]
+async fn a_refusal_that_a_moment_is_to_blame_for_is_not_remembered() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    let late = bench.routed("m", true);
+    bench.world.clock.advance(crate::fixtures::LIFETIME);
+    let refused = record(&recorder, late).await.expect("recorded");
+    assert!(matches!(refused, Outcome::Refused(_)));
+    let now = bench.world.clock.now().seconds();
+    let claims = bench.world.issuer.claims("sender", now, crate::fixtures::LIFETIME).permission("publish:>");
+    let again = bench.routed_by(bench.world.identity(&claims), "m", true, "{}");
+    assert!(matches!(record(&recorder, again).await.expect("recorded"), Outcome::Accepted(_)));
 }
 
 #[tokio::test]
