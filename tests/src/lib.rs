@@ -7,6 +7,7 @@
 //! - [`wire`]: HTTP/2 frame by frame, for what no gRPC client would send.
 //! - [`log`]: the whole audit log, verified.
 //! - [`faults`]: a log store that fails on command.
+//! - [`process`]: the binary, to be killed.
 //! - [`messages`]: messages, and a policy that leaves everything to permissions.
 //!
 //! Out of scope: any check of the broker's. Those are in `tests/`.
@@ -15,6 +16,7 @@ pub mod broker;
 pub mod faults;
 pub mod log;
 pub mod messages;
+pub mod process;
 pub mod raw;
 pub mod streams;
 pub mod wire;

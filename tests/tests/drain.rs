@@ -86,7 +86,9 @@ async fn what_is_acknowledged_before_a_drain_is_in_the_log_and_streams_are_told_
     let mut acknowledged = Vec::new();
     for publisher in publishing {
         let published = patiently(publisher).await???;
-        assert!(is_draining(&published.end), "{:?}", published.end);
+        // One that is still sending when its connection is closed may not get to read the status.
+        let is_lost = std::error::Error::source(&published.end).is_some();
+        assert!(is_draining(&published.end) || is_lost, "{:?}", published.end);
         acknowledged.extend(published.acknowledged);
     }
     let (received, end) = patiently(receiving).await???;
