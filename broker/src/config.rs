@@ -169,6 +169,9 @@ pub struct RecordConfig {
     /// How many entries one commit takes at most.
     #[serde(default = "default_commit_entries")]
     pub commit_entries_max: usize,
+    /// How long a commit that has 32 entries or more waits for others to join it; 0 means not at all.
+    #[serde(default = "default_commit_linger")]
+    pub commit_linger_us_max: u64,
     /// How many submissions may wait for the writer.
     #[serde(default = "default_writer_queue")]
     pub writer_queue_submissions_max: usize,
@@ -326,6 +329,9 @@ const fn default_decision_cache() -> usize {
 }
 const fn default_commit_entries() -> usize {
     4_096
+}
+const fn default_commit_linger() -> u64 {
+    500
 }
 const fn default_writer_queue() -> usize {
     1_024

@@ -26,7 +26,7 @@ use crate::{
     subscribe::Reading,
     transport::{
         audit::Audit,
-        broker::{Broker, PublishLimits},
+        broker::{AgentLimits, Broker},
         connection::{ConnectionCounts, ConnectionLimits},
         gate::GateLayer,
         listener::{self, ListenerLimits},
@@ -223,8 +223,7 @@ impl Builder {
             Arc::clone(&reading),
             recorder.clone(),
             Arc::clone(&refusals),
-            publish_limits(limits),
-            limits.subscription_patterns_max,
+            agent_limits(limits),
             clock.clone(),
             drain.clone(),
         );
@@ -392,6 +391,7 @@ fn writer_settings(config: &Config) -> Result<WriterSettings, IdError> {
     Ok(WriterSettings {
         node: config.node_name()?,
         commit_entries_max: record.commit_entries_max,
+        linger_max: Duration::from_micros(record.commit_linger_us_max),
         queue_submissions_max: record.writer_queue_submissions_max,
         queue_bytes_max: record.writer_queue_bytes_max,
         verify_at_start_entries_max: record.verify_at_start_entries_max,
@@ -408,11 +408,12 @@ const fn queue_limits(config: &Config) -> QueueLimits {
     }
 }
 
-const fn publish_limits(limits: &LimitsConfig) -> PublishLimits {
-    PublishLimits {
+const fn agent_limits(limits: &LimitsConfig) -> AgentLimits {
+    AgentLimits {
         frame_messages_max: limits.frame_messages_max,
         in_flight_messages_max: limits.publish_in_flight_messages_max,
         in_flight_bytes_max: limits.publish_in_flight_bytes_max,
+        subscription_patterns_max: limits.subscription_patterns_max,
     }
 }
 

@@ -359,7 +359,7 @@ mod tests {
         let (base64, hex) = (BASE64.encode(PHRASE.as_bytes()), HEXLOWER.encode(PHRASE.as_bytes()));
         let found = |text: &str| {
             let has_pieces = symbols::Stream::default().read(text).has_pieces();
-            let found = has_pieces.then(|| Layers::of_pieces(text, 1000).found).unwrap_or_default();
+            let found = if has_pieces { Layers::of_pieces(text, 1000).found } else { Vec::new() };
             found.iter().any(|layer| layer.text.contains("Ignore all previous instructions"))
         };
         for (code, lengths) in [(&base64, 1..24), (&hex, 4..24)] {

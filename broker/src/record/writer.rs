@@ -1,6 +1,11 @@
 //! The one writer. It runs on a thread of its own, since it waits for the disk.
 
-use std::{collections::HashMap, num::NonZeroUsize, time::Instant};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    thread,
+    time::{Duration, Instant},
+};
 
 use lru::LruCache;
 use thiserror::Error;
@@ -36,6 +41,8 @@ pub struct WriterSettings {
     pub node: NodeName,
     /// How many entries one commit takes, about.
     pub commit_entries_max: usize,
+    /// How long a commit that has some entries waits for more.
+    pub linger_max: Duration,
     /// How many submissions may wait.
     pub queue_submissions_max: usize,
     /// How many payload bytes may wait for their commit, over all senders.
@@ -69,6 +76,9 @@ const KNOWN_AUDIENCES_MAX: NonZeroUsize = match NonZeroUsize::new(4_096) {
     None => NonZeroUsize::MIN,
 };
 
+/// With fewer entries than this, a commit waits for none; with more than that, it need not.
+const LINGER_ENTRIES_MIN: usize = 32;
+const LINGER_ENTRIES_MAX: usize = 512;
 /// How many commits may fail in a row.
 const FAILURES_MAX: u32 = 3;
 
@@ -136,11 +146,22 @@ impl Writer {
                 }
             }
             self.collect(&mut batch);
+            self.linger(&mut batch);
             let last = batch.iter().any(|one| matches!(one, Submission::Finish(_)));
             self.commit(&mut batch, &mut handover)?;
             if last {
                 return Ok(());
             }
+        }
+    }
+
+    /// Under load, waits a moment for more: one commit of many costs far less than many of few. One who publishes now and
+    /// then is not kept waiting.
+    fn linger(&mut self, batch: &mut Vec<Submission>) {
+        let entries: usize = batch.iter().map(Submission::entries).sum();
+        if (LINGER_ENTRIES_MIN..LINGER_ENTRIES_MAX).contains(&entries) {
+            thread::park_timeout(self.settings.linger_max);
+            self.collect(batch);
         }
     }
 

@@ -10,7 +10,7 @@ use veribus_proto::v1::{
     broker_service_server::BrokerService,
 };
 
-pub use super::publish_stream::PublishLimits;
+pub use super::publish_stream::AgentLimits;
 use super::{
     connection::ConnectionInfo, convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream,
 };
@@ -20,7 +20,6 @@ use crate::{authenticate::Caller, model::Clock, publish::Publisher, record::Reco
 pub struct Broker {
     streams: PublishStreams,
     reading: Arc<Reading>,
-    subscription_patterns_max: usize,
 }
 
 impl Broker {
@@ -31,13 +30,12 @@ impl Broker {
         reading: Arc<Reading>,
         recorder: Recorder,
         refusals: Arc<Refusals>,
-        limits: PublishLimits,
-        subscription_patterns_max: usize,
+        limits: AgentLimits,
         clock: Clock,
         drain: CancellationToken,
     ) -> Self {
         let streams = PublishStreams { publisher, recorder, refusals, limits, clock, drain };
-        Self { streams, reading, subscription_patterns_max }
+        Self { streams, reading }
     }
 }
 
@@ -84,7 +82,7 @@ impl BrokerService for Broker {
         let mut requests = request.into_inner();
         let patterns = tokio::select! {
             () = self.streams.drain.cancelled() => return Err(status::draining()),
-            patterns = subscribe_stream::opening(&mut requests, self.subscription_patterns_max) => patterns?,
+            patterns = subscribe_stream::opening(&mut requests, self.streams.limits.subscription_patterns_max) => patterns?,
         };
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;

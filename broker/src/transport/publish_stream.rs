@@ -22,15 +22,17 @@ use crate::{
 
 const METHOD: &str = "/veribus.v1.BrokerService/PublishStream";
 
-/// How much one stream may have in flight, and send at once.
+/// How much an agent may have in flight on one stream, and ask for at once.
 #[derive(Debug, Clone, Copy)]
-pub struct PublishLimits {
+pub struct AgentLimits {
     /// Messages in one request.
     pub frame_messages_max: usize,
     /// Messages that wait for their record.
     pub in_flight_messages_max: usize,
-    /// Payload bytes that wait for their record.
+    /// Bytes that wait for their record.
     pub in_flight_bytes_max: usize,
+    /// Patterns in one subscription.
+    pub subscription_patterns_max: usize,
 }
 
 /// Everything that a publish stream needs of the broker.
@@ -39,7 +41,7 @@ pub(super) struct PublishStreams {
     pub(super) publisher: Arc<Publisher>,
     pub(super) recorder: Recorder,
     pub(super) refusals: Arc<Refusals>,
-    pub(super) limits: PublishLimits,
+    pub(super) limits: AgentLimits,
     pub(super) clock: Clock,
     pub(super) drain: CancellationToken,
 }
@@ -166,11 +168,11 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
 struct Room {
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    limits: PublishLimits,
+    limits: AgentLimits,
 }
 
 impl Room {
-    fn new(limits: PublishLimits) -> Self {
+    fn new(limits: AgentLimits) -> Self {
         let bound = |max: usize| Arc::new(Semaphore::new(max.min(u32::MAX as usize)));
         Self { messages: bound(limits.in_flight_messages_max), bytes: bound(limits.in_flight_bytes_max), limits }
     }

@@ -94,6 +94,7 @@ impl Bench {
         let settings = WriterSettings {
             node: NodeName::parse("test").expect("a name"),
             commit_entries_max: 64,
+            linger_max: Duration::from_micros(100),
             queue_submissions_max: 16,
             queue_bytes_max: 1 << 20,
             verify_at_start_entries_max: 1_000,
