@@ -17,6 +17,8 @@ pub mod faults;
 pub mod log;
 pub mod messages;
 pub mod process;
+#[cfg(doctest)]
+mod proofs;
 pub mod raw;
 pub mod streams;
 pub mod wire;
