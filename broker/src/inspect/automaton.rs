@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use regex_automata::{
     Anchored, MatchKind,
-    dfa::{Automaton as _, StartKind, dense, sparse},
+    dfa::{Automaton as _, StartKind, dense},
     nfa::thompson,
     util::{primitives::StateID, syntax},
 };
@@ -21,7 +21,7 @@ pub(super) struct NoAutomaton;
 /// The expressions, compiled.
 #[derive(Debug)]
 pub(super) struct Automaton {
-    states: sparse::DFA<Vec<u8>>,
+    states: dense::DFA<Vec<u32>>,
     start: StateID,
     openings: Openings,
 }
@@ -42,7 +42,7 @@ impl Automaton {
             .build_many(expressions)
             .map_err(|_| NoAutomaton)?;
         // Most states have one or two ways on: a sparse table is a tenth of the size.
-        let states = dense.to_sparse().map_err(|_| NoAutomaton)?;
+        let states = dense;
         let start = states.universal_start_state(Anchored::Yes).ok_or(NoAutomaton)?;
         let openings = Openings::new(&states, start, expressions);
         Ok(Self { states, start, openings })
@@ -110,7 +110,7 @@ impl Openings {
     /// How many bytes are looked at: no match is shorter.
     const BYTES: usize = 2 * Grams::BYTES;
 
-    fn new(states: &sparse::DFA<Vec<u8>>, start: StateID, expressions: &[String]) -> Self {
+    fn new(states: &dense::DFA<Vec<u32>>, start: StateID, expressions: &[String]) -> Self {
         let written: BTreeSet<u8> = expressions.iter().flat_map(|text| text.bytes()).chain(b'0'..=b'9').collect();
         let (first, reached) = Grams::after(states, &BTreeSet::from([start]), &written);
         let (second, _) = Grams::after(states, &reached, &written);
@@ -139,7 +139,7 @@ impl Grams {
 
     /// All that lead on from any of these states, and the states to which they lead.
     fn after(
-        states: &sparse::DFA<Vec<u8>>,
+        states: &dense::DFA<Vec<u32>>,
         from: &BTreeSet<StateID>,
         written: &BTreeSet<u8>,
     ) -> (Self, BTreeSet<StateID>) {

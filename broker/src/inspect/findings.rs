@@ -25,6 +25,7 @@ pub(super) struct Findings {
     list: Vec<Finding>,
     omitted: BTreeSet<u64>,
     location: String,
+    noted: usize,
 }
 
 /// How hard a finding is to leave out: a rule's by its severity, what is wrong with the message as a whole hardest.
@@ -44,8 +45,14 @@ impl Weight {
 }
 
 impl Findings {
+    /// How often something was noted, kept or not.
+    pub(super) const fn noted(&self) -> usize {
+        self.noted
+    }
+
     /// Notes a finding, unless the same is known. Where there is no room, the lightest is left out.
     pub(super) fn note(&mut self, kind: FindingKind, rule: &str, severity: Severity, at: Location<'_>) {
+        self.noted += 1;
         self.location.clear();
         // Writing to memory does not fail.
         _ = write!(self.location, "{at}");

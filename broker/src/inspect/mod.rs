@@ -6,6 +6,7 @@
 //! size, and what could not be looked at is reported as [`FindingKind::ScannerFailure`], never as clean.
 
 mod automaton;
+mod clean;
 mod decode;
 mod escape;
 mod findings;
@@ -24,17 +25,18 @@ mod symbols;
 use std::{borrow::Cow, cell::Cell};
 
 pub use self::inspected::Inspected;
+use self::{
+    clean::CleanNames,
+    json::Strings,
+    rules::Rules,
+    scan::{Location, Scan},
+    symbols::Stream,
+};
 pub use self::{
     findings::{FINDINGS_MAX, OMITTED_MAX},
     grammar::PhraseError,
     rules::{BUILT_IN, RuleFault, RulesError},
     scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX},
-};
-use self::{
-    json::Strings,
-    rules::Rules,
-    scan::{Location, Scan},
-    symbols::Stream,
 };
 use crate::model::{Destination, Finding, FindingKind, Message, Severity};
 
@@ -55,6 +57,7 @@ pub struct InspectorSettings {
 pub struct Inspector {
     rules: Rules,
     message_bytes_max: usize,
+    clean: CleanNames,
 }
 
 impl Inspector {
@@ -65,7 +68,7 @@ impl Inspector {
     pub fn new(settings: InspectorSettings) -> Result<Self, RulesError> {
         let rules = Rules::parse(settings.rules.as_deref().unwrap_or(BUILT_IN))?;
         fold::prepare();
-        Ok(Self { rules, message_bytes_max: settings.message_bytes_max })
+        Ok(Self { rules, message_bytes_max: settings.message_bytes_max, clean: CleanNames::default() })
     }
 
     /// What is to be said about the message: the worst [`FINDINGS_MAX`] findings, each rule once per location. Where
@@ -83,8 +86,8 @@ impl Inspector {
         if size_bytes > self.message_bytes_max {
             scan.note(FindingKind::Size, "message-too-large", Severity::High, Location::part("message"));
         }
-        inspect_data(&mut scan, message, &mut scratch.strings);
-        inspect_texts(&mut scan, message, &mut scratch.strings);
+        inspect_data(&mut scan, message, &mut scratch.strings, &self.clean);
+        inspect_texts(&mut scan, message, &mut scratch.strings, &self.clean);
         let (findings, stream) = scan.finish();
         scratch.stream = stream;
         scratch.give_back();
@@ -112,13 +115,13 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
-fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
+fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings, clean: &CleanNames) {
     let at = Location::part("data");
     let says_json = message.content_type.is_json();
     if says_json || json::may_be_json(&message.data) {
         strings.clear();
         if strings.read(&message.data) {
-            scan.strings(strings, at);
+            scan.strings(strings, at, clean);
             if strings.has_duplicates {
                 scan.note(FindingKind::Malformed, "duplicate-json-member", Severity::Medium, at);
             }
@@ -138,17 +141,17 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
 }
 
 /// The names and free texts around the data. The attributes are taken together: a phrase may be spread over them.
-fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) {
+fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings, clean: &CleanNames) {
     scan.text(message.id.as_str(), Location::part("id"));
-    scan.text(message.topic.as_str(), Location::part("topic"));
-    scan.text(message.kind.as_str(), Location::part("type"));
-    scan.text(message.content_type.as_str(), Location::part("content_type"));
+    scan.name(message.topic.as_str(), Location::part("topic"), clean);
+    scan.name(message.kind.as_str(), Location::part("type"), clean);
+    scan.name(message.content_type.as_str(), Location::part("content_type"), clean);
     if let Some(topic) = &message.reply_to {
-        scan.text(topic.as_str(), Location::part("reply_to"));
+        scan.name(topic.as_str(), Location::part("reply_to"), clean);
     }
     match &message.destination {
-        Some(Destination::Agent(agent)) => scan.text(agent.as_str(), Location::part("destination")),
-        Some(Destination::Role(role)) => scan.text(role.as_str(), Location::part("destination")),
+        Some(Destination::Agent(agent)) => scan.name(agent.as_str(), Location::part("destination"), clean),
+        Some(Destination::Role(role)) => scan.name(role.as_str(), Location::part("destination"), clean),
         None => {}
     }
     for (text, name) in [(message.subject.as_str(), "subject"), (message.correlation_id.as_str(), "correlation_id")] {
@@ -164,7 +167,7 @@ fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings) 
         strings.add_name(key);
         strings.add_value(value);
     }
-    scan.strings(strings, Location::part("attributes"));
+    scan.strings(strings, Location::part("attributes"), clean);
 }
 
 #[cfg(test)]

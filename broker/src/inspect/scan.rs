@@ -6,6 +6,7 @@
 use std::fmt::{self, Write};
 
 use super::{
+    clean::CleanNames,
     decode::Layers,
     escape,
     findings::Findings,
@@ -88,11 +89,23 @@ impl<'r> Scan<'r> {
         self.any_text(text, at, 0);
     }
 
+    /// Looks at a text that is likely to come again in other messages: a name, not content.
+    pub(super) fn name(&mut self, text: &str, at: Location<'_>, clean: &CleanNames) {
+        if clean.holds(text) {
+            return;
+        }
+        let noted = self.findings.noted();
+        self.text(text, at);
+        if self.findings.noted() == noted {
+            clean.add(text);
+        }
+    }
+
     /// Looks at values and names, each for themselves, and where they meet.
-    pub(super) fn strings(&mut self, strings: &Strings, at: Location<'_>) {
+    pub(super) fn strings(&mut self, strings: &Strings, at: Location<'_>, clean: &CleanNames) {
         self.text(&strings.values, at);
         if !strings.names.is_empty() {
-            self.text(&strings.names, at);
+            self.name(&strings.names, at, clean);
             self.seams(strings, at);
         }
     }

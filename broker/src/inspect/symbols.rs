@@ -95,7 +95,9 @@ impl Stream {
         let mut length = self.symbols.len();
         self.symbols.resize(length + text.len(), 0);
         let mut reader = Reader::default();
-        for (at, &byte) in text.as_bytes().iter().enumerate() {
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
             let class = class(byte);
             if class & CODED == 0 {
                 self.end_run(&mut reader, at);
@@ -109,11 +111,27 @@ impl Stream {
                 [*place, ..] = class.to_le_bytes();
             }
             length += usize::from(class & SYMBOL != 0);
+            at += 1;
+            if class & LOWER != 0 {
+                let inside = inside_word(bytes, at);
+                self.copy_symbols(length, inside);
+                length += inside.len();
+                at += inside.len();
+                reader.step_inside(inside.len());
+            }
         }
         self.symbols.truncate(length);
         self.end_run(&mut reader, text.len());
         reader.end_word();
         reader.traits
+    }
+
+    /// Letters in lower case are symbols as they are.
+    #[inline(always)]
+    fn copy_symbols(&mut self, at: usize, letters: &[u8]) {
+        if let Some(place) = self.symbols.get_mut(at..at + letters.len()) {
+            place.copy_from_slice(letters);
+        }
     }
 
     #[inline(always)]
@@ -238,6 +256,14 @@ impl Reader {
         begins && class & SYMBOL != 0
     }
 
+    /// Takes so many letters in lower case that follow another one: most of what there is in a text.
+    #[inline(always)]
+    fn step_inside(&mut self, letters: usize) {
+        self.word_length += letters;
+        self.coded_run += letters;
+        self.inner_classes |= if letters > 0 { LOWER } else { 0 };
+    }
+
     fn end_word(&mut self) {
         self.take_number();
         self.take_piece();
@@ -272,6 +298,14 @@ impl Reader {
             self.traits.classes |= PIECES;
         }
     }
+}
+
+/// The letters in lower case from `at` on, up to anything else.
+#[inline(always)]
+fn inside_word(bytes: &[u8], at: usize) -> &[u8] {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let length = rest.iter().position(|byte| !byte.is_ascii_lowercase()).unwrap_or(rest.len());
+    rest.get(..length).unwrap_or_default()
 }
 
 /// Whether a word has letters and digits, or lower case and upper case after its first letter.
