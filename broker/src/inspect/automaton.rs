@@ -55,9 +55,14 @@ impl Automaton {
     }
 
     /// Reports every match in `bytes`: which expression, where it begins, how long it is.
-    pub(super) fn search(&self, bytes: &[u8], mut found: impl FnMut(usize, usize, usize)) {
+    pub(super) fn search(&self, bytes: &[u8], found: impl FnMut(usize, usize, usize)) {
+        self.search_before(bytes.len(), bytes, found);
+    }
+
+    /// The same for the matches that begin before `end`.
+    pub(super) fn search_before(&self, end: usize, bytes: &[u8], mut found: impl FnMut(usize, usize, usize)) {
         let mut key = 0;
-        for (seen, byte) in bytes.iter().enumerate() {
+        for (seen, byte) in bytes.iter().enumerate().take(end.saturating_add(Openings::BYTES - 1)) {
             key = Openings::key_with(key, *byte);
             if seen + 1 >= Openings::BYTES && self.openings.may_be(key) {
                 let begin = seen + 1 - Openings::BYTES;

@@ -55,8 +55,9 @@ impl Layers {
     pub(super) fn of_runs(text: &str, runs: &[Range<usize>], unpacked_bytes_max: usize) -> Self {
         let mut layers = Self::default();
         let mut done = 0;
-        for run in runs.iter().filter(|run| !is_uuid(text.as_bytes().get(run.start..run.end).unwrap_or_default())) {
-            if run.start >= done {
+        for run in runs {
+            let is_code = || !is_name(text.as_bytes().get(run.start..run.end).unwrap_or_default());
+            if run.start >= done && is_code() {
                 let (unwrapped, end) = unwrapped(text.as_bytes(), run);
                 layers.decode_run(&unwrapped, unpacked_bytes_max);
                 done = end;
@@ -147,6 +148,18 @@ fn is_uuid(run: &[u8]) -> bool {
     run.len() == 36 && run.iter().enumerate().all(belongs)
 }
 
+/// Whether no phrase can be encoded in a run: ordinary identifiers and words with hyphens or slashes between them.
+///
+/// In base64, the first of four characters is one of the first 32 if it stands for ASCII: `A`-`Z` or `a`-`f`. Text of
+/// which all of these fall on `a`-`f` spells nothing.
+fn is_name(run: &[u8]) -> bool {
+    let is_letter = |byte: &u8| byte.is_ascii_lowercase();
+    let words = || run.split(|byte| !is_letter(byte));
+    is_uuid(run)
+        || (run.iter().all(|byte| is_letter(byte) || matches!(byte, b'-' | b'_' | b'/'))
+            && words().all(|word| word.len() < RUN_CHARS_MIN))
+}
+
 /// What a run may mean, under each encoding to which it may belong.
 fn readings(run: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let narrow = [
@@ -157,13 +170,23 @@ fn readings(run: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ];
     let mut readings = Vec::new();
     for (name, encoding, belongs) in narrow {
-        let parts = run.split(|byte| !belongs(byte)).filter(|part| part.len() >= RUN_CHARS_MIN);
-        let decoded: Vec<_> = parts.map(|part| decoded(encoding, part)).collect();
-        readings.push((name, decoded.concat()));
+        let mut parts = run.split(|byte| !belongs(byte)).filter(|part| part.len() >= RUN_CHARS_MIN);
+        if let Some(first) = parts.next() {
+            let mut bytes = decoded(encoding, first);
+            parts.for_each(|part| bytes.extend(decoded(encoding, part)));
+            readings.push((name, bytes));
+        }
     }
-    let offsets = if run.len() <= REALIGNED_CHARS_MAX { 0..4 } else { 0..1 };
-    readings.extend(offsets.map(|offset| ("base64", decoded(&BASE64, run.get(offset..).unwrap_or_default()))));
+    if may_be_base64(run) {
+        let offsets = if run.len() <= REALIGNED_CHARS_MAX { 0..4 } else { 0..1 };
+        readings.extend(offsets.map(|offset| ("base64", decoded(&BASE64, run.get(offset..).unwrap_or_default()))));
+    }
     readings
+}
+
+/// Digits alone are the last characters of the alphabet but two: they stand for no text.
+fn may_be_base64(run: &[u8]) -> bool {
+    !run.iter().all(u8::is_ascii_digit)
 }
 
 fn encoding(symbols: &str, (from, to): (&str, &str)) -> Option<Encoding> {

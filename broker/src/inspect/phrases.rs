@@ -76,8 +76,9 @@ impl PhraseMatcher {
     }
 
     /// Reports every phrase in the stream; the same one may be reported more than once.
-    pub(super) fn search(&self, stream: &Stream, mut found: impl FnMut(Hit)) {
-        self.automaton.search(stream.symbols(), |pattern, begin, length| {
+    /// Only those that begin before the symbol at `end` are looked for.
+    pub(super) fn search_before(&self, end: usize, stream: &Stream, mut found: impl FnMut(Hit)) {
+        self.automaton.search_before(end, stream.symbols(), |pattern, begin, length| {
             if let Some(hit) = self
                 .patterns
                 .get(pattern)
@@ -170,7 +171,7 @@ mod tests {
         let mut stream = Stream::default();
         stream.read(text);
         let mut forms = Vec::new();
-        matcher.search(&stream, |hit| forms.push(hit.form));
+        matcher.search_before(stream.symbols().len(), &stream, |hit| forms.push(hit.form));
         forms.dedup();
         forms
     }

@@ -103,7 +103,9 @@ impl<'r> Scan<'r> {
         stream.clear();
         let symbols_max = self.rules.phrases.symbols_max();
         let (mut folded, mut native) = (String::new(), false);
+        let mut last = 0;
         for text in strings.in_order() {
+            last = stream.symbols().len();
             if text.is_ascii() {
                 stream.append_edges(text, symbols_max);
             } else {
@@ -113,7 +115,8 @@ impl<'r> Scan<'r> {
                 stream.append_edges(&folded, symbols_max);
             }
         }
-        self.phrases(&stream, at);
+        // What begins in the last string does not leave it.
+        self.phrases_before(last, &stream, at);
         self.stream = stream;
         if native {
             self.native_phrases(&strings.in_order().collect::<String>(), at);
@@ -158,7 +161,8 @@ impl<'r> Scan<'r> {
         let is_last = unescaped.is_none();
         let runs = is_last.then(|| Layers::of_runs(text, stream.coded_runs(), self.decoded_bytes_left));
         let codes = (is_last && traits.has_codes()).then(|| Layers::of_codes(text));
-        let pieces = (is_last && traits.has_pieces()).then(|| Layers::of_pieces(text, self.decoded_bytes_left));
+        let pieces = (is_last && traits.has_pieces() && has_spaces(text))
+            .then(|| Layers::of_pieces(text, self.decoded_bytes_left));
         let untagged =
             (is_last && traits.has_tags() && depth < DEPTH_MAX).then(|| markup::without_tags(text)).flatten();
         self.stream = stream;
@@ -178,8 +182,12 @@ impl<'r> Scan<'r> {
     }
 
     fn phrases(&mut self, stream: &Stream, at: Location<'_>) {
+        self.phrases_before(stream.symbols().len(), stream, at);
+    }
+
+    fn phrases_before(&mut self, end: usize, stream: &Stream, at: Location<'_>) {
         let rules = self.rules;
-        rules.phrases.search(stream, |hit| {
+        rules.phrases.search_before(end, stream, |hit| {
             if let Some(rule) = rules.rule(hit.rule) {
                 self.hit(rule, hit.form.view().map_or(at, |view| at.view(view)));
             }
@@ -242,6 +250,11 @@ impl<'r> Scan<'r> {
     fn fail(&mut self, rule: &str, at: Location<'_>) {
         self.note(FindingKind::ScannerFailure, rule, Severity::High, at);
     }
+}
+
+/// Whether a text is more than one word.
+fn has_spaces(text: &str) -> bool {
+    text.trim_ascii_end().bytes().any(|byte| byte.is_ascii_whitespace())
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use super::symbols::Stream;
 const LETTERS_MIN: usize = 4;
 /// Fewer jumbled words are taken for typing errors.
 const SCRAMBLED_MIN: usize = 2;
-/// Bits in the filter that most words of a text fail.
-const FILTER_BITS: u64 = 16_384;
+/// Bits in the filter that most words of a text fail: five each for first letter, last letter and length.
+const FILTER_BITS: usize = 1 << 15;
 
 /// The words of all phrases.
 #[derive(Debug)]
@@ -25,11 +25,11 @@ impl Vocabulary {
     /// Takes ASCII words in lower case.
     pub(super) fn new<'w>(words: impl Iterator<Item = &'w str>) -> Self {
         let mut known = BTreeMap::new();
-        let mut filter = vec![0u64; usize::try_from(FILTER_BITS / 64).unwrap_or(0)].into_boxed_slice();
+        let mut filter = vec![0u64; FILTER_BITS / 64].into_boxed_slice();
         for word in words.map(str::as_bytes).filter(|word| word.len() >= LETTERS_MIN) {
             let signature = signature(word);
             known.entry(signature).or_insert_with(|| Box::from(word));
-            let (slot, bit) = filter_place(signature);
+            let (slot, bit) = filter_place(word);
             if let Some(bits) = filter.get_mut(slot) {
                 *bits |= bit;
             }
@@ -53,18 +53,20 @@ impl Vocabulary {
         if word.len() < LETTERS_MIN {
             return None;
         }
-        let signature = signature(word);
-        let (slot, bit) = filter_place(signature);
+        let (slot, bit) = filter_place(word);
         if self.filter.get(slot)? & bit == 0 {
             return None;
         }
-        self.words.get(&signature).map(|known| &**known).filter(|known| *known != word)
+        self.words.get(&signature(word)).map(|known| &**known).filter(|known| *known != word)
     }
 }
 
-fn filter_place(signature: u64) -> (usize, u64) {
-    let bit = (signature >> 40) % FILTER_BITS;
-    (usize::try_from(bit / 64).unwrap_or(0), 1 << (bit % 64))
+/// Looks at what costs next to nothing: first letter, last letter, length.
+#[inline]
+fn filter_place(word: &[u8]) -> (usize, u64) {
+    let end = |symbol: Option<&u8>| symbol.map_or(0, |symbol| usize::from(symbol & 0x1f));
+    let bit = end(word.first()) << 10 | end(word.last()) << 5 | word.len() & 0x1f;
+    (bit / 64, 1 << (bit % 64))
 }
 
 /// Equal for words with the same first letter, last letter and letters between in any order.
