@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use veribus_broker::{
     config::Config,
     dev::{DevDirectory, DevOptions, client_url},
-    engine::SharedLogStore,
+    engine::{SharedLogStore, sled::OpenError},
     issue::Claims,
     model::Clock,
     server::{RunningServer, ServerError, StartOptions, start},
@@ -18,6 +18,7 @@ use crate::{
     PATIENCE,
     log::Log,
     messages::{OPEN_POLICY, SMALL_RULES},
+    patiently,
     raw::{Raw, RawOptions},
 };
 
@@ -111,8 +112,17 @@ impl Home {
     /// # Errors
     /// What keeps it from starting.
     pub async fn start(self) -> Result<TestBroker> {
-        let options = StartOptions { clock: self.clock.clone(), store: None };
-        let server = start(self.config.clone(), options).await?;
+        let server = patiently(async {
+            loop {
+                let options = StartOptions { clock: self.clock.clone(), store: None };
+                match start(self.config.clone(), options).await {
+                    // A connection that was cut off by the drain may hold on to the log for a moment.
+                    Err(ServerError::Open(OpenError::InUse(_))) => tokio::task::yield_now().await,
+                    started => return started,
+                }
+            }
+        });
+        let server = server.await??;
         Ok(TestBroker { home: self, server })
     }
 

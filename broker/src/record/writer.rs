@@ -147,12 +147,26 @@ impl Writer {
             }
             self.collect(&mut batch);
             self.linger(&mut batch);
-            let last = batch.iter().any(|one| matches!(one, Submission::Finish(_)));
+            let last = batch.pop_if(|one| matches!(one, Submission::Finish(_)));
             self.commit(&mut batch, &mut handover)?;
-            if last {
-                return Ok(());
+            if let Some(Submission::Finish(stopped)) = last {
+                return self.finish(stopped, &mut handover);
             }
         }
+    }
+
+    /// Ends the log: what is still to be noted, then the last entry, and nothing after it.
+    fn finish(mut self, stopped: Draft, handover: &mut impl Handover) -> Result<(), WriterEnd> {
+        self.commit_notes(handover)?;
+        self.notes.push(stopped);
+        self.commit_notes(handover)
+    }
+
+    fn commit_notes(&mut self, handover: &mut impl Handover) -> Result<(), WriterEnd> {
+        while !self.notes.is_empty() {
+            self.commit(&mut Vec::new(), handover)?;
+        }
+        Ok(())
     }
 
     /// Under load, waits a moment for more: one commit of many costs far less than many of few. One who publishes now and
@@ -165,21 +179,20 @@ impl Writer {
         }
     }
 
-    /// Takes what else waits, up to the size of a commit.
+    /// Takes what else waits, up to the size of a commit, and nothing that comes after the end.
     fn collect(&mut self, batch: &mut Vec<Submission>) {
         let mut entries: usize = batch.iter().map(Submission::entries).sum();
-        while entries < self.settings.commit_entries_max {
+        while entries < self.settings.commit_entries_max && !matches!(batch.last(), Some(Submission::Finish(_))) {
             let Ok(next) = self.submissions.try_recv() else { return };
             entries += next.entries();
-            let last = matches!(next, Submission::Finish(_));
             batch.push(next);
-            if last {
-                return;
-            }
         }
     }
 
     fn commit(&mut self, batch: &mut Vec<Submission>, handover: &mut impl Handover) -> Result<(), WriterEnd> {
+        if batch.is_empty() && self.notes.is_empty() {
+            return Ok(());
+        }
         let started = Instant::now();
         let node = self.settings.node.clone();
         let mut commit = Commit::new(&node, self.end, self.clock.now());

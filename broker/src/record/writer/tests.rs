@@ -91,6 +91,14 @@ impl Bench {
     }
 
     fn start(&self) -> Result<(Recorder, LogReader, Running), StartError> {
+        let (writer, recorder, reader) = self.open()?;
+        let delivered = self.delivered.clone();
+        let running = std::thread::spawn(move || writer.run(delivered));
+        Ok((recorder, reader, running))
+    }
+
+    /// A writer that does not run yet.
+    fn open(&self) -> Result<(Writer, Recorder, LogReader), StartError> {
         let settings = WriterSettings {
             node: NodeName::parse("test").expect("a name"),
             commit_entries_max: 64,
@@ -103,10 +111,7 @@ impl Bench {
         };
         let disk = DiskWatch::new(std::path::Path::new("/"), 0);
         let (store, clock) = (self.store.clone(), self.world.clock.clone());
-        let (writer, recorder, reader) = Writer::start(store, settings, disk, clock, Metrics::default())?;
-        let delivered = self.delivered.clone();
-        let running = std::thread::spawn(move || writer.run(delivered));
-        Ok((recorder, reader, running))
+        Writer::start(store, settings, disk, clock, Metrics::default())
     }
 
     fn routed(&self, id: &str, allow: bool) -> Routed {
@@ -224,6 +229,47 @@ async fn a_disk_that_does_not_confirm_ends_the_writer_and_nothing_is_acknowledge
     assert!(matches!(running.join().expect("no panic"), Err(WriterEnd::Append(_))));
     assert!(record(&recorder, bench.routed("later", true)).await.is_err());
     assert!(bench.delivered.0.lock().is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_recorded_after_the_last_entry() {
+    let bench = Bench::new();
+    let (writer, recorder, _reader) = bench.open().expect("opened");
+    // So many that the writer would wait for more.
+    let messages: Vec<_> = (0..LINGER_ENTRIES_MIN).map(|number| bench.routed(&number.to_string(), true)).collect();
+    let in_time = recorder.messages(messages).await.expect("queued");
+    recorder.finish(Draft::stopped()).await.expect("queued");
+    let late = recorder.messages(vec![bench.routed("m2", true)]).await.expect("queued");
+    let delivered = bench.delivered.clone();
+    std::thread::spawn(move || writer.run(delivered)).join().expect("no panic").expect("ended in good order");
+    assert_eq!(in_time.outcomes().await.expect("recorded").len(), LINGER_ENTRIES_MIN);
+    assert_eq!(late.outcomes().await, Err(super::super::RecordError::Failed));
+    assert_eq!(kinds(&bench).last(), Some(&EntryKind::BrokerStopped));
+}
+
+/// Reaches nobody.
+struct NobodyThere;
+
+impl Handover for NobodyThere {
+    fn hand_over(&mut self, batch: Vec<Recorded>) -> Vec<Draft> {
+        let mut count = UndeliveredCount::default();
+        batch.iter().for_each(|one| count.add(one.decision_id().audit_index()));
+        if batch.is_empty() { Vec::new() } else { vec![Draft::undelivered(&recipient(1), "client_gone", &count)] }
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_handed_over_at_the_last_is_recorded_before_the_end() {
+    let bench = Bench::new();
+    let (writer, recorder, _reader) = bench.open().expect("opened");
+    let _pending = recorder.messages(vec![bench.routed("m1", true)]).await.expect("queued");
+    recorder.finish(Draft::stopped()).await.expect("queued");
+    std::thread::spawn(move || writer.run(NobodyThere)).join().expect("no panic").expect("ended in good order");
+    assert_eq!(kinds(&bench), [EntryKind::Publish, EntryKind::Undelivered, EntryKind::BrokerStopped]);
+}
+
+fn kinds(bench: &Bench) -> Vec<EntryKind> {
+    bench.store.entries().iter().map(AuditEntry::kind).collect()
 }
 
 #[tokio::test]
