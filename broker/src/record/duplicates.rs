@@ -59,6 +59,22 @@ pub(super) struct Duplicates {
     ids_per_sender_max: usize,
 }
 
+/// Which message of which sender.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    sender: [u8; 32],
+    id: IdHash,
+}
+
+impl Key {
+    pub(super) fn new(issuer: &str, agent: &str, message_id: &str) -> Self {
+        let length = issuer.len().to_be_bytes();
+        let sender = Sha256::new().chain_update(length).chain_update(issuer).chain_update(agent).finalize();
+        let id = Sha256::digest(message_id);
+        Self { sender: sender.into(), id: id.first_chunk().copied().unwrap_or_default() }
+    }
+}
+
 #[derive(Default)]
 struct Window {
     order: VecDeque<IdHash>,
@@ -71,14 +87,14 @@ impl Duplicates {
         Self { senders: LruCache::new(senders_max), ids_per_sender_max: ids_per_sender_max.max(1) }
     }
 
-    pub(super) fn find(&mut self, issuer: &str, agent: &str, message_id: &str) -> Option<First> {
-        self.senders.get(&sender_key(issuer, agent))?.first.get(&id_key(message_id)).copied()
+    pub(super) fn find(&mut self, key: &Key) -> Option<First> {
+        self.senders.get(&key.sender)?.first.get(&key.id).copied()
     }
 
-    pub(super) fn insert(&mut self, issuer: &str, agent: &str, message_id: &str, first: First) {
+    pub(super) fn insert(&mut self, key: Key, first: First) {
         let ids_max = self.ids_per_sender_max;
-        let window = self.senders.get_or_insert_mut(sender_key(issuer, agent), Window::default);
-        let id = id_key(message_id);
+        let window = self.senders.get_or_insert_mut(key.sender, Window::default);
+        let id = key.id;
         if window.first.insert(id, first).is_none() {
             window.order.push_back(id);
         }
@@ -98,7 +114,7 @@ impl Duplicates {
         if let Some(outcome) = entry.decision.as_ref().and_then(outcome) {
             let first = First { index: entry.index, outcome, salt: None, content: None };
             if outcome.is_final() {
-                self.insert(&actor.issuer, &actor.agent, &message.id, first);
+                self.insert(Key::new(&actor.issuer, &actor.agent, &message.id), first);
             }
         }
     }
@@ -115,16 +131,6 @@ fn outcome(decision: &v1::DecisionFacts) -> Option<FirstOutcome> {
     }
 }
 
-fn sender_key(issuer: &str, agent: &str) -> [u8; 32] {
-    let length = issuer.len().to_be_bytes();
-    Sha256::new().chain_update(length).chain_update(issuer).chain_update(agent).finalize().into()
-}
-
-fn id_key(message_id: &str) -> IdHash {
-    let digest = Sha256::digest(message_id);
-    digest.first_chunk().copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,31 +142,31 @@ mod tests {
     #[test]
     fn an_id_is_known_to_its_own_sender_only() {
         let mut duplicates = Duplicates::new(8, 8);
-        duplicates.insert("iss", "a", "1", first(7));
-        assert_eq!(duplicates.find("iss", "a", "1"), Some(first(7)));
-        assert_eq!(duplicates.find("iss", "b", "1"), None);
-        assert_eq!(duplicates.find("is", "sa", "1"), None);
+        duplicates.insert(Key::new("iss", "a", "1"), first(7));
+        assert_eq!(duplicates.find(&Key::new("iss", "a", "1")), Some(first(7)));
+        assert_eq!(duplicates.find(&Key::new("iss", "b", "1")), None);
+        assert_eq!(duplicates.find(&Key::new("is", "sa", "1")), None);
     }
 
     #[test]
     fn a_busy_sender_pushes_out_its_own_oldest_ids_and_nobody_elses() {
         let mut duplicates = Duplicates::new(8, 2);
-        duplicates.insert("iss", "quiet", "1", first(0));
+        duplicates.insert(Key::new("iss", "quiet", "1"), first(0));
         for index in 0..5u64 {
-            duplicates.insert("iss", "busy", &index.to_string(), first(index));
+            duplicates.insert(Key::new("iss", "busy", &index.to_string()), first(index));
         }
-        assert_eq!(duplicates.find("iss", "busy", "2"), None);
-        assert_eq!(duplicates.find("iss", "busy", "3"), Some(first(3)));
-        assert_eq!(duplicates.find("iss", "quiet", "1"), Some(first(0)));
+        assert_eq!(duplicates.find(&Key::new("iss", "busy", "2")), None);
+        assert_eq!(duplicates.find(&Key::new("iss", "busy", "3")), Some(first(3)));
+        assert_eq!(duplicates.find(&Key::new("iss", "quiet", "1")), Some(first(0)));
     }
 
     #[test]
     fn memory_is_bounded_in_senders_too() {
         let mut duplicates = Duplicates::new(2, 8);
         for agent in ["a", "b", "c"] {
-            duplicates.insert("iss", agent, "1", first(1));
+            duplicates.insert(Key::new("iss", agent, "1"), first(1));
         }
-        assert_eq!(duplicates.find("iss", "a", "1"), None);
+        assert_eq!(duplicates.find(&Key::new("iss", "a", "1")), None);
         assert_eq!(duplicates.senders.len(), 2);
     }
 }

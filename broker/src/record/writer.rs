@@ -16,7 +16,7 @@ use super::{
     AccessReceipt, Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError,
     UndeliveredCount,
     commit::{ChainEnd, Commit},
-    duplicates::{Duplicates, First, FirstOutcome},
+    duplicates::{Duplicates, First, FirstOutcome, Key},
     queue::Submission,
     routed::Ending,
     tail,
@@ -280,8 +280,8 @@ impl Writer {
             Ending::HandedOver(ref permitted, _) => permitted.message().id.clone(),
             Ending::Held(ref id) | Ending::Refused(ref id, _) => id.clone(),
         };
-        let (issuer, agent) = (sender.issuer().as_str(), sender.agent().as_str());
-        if let Some(first) = self.duplicates.find(issuer, agent, id.as_str()) {
+        let key = Key::new(sender.issuer().as_str(), sender.agent().as_str(), id.as_str());
+        if let Some(first) = self.duplicates.find(&key) {
             // Another message under the same id goes nowhere, but what was tried is not hidden.
             if first.content.is_some_and(|known| known != content) {
                 draft.deny("native/message-id-reused", RefusalReason::MessageIdReused);
@@ -305,7 +305,7 @@ impl Writer {
         let index = self.push(draft, handed_over, salt, commit, recorded);
         let first = First { index, outcome, salt: Some(salt), content: Some(content) };
         if outcome.is_final() {
-            self.duplicates.insert(issuer, agent, id.as_str(), first);
+            self.duplicates.insert(key, first);
         }
         self.outcome(id, &first, false)
     }
