@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 3] = ["veribus/v1/message.proto", "veribus/v1/broker.proto", "veribus/v1/audit.proto"];
+const FILES: [&str; 4] =
+    ["veribus/v1/message.proto", "veribus/v1/broker.proto", "veribus/v1/audit.proto", "veribus/v1/admin.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=veribus");

@@ -147,6 +147,7 @@ mod tests {
             reply_to: "a.c".to_owned(),
             correlation_id: "case".to_owned(),
             attributes: [("key".to_owned(), "value".to_owned())].into(),
+            credentials: None,
         };
         assert_eq!(wire, expected);
     }

@@ -33,7 +33,7 @@ impl PublishStream {
     /// # Errors
     /// Where the stream is over.
     pub async fn send(&self, messages: Vec<Message>) -> Result<()> {
-        self.requests.send(PublishStreamRequest { messages }).await.context("the stream is over")
+        self.requests.send(PublishStreamRequest { messages, refresh: None }).await.context("the stream is over")
     }
 
     /// The results of one request; `None` at the end of the stream.

@@ -243,6 +243,7 @@ fn actor(identity: &Identity) -> v1::Actor {
         roles: identity.roles().iter().map(|role| role.as_str().to_owned()).collect(),
         token_id: identity.token_id().as_str().to_owned(),
         token_sha256: identity.token_sha256().to_vec(),
+        ..v1::Actor::default()
     }
 }
 

@@ -103,6 +103,7 @@ pub(super) fn delivery(recorded: &Recorded) -> v1::Delivery {
             reply_to: message.reply_to.as_ref().map(ToString::to_string).unwrap_or_default(),
             correlation_id: message.correlation_id.clone(),
             attributes: message.attributes.clone().into_iter().collect(),
+            credentials: None,
         }),
         sender: Some(v1::VerifiedSender {
             issuer: sender.issuer().as_str().to_owned(),

@@ -161,7 +161,7 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         Err(error) => ids.into_iter().map(|id| status::Told::from(error).refusal(id)).collect(),
     };
     drop(room);
-    Ok(PublishStreamResponse { results })
+    Ok(PublishStreamResponse { results, refreshed: None })
 }
 
 /// What may still come into flight.

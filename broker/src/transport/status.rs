@@ -187,5 +187,6 @@ fn refusal(refused: RefusedReceipt) -> v1::Refusal {
         decision_id: refused.decision_id.to_string(),
         audit_index: refused.decision_id.audit_index(),
         duplicate: refused.duplicate,
+        retry_after_ms: 0,
     }
 }

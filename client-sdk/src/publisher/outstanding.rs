@@ -54,7 +54,7 @@ impl Flight {
         if self.replies.len() == self.request.messages.len() {
             return self;
         }
-        let request = Arc::new(PublishStreamRequest { messages: self.unanswered().to_vec() });
+        let request = Arc::new(PublishStreamRequest { messages: self.unanswered().to_vec(), refresh: None });
         Self { request, ..self }
     }
 }
@@ -199,7 +199,7 @@ impl Outstanding {
             replies.push(reply);
         }
         (!messages.is_empty()).then(|| Flight {
-            request: Arc::new(PublishStreamRequest { messages }),
+            request: Arc::new(PublishStreamRequest { messages, refresh: None }),
             replies: replies.into_iter(),
             maybe_recorded: false,
         })

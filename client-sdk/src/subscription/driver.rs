@@ -49,7 +49,9 @@ impl Link {
                 let subscription_id = subscribed.subscription_id;
                 Ok(Self { token, subscription_id, responses, _requests: requests })
             }
-            Some(Response::Batch(_)) => Err(LinkFault::Protocol(Error::Protocol("deliveries before a subscription"))),
+            Some(Response::Batch(_) | Response::Refreshed(_)) => {
+                Err(LinkFault::Protocol(Error::Protocol("deliveries before a subscription")))
+            }
             None => Err(ended().into()),
         }
     }
@@ -62,7 +64,9 @@ impl Link {
         let response = self.responses.message().await?.ok_or_else(ended)?;
         match response.response {
             Some(Response::Batch(batch)) => Ok(batch),
-            Some(Response::Subscribed(_)) => Err(LinkFault::Protocol(Error::Protocol("subscribed a second time"))),
+            Some(Response::Subscribed(_) | Response::Refreshed(_)) => {
+                Err(LinkFault::Protocol(Error::Protocol("subscribed a second time")))
+            }
             None => Err(LinkFault::Protocol(Error::Protocol("an empty response to a subscription"))),
         }
     }

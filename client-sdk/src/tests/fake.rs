@@ -333,7 +333,7 @@ async fn answer(
                 };
             }
             let results = vec![result(message, state.index())];
-            let _ = answers.send(Ok(PublishStreamResponse { results })).await;
+            let _ = answers.send(Ok(PublishStreamResponse { results, refreshed: None })).await;
             given += 1;
         }
     }

@@ -194,7 +194,7 @@ impl Attack {
         let mut wire = connect(broker).await?;
         for _ in 0..inputs {
             self.inputs += 1;
-            let request = PublishStreamRequest { messages: vec![self.message()] }.encode_to_vec();
+            let request = PublishStreamRequest { messages: vec![self.message()], refresh: None }.encode_to_vec();
             let changed = self.changed(&request);
             let Some((answer, status)) = Self::call(&wire, PUBLISH_STREAM, &token, frame(&changed).to_vec()).await?
             else {

@@ -248,6 +248,7 @@ mod tests {
                 roles: vec!["finance".to_owned()],
                 token_id: "t".to_owned(),
                 token_sha256: vec![2; 32],
+                ..Actor::default()
             }),
             peer: "127.0.0.1:5".to_owned(),
             resource: "finance.transactions".to_owned(),
