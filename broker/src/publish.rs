@@ -66,20 +66,34 @@ impl Publisher {
         caller: &Caller,
         messages: Vec<Result<Message, Malformed>>,
     ) -> Result<Publishing, PublishError> {
-        let mut routed = Vec::with_capacity(messages.len());
-        for message in messages {
-            routed.push(match message {
-                Ok(message) => self.route(caller, message)?,
-                Err(malformed) => Routed::malformed(malformed),
-            });
-        }
+        let routed = self.route(caller, messages)?;
+        Ok(self.record(routed).await?)
+    }
+
+    /// Every stage between the caller and the record. Several requests of one stream may be under way here at once: it is
+    /// the record that puts them in order.
+    ///
+    /// # Errors
+    /// [`TokenError`]: the caller's token is no longer good.
+    pub fn route(&self, caller: &Caller, messages: Vec<Result<Message, Malformed>>) -> Result<Vec<Routed>, TokenError> {
+        let route = |message| match message {
+            Ok(message) => self.route_one(caller, message),
+            Err(malformed) => Ok(Routed::malformed(malformed)),
+        };
+        messages.into_iter().map(route).collect()
+    }
+
+    /// Queues what was routed for its record, in this order.
+    ///
+    /// # Errors
+    /// [`RecordError`]: none of them is recorded.
+    pub async fn record(&self, routed: Vec<Routed>) -> Result<Publishing, RecordError> {
         let pending = self.recorder.messages(routed).await?;
         Ok(Publishing { pending, started: Instant::now(), metrics: self.metrics.clone() })
     }
 
-    /// Every stage between the caller and the record. The token's signature was checked when the call began; its lifetime
-    /// is checked here, for each message.
-    fn route(&self, caller: &Caller, message: Message) -> Result<Routed, TokenError> {
+    /// The token's signature was checked when the call began; its lifetime is checked here, for each message.
+    fn route_one(&self, caller: &Caller, message: Message) -> Result<Routed, TokenError> {
         caller.identity.check_lifetime(self.clock.now())?;
         let started = Instant::now();
         let inspected = self.inspector.inspect(Arc::clone(&caller.identity), caller.peer, message);

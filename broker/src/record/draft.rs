@@ -215,13 +215,6 @@ impl Draft {
         self.0.undelivered = None;
         self.0.detail = "entry too long: cut down".to_owned();
     }
-
-    pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
-        let decision = self.0.decision.get_or_insert_default();
-        decision.decision = v1::Decision::Deny.into();
-        decision.reason = reason.as_str().to_owned();
-        decision.rules.push(rule.to_owned());
-    }
 }
 
 fn entry(kind: EntryKind) -> AuditEntry {

@@ -17,6 +17,7 @@ use super::{
     UndeliveredCount,
     commit::{ChainEnd, Commit},
     duplicates::{Duplicates, First, FirstOutcome, Key},
+    prepared::Prepared,
     queue::Submission,
     routed::Ending,
     tail,
@@ -250,7 +251,7 @@ impl Writer {
         Ok(())
     }
 
-    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Reply {
+    fn take(&mut self, submission: Submission, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Reply {
         match submission {
             Submission::Messages(messages, reply, room) => {
                 let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
@@ -269,11 +270,11 @@ impl Writer {
         }
     }
 
-    fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut draft, salt, content, sender, ending, .. } = routed;
+    fn message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
+        let Routed { mut entry, salt, content, sender, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
-                let decision_id = self.decision_id(commit.push(draft));
+                let decision_id = self.decision_id(commit.push(entry));
                 let reason = RefusalReason::MalformedMessage;
                 return Outcome::Refused(RefusedReceipt { message_id, decision_id, reason, duplicate: false });
             }
@@ -284,14 +285,14 @@ impl Writer {
         if let Some(first) = self.duplicates.find(&key) {
             // Another message under the same id goes nowhere, but what was tried is not hidden.
             if first.content.is_some_and(|known| known != content) {
-                draft.deny("native/message-id-reused", RefusalReason::MessageIdReused);
-                commit.push(draft);
+                entry.deny("native/message-id-reused", RefusalReason::MessageIdReused);
+                commit.push(entry);
             }
             return self.outcome(id, &first, true);
         }
         // The token may have run out while the message waited.
         let ending = if sender.check_lifetime(self.clock.now()).is_err() {
-            draft.deny("native/token-expired", RefusalReason::TokenExpired);
+            entry.deny("native/token-expired", RefusalReason::TokenExpired);
             Ending::Refused(id.clone(), RefusalReason::TokenExpired)
         } else {
             ending
@@ -302,7 +303,7 @@ impl Writer {
             Ending::Refused(_, reason) => (FirstOutcome::Refused(reason), None),
             Ending::Malformed(_) => (FirstOutcome::Refused(RefusalReason::MalformedMessage), None),
         };
-        let index = self.push(draft, handed_over, salt, commit, recorded);
+        let index = self.push(entry, handed_over, salt, commit, recorded);
         let first = First { index, outcome, salt: Some(salt), content: Some(content) };
         if outcome.is_final() {
             self.duplicates.insert(key, first);
@@ -312,15 +313,15 @@ impl Writer {
 
     fn push(
         &mut self,
-        mut draft: Draft,
+        entry: Prepared,
         handed_over: Option<(Permitted, Audience)>,
         salt: [u8; 32],
-        commit: &mut Commit<'_>,
+        commit: &mut Commit,
         recorded: &mut Vec<Recorded>,
     ) -> u64 {
-        let Some((permitted, audience)) = handed_over else { return commit.push(draft) };
-        draft.0.audience = self.name_audience(&audience, commit);
-        let index = commit.push(draft);
+        let Some((permitted, audience)) = handed_over else { return commit.push(entry) };
+        let named = self.name_audience(&audience, commit);
+        let index = commit.push_to(entry, named);
         if !audience.is_empty() {
             recorded.push(Recorded::new(permitted, audience, self.decision_id(index), salt));
         }
@@ -328,7 +329,7 @@ impl Writer {
     }
 
     /// The audience as it stands in the entry: written out the first time, by reference after that.
-    fn name_audience(&mut self, audience: &Audience, commit: &mut Commit<'_>) -> Option<v1::Audience> {
+    fn name_audience(&mut self, audience: &Audience, commit: &mut Commit) -> Option<v1::Audience> {
         if audience.is_empty() {
             return None;
         }

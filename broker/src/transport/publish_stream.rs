@@ -1,13 +1,17 @@
 //! `PublishStream`: pipelined, one result per message, in the order of sending.
 //!
-//! A task reads requests and carries their messages to the record; the response stream awaits the answers in order. What
-//! may be in flight between the two is bounded in messages and bytes.
+//! One task reads requests and sets each on its way through inspection and policy, where several may be at once; a second
+//! one takes them from there to the record, in order; the response stream awaits the answers, in order. What may be in
+//! flight between the three is bounded in messages and bytes.
 
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
@@ -16,8 +20,8 @@ use super::{convert, refusals::Refusals, status};
 use crate::{
     authenticate::{Caller, TokenError},
     model::Clock,
-    publish::{PublishError, Publisher, Publishing},
-    record::{Draft, RecordError, Recorder},
+    publish::{Publisher, Publishing},
+    record::{Draft, RecordError, Recorder, Routed},
 };
 
 const METHOD: &str = "/veribus.v1.BrokerService/PublishStream";
@@ -46,6 +50,12 @@ pub(super) struct PublishStreams {
     pub(super) drain: CancellationToken,
 }
 
+/// One request on its way to the record.
+enum Step {
+    Publish { ids: Vec<String>, routed: JoinHandle<Result<Vec<Routed>, TokenError>>, room: [OwnedSemaphorePermit; 2] },
+    End(Status),
+}
+
 /// One answer to come.
 enum Answer {
     Results { ids: Vec<String>, pending: Result<Publishing, RecordError>, room: [OwnedSemaphorePermit; 2] },
@@ -59,12 +69,14 @@ impl PublishStreams {
         caller: Caller,
         requests: Streaming<PublishStreamRequest>,
     ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Send + 'static {
+        let (steps, next_steps) = mpsc::channel(self.limits.in_flight_messages_max);
         let (answers, receiver) = mpsc::channel(self.limits.in_flight_messages_max);
+        tokio::spawn(self.clone().record(caller.clone(), next_steps, answers));
         tokio::spawn(async move {
             let room = Room::new(self.limits);
-            if let Err(end) = self.read(&caller, requests, &room, &answers).await {
+            if let Err(end) = self.read(&caller, requests, &room, &steps).await {
                 // An error means that the client is gone.
-                drop(answers.send(Answer::End(end)).await);
+                drop(steps.send(Step::End(end)).await);
             }
         });
         stream::unfold(receiver, |mut receiver| async move {
@@ -79,7 +91,7 @@ impl PublishStreams {
         caller: &Caller,
         mut requests: Streaming<PublishStreamRequest>,
         room: &Room,
-        answers: &mpsc::Sender<Answer>,
+        steps: &mpsc::Sender<Step>,
     ) -> Result<(), Status> {
         loop {
             let request = tokio::select! {
@@ -88,13 +100,13 @@ impl PublishStreams {
                 () = tokio::time::sleep(caller.identity.remaining(self.clock.now())) => {
                     return Err(self.refused(caller, &TokenError::Expired));
                 }
-                () = answers.closed() => return Ok(()),
+                () = steps.closed() => return Ok(()),
                 request = requests.message() => request,
             };
             match request {
                 Ok(Some(request)) => {
-                    let answer = self.publish(caller, request, room).await?;
-                    if answers.send(answer).await.is_err() {
+                    let step = self.route(caller, request, room).await?;
+                    if steps.send(step).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -104,7 +116,28 @@ impl PublishStreams {
         }
     }
 
-    async fn publish(&self, caller: &Caller, request: PublishStreamRequest, room: &Room) -> Result<Answer, Status> {
+    /// Brings what was read to the record, in the order of reading.
+    async fn record(self, caller: Caller, mut steps: mpsc::Receiver<Step>, answers: mpsc::Sender<Answer>) {
+        while let Some(step) = steps.recv().await {
+            let answer = match step {
+                Step::Publish { ids, routed, room } => match routed.await {
+                    Ok(Ok(routed)) => Answer::Results { ids, pending: self.publisher.record(routed).await, room },
+                    Ok(Err(error)) => Answer::End(self.refused(&caller, &error)),
+                    // A stage that broke off: nothing of this request, and nothing after it, is recorded.
+                    Err(_) => Answer::End(status::record_status(RecordError::Failed)),
+                },
+                Step::End(status) => Answer::End(status),
+            };
+            let ends = matches!(answer, Answer::End(_));
+            // An error means that the client is gone.
+            if answers.send(answer).await.is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    /// Sets a request on its way through the stages before the record.
+    async fn route(&self, caller: &Caller, request: PublishStreamRequest, room: &Room) -> Result<Step, Status> {
         if request.messages.len() > self.limits.frame_messages_max {
             self.note(caller, "a request holds too many messages").await?;
             return Err(status::invalid("too many messages in one request"));
@@ -113,13 +146,12 @@ impl PublishStreams {
         let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
         let ids = request.messages.iter().map(|message| convert::cut(&message.id)).collect();
-        let messages = request.messages.into_iter().map(|message| convert::message(caller, message)).collect();
-        let pending = match self.publisher.publish(caller, messages).await {
-            Ok(publishing) => Ok(publishing),
-            Err(PublishError::Record(error)) => Err(error),
-            Err(PublishError::Token(error)) => return Err(self.refused(caller, &error)),
-        };
-        Ok(Answer::Results { ids, pending, room: taken })
+        let (publisher, caller) = (Arc::clone(&self.publisher), caller.clone());
+        let routed = tokio::spawn(async move {
+            let messages = request.messages.into_iter().map(|message| convert::message(&caller, message)).collect();
+            publisher.route(&caller, messages)
+        });
+        Ok(Step::Publish { ids, routed, room: taken })
     }
 
     /// A caller whose token was good when the call began.
