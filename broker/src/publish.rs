@@ -1,12 +1,12 @@
 //! The way of a message, from a recognised caller to its record. Delivery follows the record: the writer hands what it
 //! committed to [`deliver`](crate::deliver).
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use thiserror::Error;
 
 use crate::{
-    authenticate::{Caller, TokenError},
+    authenticate::{Caller, Identity, TokenError},
     decide::Decider,
     deliver::Router,
     inspect::Inspector,
@@ -66,7 +66,7 @@ impl Publisher {
         caller: &Caller,
         messages: Vec<Result<Message, Malformed>>,
     ) -> Result<Publishing, PublishError> {
-        let routed = self.route(caller, messages)?;
+        let routed = self.route(&caller.identity(), caller.peer(), messages)?;
         Ok(self.record(routed).await?)
     }
 
@@ -75,9 +75,14 @@ impl Publisher {
     ///
     /// # Errors
     /// [`TokenError`]: the caller's token is no longer good.
-    pub fn route(&self, caller: &Caller, messages: Vec<Result<Message, Malformed>>) -> Result<Vec<Routed>, TokenError> {
+    pub fn route(
+        &self,
+        identity: &Arc<Identity>,
+        peer: SocketAddr,
+        messages: Vec<Result<Message, Malformed>>,
+    ) -> Result<Vec<Routed>, TokenError> {
         let route = |message| match message {
-            Ok(message) => self.route_one(caller, message),
+            Ok(message) => self.route_one(identity, peer, message),
             Err(malformed) => Ok(Routed::malformed(malformed)),
         };
         messages.into_iter().map(route).collect()
@@ -92,11 +97,11 @@ impl Publisher {
         Ok(Publishing { pending, started: Instant::now(), metrics: self.metrics.clone() })
     }
 
-    /// The token's signature was checked when the call began; its lifetime is checked here, for each message.
-    fn route_one(&self, caller: &Caller, message: Message) -> Result<Routed, TokenError> {
-        caller.identity.check_lifetime(self.clock.now())?;
+    /// The token's signature was checked when the call began; its standing is checked here, for each message.
+    fn route_one(&self, identity: &Arc<Identity>, peer: SocketAddr, message: Message) -> Result<Routed, TokenError> {
+        identity.check_standing(self.clock.now())?;
         let started = Instant::now();
-        let inspected = self.inspector.inspect(Arc::clone(&caller.identity), caller.peer, message);
+        let inspected = self.inspector.inspect(Arc::clone(identity), peer, message);
         let inspected_at = Instant::now();
         let decided = self.decider.decide(inspected);
         let decided_at = Instant::now();

@@ -14,7 +14,7 @@ pub use super::publish_stream::AgentLimits;
 use super::{
     connection::ConnectionInfo, convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream,
 };
-use crate::{authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading};
+use crate::{authenticate::Caller, publish::Publisher, record::Recorder, subscribe::Reading};
 
 /// The service.
 pub struct Broker {
@@ -31,10 +31,9 @@ impl Broker {
         recorder: Recorder,
         refusals: Arc<Refusals>,
         limits: AgentLimits,
-        clock: Clock,
         drain: CancellationToken,
     ) -> Self {
-        let streams = PublishStreams { publisher, recorder, refusals, limits, clock, drain };
+        let streams = PublishStreams { publisher, recorder, refusals, limits, drain };
         Self { streams, reading }
     }
 }
@@ -55,7 +54,7 @@ impl BrokerService for Broker {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let caller = caller(&request)?;
         let message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
-        let message = convert::message(&caller, message);
+        let message = convert::message(&caller.identity(), caller.peer(), message);
         let publishing = self.streams.publisher.publish(&caller, vec![message]).await;
         let publishing = publishing.map_err(|error| status::publish_status(&error))?;
         let outcomes = publishing.outcomes().await.map_err(status::record_status)?;

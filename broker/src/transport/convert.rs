@@ -1,13 +1,13 @@
 //! Between the wire's words and ours. What does not parse is not guessed at.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use prost_types::Timestamp;
 use uuid::Uuid;
 use veribus_proto::v1;
 
 use crate::{
-    authenticate::Caller,
+    authenticate::Identity,
     model::{
         ATTRIBUTES_MAX, ContentType, Destination, Message, MessageId, MessageType, TEXT_BYTES_MAX, Topic, UnixMicros,
     },
@@ -15,15 +15,10 @@ use crate::{
 };
 
 /// Reads a message, or says what is wrong with it.
-pub(super) fn message(caller: &Caller, wire: v1::Message) -> Result<Message, Malformed> {
+pub(super) fn message(sender: &Arc<Identity>, peer: SocketAddr, wire: v1::Message) -> Result<Message, Malformed> {
     let (message_id, size_bytes) = (cut(&wire.id), wire.data.len());
-    parse(wire).map_err(|fault| Malformed {
-        sender: caller.identity.clone(),
-        peer: caller.peer,
-        message_id,
-        fault,
-        size_bytes,
-    })
+    let sender = || Arc::clone(sender);
+    parse(wire).map_err(|fault| Malformed { sender: sender(), peer, message_id, fault, size_bytes })
 }
 
 fn parse(wire: v1::Message) -> Result<Message, String> {

@@ -19,7 +19,6 @@ use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 use super::{convert, refusals::Refusals, status};
 use crate::{
     authenticate::{Caller, TokenError},
-    model::Clock,
     publish::{Publisher, Publishing},
     record::{Draft, RecordError, Recorder, Routed},
 };
@@ -46,7 +45,6 @@ pub(super) struct PublishStreams {
     pub(super) recorder: Recorder,
     pub(super) refusals: Arc<Refusals>,
     pub(super) limits: AgentLimits,
-    pub(super) clock: Clock,
     pub(super) drain: CancellationToken,
 }
 
@@ -97,9 +95,7 @@ impl PublishStreams {
             let request = tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return Err(status::draining()),
-                () = tokio::time::sleep(caller.identity.remaining(self.clock.now())) => {
-                    return Err(self.refused(caller, &TokenError::Expired));
-                }
+                () = caller.session().ended() => return Ok(()),
                 () = steps.closed() => return Ok(()),
                 request = requests.message() => request,
             };
@@ -146,17 +142,20 @@ impl PublishStreams {
         let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
         let ids = request.messages.iter().map(|message| convert::cut(&message.id)).collect();
-        let (publisher, caller) = (Arc::clone(&self.publisher), caller.clone());
+        // As it is now: a fresh token speaks for what comes after it.
+        let (identity, peer) = (caller.identity(), caller.peer());
+        let publisher = Arc::clone(&self.publisher);
         let routed = tokio::spawn(async move {
-            let messages = request.messages.into_iter().map(|message| convert::message(&caller, message)).collect();
-            publisher.route(&caller, messages)
+            let messages =
+                request.messages.into_iter().map(|message| convert::message(&identity, peer, message)).collect();
+            publisher.route(&identity, peer, messages)
         });
         Ok(Step::Publish { ids, routed, room: taken })
     }
 
     /// A caller whose token was good when the call began.
     fn refused(&self, caller: &Caller, error: &TokenError) -> Status {
-        self.refusals.note(error, caller.peer.ip(), METHOD);
+        self.refusals.note_session(caller.session(), error);
         status::unauthenticated()
     }
 
@@ -174,7 +173,7 @@ impl PublishStreams {
     }
 
     async fn note(&self, caller: &Caller, detail: &str) -> Result<(), Status> {
-        let draft = Draft::undecodable(&caller.identity, caller.peer, METHOD, detail);
+        let draft = Draft::undecodable(&caller.identity(), caller.peer(), METHOD, detail);
         self.recorder.complaint(draft).await.map_err(status::record_status)
     }
 }
