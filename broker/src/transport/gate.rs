@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use super::{connection::ConnectionInfo, refusals::Refusals, status};
 use crate::{
-    authenticate::{BearerToken, Caller, TokenError, Verifier},
+    authenticate::{BearerToken, Caller, Identity, TokenError, Verifier},
     metrics::{Metrics, Stage},
     record::{Draft, Recorder},
 };
@@ -62,7 +62,7 @@ type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>
 
 impl<S> Service<Request<Body>> for Gate<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -74,18 +74,19 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
+    fn call(&mut self, request: Request<Body>) -> Answer<S::Error> {
         match self.keeper.admit(&request) {
-            Ok(None) => Box::pin(self.inner.call(request)),
-            Ok(Some(caller)) => {
-                let method = request.uri().path().to_owned();
-                request.extensions_mut().insert(caller.clone());
-                let answer = self.inner.call(request);
+            Ok(Admission::Open) => Box::pin(self.inner.call(request)),
+            Ok(Admission::Known(caller)) => serve(Arc::clone(&self.keeper), &mut self.inner, caller, request),
+            Ok(Admission::Wait(asking)) => {
+                let next = self.inner.clone();
+                let mut ready = std::mem::replace(&mut self.inner, next);
                 let keeper = Arc::clone(&self.keeper);
                 Box::pin(async move {
-                    let response = answer.await?;
-                    keeper.note_undecodable(&caller, &method, response.headers()).await;
-                    Ok(response)
+                    match keeper.admit_later(asking).await {
+                        Ok(caller) => serve(keeper, &mut ready, caller, request).await,
+                        Err(status) => Ok(status.into_http()),
+                    }
                 })
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
@@ -93,29 +94,85 @@ where
     }
 }
 
+/// Calls the service for a caller who was recognised.
+fn serve<S>(keeper: Arc<Keeper>, inner: &mut S, caller: Caller, mut request: Request<Body>) -> Answer<S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    let method = request.uri().path().to_owned();
+    request.extensions_mut().insert(caller.clone());
+    let answer = inner.call(request);
+    Box::pin(async move {
+        let response = answer.await?;
+        keeper.note_undecodable(&caller, &method, response.headers()).await;
+        Ok(response)
+    })
+}
+
+/// What becomes of a call.
+enum Admission {
+    /// It is open to everybody.
+    Open,
+    /// The caller is recognised.
+    Known(Caller),
+    /// The token's key is not known; its issuer may have published it just now.
+    Wait(Box<Asking>),
+}
+
+/// A caller who waits for the issuer's keys.
+struct Asking {
+    token: BearerToken,
+    connection: ConnectionInfo,
+    path: String,
+}
+
 impl Keeper {
-    /// The caller of a request, or `None` for one that is open to everybody.
-    fn admit(&self, request: &Request<Body>) -> Result<Option<Caller>, Status> {
+    /// Looks at a request without waiting.
+    fn admit(&self, request: &Request<Body>) -> Result<Admission, Status> {
         let path = request.uri().path();
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         if path.starts_with(HEALTH) {
             connection.excuse();
-            return Ok(None);
+            return Ok(Admission::Open);
         }
         if REFLECTION.iter().any(|service| path.starts_with(service)) {
-            return Ok(None);
+            return Ok(Admission::Open);
         }
         let started = Instant::now();
-        let identity = bearer(request.headers()).and_then(|token| self.verifier.verify(&token)).map_err(|error| {
-            self.refusals.note(&error, connection.peer().ip(), path);
-            status::unauthenticated()
-        })?;
-        self.metrics.stage(Stage::Authenticate, started.elapsed());
+        let token = bearer(request.headers()).map_err(|error| self.refuse(&error, connection, path))?;
+        match self.verifier.verify(&token) {
+            Ok(identity) => {
+                self.metrics.stage(Stage::Authenticate, started.elapsed());
+                Self::welcome(identity, connection).map(Admission::Known)
+            }
+            Err(TokenError::UnknownKey) => {
+                let asking = Asking { token, connection: connection.clone(), path: path.to_owned() };
+                Ok(Admission::Wait(Box::new(asking)))
+            }
+            Err(error) => Err(self.refuse(&error, connection, path)),
+        }
+    }
+
+    /// The same, once the issuer was asked for its keys.
+    async fn admit_later(&self, asking: Box<Asking>) -> Result<Caller, Status> {
+        let Asking { token, connection, path } = *asking;
+        let identity = self.verifier.verify_or_fetch(&token).await;
+        Self::welcome(identity.map_err(|error| self.refuse(&error, &connection, &path))?, &connection)
+    }
+
+    fn welcome(identity: Arc<Identity>, connection: &ConnectionInfo) -> Result<Caller, Status> {
         if !connection.admit(&identity) {
             return Err(status::too_many_connections());
         }
         connection.expect();
-        Ok(Some(Caller { identity, peer: connection.peer() }))
+        Ok(Caller { identity, peer: connection.peer() })
+    }
+
+    fn refuse(&self, error: &TokenError, connection: &ConnectionInfo, path: &str) -> Status {
+        self.refusals.note(error, connection.peer().ip(), path);
+        status::unauthenticated()
     }
 
     /// A call that ended before any service saw it, because its only message could not be decoded.
