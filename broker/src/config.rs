@@ -12,7 +12,11 @@ use std::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::model::{IdError, Issuer, NodeName};
+mod identity;
+
+pub use identity::{IdentityConfig, IssuerConfig, KeysFrom, OneOrMore, Preset};
+
+use crate::model::{IdError, NodeName};
 
 /// Why there are no settings.
 #[derive(Debug, Error)]
@@ -104,38 +108,6 @@ pub struct ServerConfig {
     /// How long a drain may take before what is left is cut off.
     #[serde(default = "default_drain_ms")]
     pub drain_ms_max: u64,
-}
-
-/// `[identity]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdentityConfig {
-    /// The issuers whose tokens are accepted, by their `iss`.
-    pub issuers: Vec<IssuerConfig>,
-    /// How far clocks may differ, for `exp`, `nbf` and `iat`.
-    #[serde(default)]
-    pub leeway_s: u64,
-    /// How many verified tokens are remembered.
-    #[serde(default = "default_token_cache")]
-    pub token_cache_entries_max: usize,
-}
-
-/// `[[identity.issuers]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IssuerConfig {
-    /// The `iss` claim, exactly.
-    pub issuer: String,
-    /// The `aud` claim that names this broker.
-    pub audience: String,
-    /// The issuer's public keys, a JWK Set (RFC 7517).
-    pub jwks_file: PathBuf,
-    /// Where roles stand in the claims, for example `realm_access.roles`.
-    #[serde(default = "default_roles_claim")]
-    pub roles_claim: String,
-    /// Where permissions stand: a list, or a space-separated string as OAuth's `scope`.
-    #[serde(default = "default_permissions_claim")]
-    pub permissions_claim: String,
 }
 
 /// `[policy]`
@@ -312,15 +284,6 @@ impl Default for LimitsConfig {
 const fn default_drain_ms() -> u64 {
     10_000
 }
-const fn default_token_cache() -> usize {
-    65_536
-}
-fn default_roles_claim() -> String {
-    "roles".to_owned()
-}
-fn default_permissions_claim() -> String {
-    "permissions".to_owned()
-}
 const fn default_evaluation_ms() -> u64 {
     50
 }
@@ -395,7 +358,7 @@ impl Config {
             &mut self.policy.directory,
             &mut self.record.data_directory,
         ];
-        paths.extend(self.identity.issuers.iter_mut().map(|issuer| &mut issuer.jwks_file));
+        paths.extend(self.identity.issuers.iter_mut().flat_map(IssuerConfig::files_mut));
         paths.extend(self.inspection.rules_file.as_mut());
         for path in paths {
             *path = directory.join(&*path);
@@ -407,16 +370,8 @@ impl Config {
         if let Err(error) = self.node_name() {
             return fail("node.name", format!("is not a node name: {error}"));
         }
-        if self.identity.issuers.is_empty() {
-            return fail("identity.issuers", "names no issuer, so nobody could connect".to_owned());
-        }
-        for issuer in &self.identity.issuers {
-            if let Err(error) = Issuer::parse(&issuer.issuer) {
-                return fail("identity.issuers.issuer", format!("is not an issuer: {error}"));
-            }
-            if issuer.audience.is_empty() {
-                return fail("identity.issuers.audience", "is empty".to_owned());
-            }
+        if let Some((key, fault)) = self.identity.fault() {
+            return fail(key, fault);
         }
         let limits = &self.limits;
         if limits.frame_bytes_max <= limits.message_bytes_max {
@@ -461,7 +416,7 @@ impl Config {
             ("server.certificate_file", &self.server.certificate_file),
             ("server.private_key_file", &self.server.private_key_file),
         ];
-        files.extend(self.identity.issuers.iter().map(|issuer| ("identity.issuers.jwks_file", &issuer.jwks_file)));
+        files.extend(self.identity.issuers.iter().flat_map(IssuerConfig::files));
         files.extend(self.inspection.rules_file.iter().map(|file| ("inspection.rules_file", file)));
         for (key, file) in files {
             fs::File::open(file).map_err(|source| ConfigError::MissingFile { key, file: file.clone(), source })?;

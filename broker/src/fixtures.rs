@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    authenticate::{BearerToken, Identity, KeySet, TrustedIssuer, Verifier, VerifierSettings},
+    authenticate::{Algorithms, BearerToken, ClaimPaths, Identity, KeySet, TrustedIssuer, Verifier, VerifierSettings},
     decide::{Decider, DeciderSettings},
     inspect::{Inspector, InspectorSettings},
     issue::{Claims, KeyKind, TokenIssuer},
@@ -18,6 +18,9 @@ use crate::{
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3_600);
+
+pub(crate) const VERIFIER_SETTINGS: VerifierSettings =
+    VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
 
 /// An issuer, the verifier that trusts it, and the clock that both go by.
 pub(crate) struct World {
@@ -30,8 +33,7 @@ impl World {
     pub(crate) fn new(kind: KeyKind) -> Self {
         let clock = Clock::manual(NOW);
         let issuer = issuer("https://issuer.example", kind);
-        let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-        let verifier = Verifier::new(vec![trusted(&issuer)], settings, clock.clone());
+        let verifier = Verifier::new(vec![trusted(&issuer)], VERIFIER_SETTINGS, clock.clone());
         Self { issuer, verifier, clock }
     }
 
@@ -52,10 +54,10 @@ pub(crate) fn issuer(name: &str, kind: KeyKind) -> TokenIssuer {
 pub(crate) fn trusted(issuer: &TokenIssuer) -> TrustedIssuer {
     TrustedIssuer {
         issuer: Issuer::parse(issuer.issuer()).expect("an issuer"),
-        audience: issuer.audience().to_owned(),
-        keys: KeySet::from_json(issuer.jwks().as_bytes()).expect("a key set"),
-        roles_claim: "roles".to_owned(),
-        permissions_claim: "permissions".to_owned(),
+        audiences: vec![issuer.audience().to_owned()],
+        keys: KeySet::from_json(issuer.jwks().as_bytes(), &Algorithms::default()).expect("a key set").into(),
+        claims: ClaimPaths::default(),
+        require_at_jwt: false,
     }
 }
 

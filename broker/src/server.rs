@@ -10,7 +10,7 @@ use tonic_health::server::HealthReporter;
 use veribus_proto::v1::{audit_service_server::AuditServiceServer, broker_service_server::BrokerServiceServer};
 
 use crate::{
-    authenticate::{KeySet, KeySetError, Sessions, TrustedIssuer, Verifier, VerifierSettings},
+    authenticate::{Sessions, Verifier},
     config::{Config, LimitsConfig, Overflow},
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
@@ -20,7 +20,7 @@ use crate::{
     },
     inspect::{Inspector, InspectorSettings, RulesError},
     metrics::Metrics,
-    model::{Clock, IdError, Issuer},
+    model::{Clock, IdError},
     publish::Publisher,
     record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
     subscribe::Reading,
@@ -36,6 +36,9 @@ use crate::{
 };
 
 mod exposition;
+pub(crate) mod issuers;
+
+pub use issuers::IssuerError;
 
 /// The largest requests of the services that are open to everybody, and of the auditors': names and filters only.
 const HEALTH_BYTES_MAX: usize = 1024;
@@ -51,22 +54,9 @@ pub enum ServerError {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An issuer's keys cannot be read.
-    #[error("cannot read the key set `{path}`: {source}")]
-    ReadKeys {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// An issuer's keys are no key set.
-    #[error("the key set `{path}` is not valid: {source}")]
-    Keys {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: KeySetError,
-    },
+    /// An issuer cannot be trusted as it is configured.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// The policy cannot be used.
     #[error(transparent)]
     Policy(#[from] BundleError),
@@ -113,8 +103,7 @@ impl ServerError {
         match self {
             Self::Name(_)
             | Self::Tls(_)
-            | Self::ReadKeys { .. }
-            | Self::Keys { .. }
+            | Self::Issuer(_)
             | Self::Policy(_)
             | Self::Rules(_)
             | Self::ReadRules { .. } => true,
@@ -182,7 +171,7 @@ impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
         let (clock, metrics) = (options.clock, Metrics::default());
         let tls = tls::server_config(&config.server.certificate_file, &config.server.private_key_file)?;
-        let verifier = Arc::new(verifier(&config, clock.clone())?);
+        let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics)?);
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
         let inspector = inspector(&config)?;
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
@@ -346,26 +335,6 @@ impl RunningServer {
 
 fn writer_gone() -> ServerError {
     ServerError::Start("the writer of the audit log is gone".to_owned())
-}
-
-fn verifier(config: &Config, clock: Clock) -> Result<Verifier, ServerError> {
-    let mut issuers = Vec::new();
-    for issuer in &config.identity.issuers {
-        let path = issuer.jwks_file.clone();
-        let bytes = fs::read(&path).map_err(|source| ServerError::ReadKeys { path: path.clone(), source })?;
-        issuers.push(TrustedIssuer {
-            issuer: Issuer::parse(&issuer.issuer)?,
-            audience: issuer.audience.clone(),
-            keys: KeySet::from_json(&bytes).map_err(|source| ServerError::Keys { path, source })?,
-            roles_claim: issuer.roles_claim.clone(),
-            permissions_claim: issuer.permissions_claim.clone(),
-        });
-    }
-    let settings = VerifierSettings {
-        leeway_s: config.identity.leeway_s,
-        cache_entries_max: config.identity.token_cache_entries_max,
-    };
-    Ok(Verifier::new(issuers, settings, clock))
 }
 
 fn inspector(config: &Config) -> Result<Inspector, ServerError> {

@@ -20,8 +20,11 @@ mod token;
 
 pub use caller::Caller;
 pub use error::{KeySetError, TokenError};
-pub use identity::{Identity, TrustedIssuer, Verifier, VerifierSettings};
-pub use keys::KeySet;
+pub use identity::{ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
+pub use keys::{
+    Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, RemoteKeys,
+    RemoteKeysSettings, SignatureAlgorithm, SourceError,
+};
 pub use permission::{Permission, Permissions};
 pub use session::{Session, SessionEnd, SessionId};
 pub use sessions::{OpenSession, SessionFilter, Sessions};

@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use super::{connection::ConnectionInfo, refusals::Refusals, session_body::SessionBody, status};
 use crate::{
-    authenticate::{BearerToken, Caller, OpenSession, SessionEnd, Sessions, TokenError, Verifier},
+    authenticate::{BearerToken, Caller, Identity, OpenSession, SessionEnd, Sessions, TokenError, Verifier},
     metrics::{Metrics, Stage},
     model::Clock,
     record::{Draft, Recorder},
@@ -72,7 +72,7 @@ type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>
 
 impl<S> Service<Request<Body>> for Gate<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -84,23 +84,19 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
+    fn call(&mut self, request: Request<Body>) -> Answer<S::Error> {
         match self.keeper.admit(&request) {
-            Ok(None) => Box::pin(self.inner.call(request)),
-            Ok(Some(open)) => {
-                let method = request.uri().path().to_owned();
-                let caller = Caller::new(Arc::clone(open.session()));
-                request.extensions_mut().insert(caller.clone());
-                let answer = self.inner.call(request);
+            Ok(Admission::Open) => Box::pin(self.inner.call(request)),
+            Ok(Admission::Known(open)) => serve(Arc::clone(&self.keeper), &mut self.inner, open, request),
+            Ok(Admission::Wait(asking)) => {
+                let next = self.inner.clone();
+                let mut ready = std::mem::replace(&mut self.inner, next);
                 let keeper = Arc::clone(&self.keeper);
                 Box::pin(async move {
-                    let response = tokio::select! {
-                        biased;
-                        () = caller.session().ended() => return Ok(keeper.cut_short(&caller)),
-                        response = answer => response?,
-                    };
-                    keeper.note_undecodable(&caller, &method, response.headers()).await;
-                    Ok(keeper.let_pass(open, response))
+                    match keeper.admit_later(asking).await {
+                        Ok(open) => serve(keeper, &mut ready, open, request).await,
+                        Err(status) => Ok(status.into_http()),
+                    }
                 })
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
@@ -108,29 +104,85 @@ where
     }
 }
 
+/// Calls the service for a caller who was recognised.
+fn serve<S>(keeper: Arc<Keeper>, inner: &mut S, open: OpenSession, mut request: Request<Body>) -> Answer<S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    let method = request.uri().path().to_owned();
+    let caller = Caller::new(Arc::clone(open.session()));
+    request.extensions_mut().insert(caller.clone());
+    let answer = inner.call(request);
+    Box::pin(async move {
+        let response = tokio::select! {
+            biased;
+            () = caller.session().ended() => return Ok(keeper.cut_short(&caller)),
+            response = answer => response?,
+        };
+        keeper.note_undecodable(&caller, &method, response.headers()).await;
+        Ok(keeper.let_pass(open, response))
+    })
+}
+
+/// What becomes of a call.
+enum Admission {
+    /// It is open to everybody.
+    Open,
+    /// The caller is recognised.
+    Known(OpenSession),
+    /// The token's key is not known; its issuer may have published it just now.
+    Wait(Box<Asking>),
+}
+
+/// A caller who waits for the issuer's keys.
+struct Asking {
+    token: BearerToken,
+    connection: ConnectionInfo,
+    path: String,
+}
+
 impl Keeper {
-    /// A session for the caller of a request, or `None` for one that is open to everybody.
-    fn admit(&self, request: &Request<Body>) -> Result<Option<OpenSession>, Status> {
+    /// Looks at a request without waiting.
+    fn admit(&self, request: &Request<Body>) -> Result<Admission, Status> {
         let path = request.uri().path();
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         if path.starts_with(HEALTH) {
             connection.excuse();
-            return Ok(None);
+            return Ok(Admission::Open);
         }
         if REFLECTION.iter().any(|service| path.starts_with(service)) {
-            return Ok(None);
+            return Ok(Admission::Open);
         }
         let started = Instant::now();
-        let identity = bearer(request.headers()).and_then(|token| self.verifier.verify(&token)).map_err(|error| {
-            self.refusals.note(&error, connection.peer().ip(), path);
-            status::unauthenticated()
-        })?;
-        self.metrics.stage(Stage::Authenticate, started.elapsed());
+        let token = bearer(request.headers()).map_err(|error| self.refuse(&error, connection, path))?;
+        match self.verifier.verify(&token) {
+            Ok(identity) => {
+                self.metrics.stage(Stage::Authenticate, started.elapsed());
+                self.welcome(identity, connection, path).map(Admission::Known)
+            }
+            Err(TokenError::UnknownKey) => {
+                let asking = Asking { token, connection: connection.clone(), path: path.to_owned() };
+                Ok(Admission::Wait(Box::new(asking)))
+            }
+            Err(error) => Err(self.refuse(&error, connection, path)),
+        }
+    }
+
+    /// The same, once the issuer was asked for its keys.
+    async fn admit_later(&self, asking: Box<Asking>) -> Result<OpenSession, Status> {
+        let Asking { token, connection, path } = *asking;
+        let identity = self.verifier.verify_or_fetch(&token).await;
+        self.welcome(identity.map_err(|error| self.refuse(&error, &connection, &path))?, &connection, &path)
+    }
+
+    fn welcome(&self, identity: Arc<Identity>, connection: &ConnectionInfo, path: &str) -> Result<OpenSession, Status> {
         if !connection.admit(&identity) {
             return Err(status::too_many_connections());
         }
         connection.expect();
-        Ok(Some(self.sessions.open(identity, connection.peer(), path)))
+        Ok(self.sessions.open(identity, connection.peer(), path))
     }
 
     /// The answer to a caller whose session ended before the call was answered.
@@ -149,6 +201,11 @@ impl Keeper {
         }
         let (clock, refusals) = (self.clock.clone(), Arc::clone(&self.refusals));
         response.map(|body| SessionBody::wrap(open, body, clock, refusals))
+    }
+
+    fn refuse(&self, error: &TokenError, connection: &ConnectionInfo, path: &str) -> Status {
+        self.refusals.note(error, connection.peer().ip(), path);
+        status::unauthenticated()
     }
 
     /// A call that ended before any service saw it, because its only message could not be decoded.

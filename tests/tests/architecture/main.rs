@@ -23,7 +23,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("issue", &["model"]),
     ("config", &["model"]),
     ("dev", &["config", "issue", "model"]),
-    ("authenticate", &["model"]),
+    ("authenticate", &["metrics", "model"]),
     ("inspect", &["authenticate", "model"]),
     ("decide", &["authenticate", "inspect", "model"]),
     ("record", &["authenticate", "decide", "engine", "inspect", "metrics", "model"]),
@@ -50,18 +50,19 @@ const ALLOWED: [(&str, &[&str]); 18] = [
         ],
     ),
     // Whether a broker could start with these settings.
-    ("check", &["authenticate", "config", "decide", "inspect", "transport"]),
+    ("check", &["authenticate", "config", "decide", "inspect", "server", "transport"]),
     ("cli", &["check", "config", "dev", "issue", "model", "server"]),
     // The binary.
     ("main", &["cli"]),
 ];
 
 /// What a module may name of another, where that is not all that is public.
-const ONLY: [(&str, &str, &[&str]); 4] = [
+const ONLY: [(&str, &str, &[&str]); 5] = [
     ("transport", "engine", &["ReadError"]),
     ("transport", "deliver", &["EndReason", "Inbox", "InboxError"]),
     ("record", "engine", &["AppendError", "CHUNK_BYTES_MAX", "Chunk", "LogStore", "ReadError", "SharedLogStore"]),
     ("check", "transport", &["tls"]),
+    ("check", "server", &["issuers"]),
 ];
 
 /// Crates that the domain may be made of.

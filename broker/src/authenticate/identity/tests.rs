@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    fixtures::{LIFETIME, NOW, World, issuer, trusted},
+    fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, World, issuer, trusted},
     issue::KeyKind,
 };
 
@@ -46,8 +46,7 @@ fn a_token_signed_with_another_key_is_refused_even_under_the_same_names() {
 #[test]
 fn one_issuers_key_does_not_sign_for_another() {
     let (one, other) = (issuer("https://one.example", KeyKind::Es256), issuer("https://two.example", KeyKind::Es256));
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], settings, Clock::manual(NOW));
+    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], VERIFIER_SETTINGS, Clock::manual(NOW));
     let mut claims = one.claims("agent", NOW, LIFETIME);
     claims.iss = "https://two.example".to_owned();
     let token = BearerToken::new(&one.issue(&claims).expect("signed")).expect("short");
@@ -87,7 +86,7 @@ fn names_that_are_none_are_refused() {
     let world = world();
     for agent in ["", "role:compliance", "a b", "a\u{200b}b", &"a".repeat(256)] {
         let token = world.issuer.issue(&world.claims(agent)).expect("signed");
-        assert!(matches!(verify(&world, &token), Err(TokenError::Identifier { claim: "sub", .. })), "{agent:?}");
+        assert!(matches!(verify(&world, &token), Err(TokenError::Identifier { claim: "agent", .. })), "{agent:?}");
     }
     let mut other_audience = world.claims("agent");
     other_audience.aud = "another-service".to_owned();
@@ -131,8 +130,7 @@ fn a_type_that_the_token_does_not_list_may_not_be_sent() {
 #[test]
 fn a_destination_means_a_role_or_that_agent_of_the_senders_issuer() {
     let (one, other) = (issuer("https://one.example", KeyKind::Es256), issuer("https://two.example", KeyKind::Es256));
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], settings, Clock::manual(NOW));
+    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], VERIFIER_SETTINGS, Clock::manual(NOW));
     let identity = |issuer: &crate::issue::TokenIssuer, agent: &str| {
         let token = issuer.issue(&issuer.claims(agent, NOW, LIFETIME).role("compliance")).expect("signed");
         verifier.verify(&BearerToken::new(&token).expect("short")).expect("verified")
