@@ -42,6 +42,12 @@ impl KeyKind {
         }
     }
 
+    /// The kind of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// Makes a private key: PKCS #8, PEM. RSA keys have 3072 bits.
     ///
     /// # Errors

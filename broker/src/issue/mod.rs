@@ -13,4 +13,4 @@ pub use claims::Claims;
 pub use confirmation::{Confirmation, ConfirmationError};
 pub use issuer::{IssueError, TokenIssuer};
 pub use key_kind::KeyKind;
-pub use published::{PublishedKeys, PublishedKeysError};
+pub use published::{Listed, PublishedKeys, PublishedKeysError};

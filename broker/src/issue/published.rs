@@ -33,6 +33,17 @@ pub struct PublishedKeys {
     keys: Vec<Map<String, Value>>,
 }
 
+/// A key as a set lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed<'a> {
+    /// The oldest key has place 0.
+    pub place: usize,
+    /// Its `kid`.
+    pub key_id: &'a str,
+    /// Its `alg`, if it is bound to one.
+    pub algorithm: Option<&'a str>,
+}
+
 impl PublishedKeys {
     /// How many keys a set may hold: what the broker's verifier takes.
     pub const KEYS_MAX: usize = 64;
@@ -96,12 +107,13 @@ impl PublishedKeys {
         self.keys.iter().filter_map(|key| key.get("kid")?.as_str())
     }
 
-    /// The name under which the set holds a public key, and its place: the oldest key has place 0.
+    /// How the set holds a public key, by its material (RFC 7638, section 3.2); `None` where it does not.
     #[must_use]
-    pub fn find(&self, public: &Map<String, Value>) -> Option<(usize, &str)> {
+    pub fn find(&self, public: &Map<String, Value>) -> Option<Listed<'_>> {
         let same = |key: &Map<String, Value>| MATERIAL.iter().all(|member| key.get(*member) == public.get(*member));
         let place = self.keys.iter().position(same)?;
-        Some((place, self.keys.get(place)?.get("kid")?.as_str()?))
+        let text = |member| self.keys.get(place)?.get(member)?.as_str();
+        Some(Listed { place, key_id: text("kid")?, algorithm: text("alg") })
     }
 
     fn age_of(&self, key_id: &str) -> Option<usize> {
@@ -133,7 +145,8 @@ mod tests {
     fn the_newest_key_stands_last() {
         let set = set(&["a", "b"]);
         assert_eq!(set.key_ids().collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!((set.find(&key("a")), set.find(&key("b"))), (Some((0, "a")), Some((1, "b"))));
+        let places = ["a", "b"].map(|kid| set.find(&key(kid)).map(|listed| (listed.place, listed.key_id)));
+        assert_eq!(places, [Some((0, "a")), Some((1, "b"))]);
         assert_eq!(set.find(&key("c")), None);
     }
 
