@@ -1,12 +1,12 @@
 //! The way of a message, from a recognised caller to its record. Delivery follows the record: the writer hands what it
 //! committed to [`deliver`](crate::deliver).
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use thiserror::Error;
 
 use crate::{
-    authenticate::{Caller, TokenError},
+    authenticate::{Caller, Identity, TokenError},
     decide::Decider,
     deliver::Router,
     inspect::Inspector,
@@ -66,10 +66,11 @@ impl Publisher {
         caller: &Caller,
         messages: Vec<Result<Message, Malformed>>,
     ) -> Result<Publishing, PublishError> {
+        let (identity, peer) = (caller.identity(), caller.peer());
         let mut routed = Vec::with_capacity(messages.len());
         for message in messages {
             routed.push(match message {
-                Ok(message) => self.route(caller, message)?,
+                Ok(message) => self.route(&identity, peer, message)?,
                 Err(malformed) => Routed::malformed(malformed),
             });
         }
@@ -77,12 +78,12 @@ impl Publisher {
         Ok(Publishing { pending, started: Instant::now(), metrics: self.metrics.clone() })
     }
 
-    /// Every stage between the caller and the record. The token's signature was checked when the call began; its lifetime
+    /// Every stage between the caller and the record. The token's signature was checked when the call began; its standing
     /// is checked here, for each message.
-    fn route(&self, caller: &Caller, message: Message) -> Result<Routed, TokenError> {
-        caller.identity.check_lifetime(self.clock.now())?;
+    fn route(&self, identity: &Arc<Identity>, peer: SocketAddr, message: Message) -> Result<Routed, TokenError> {
+        identity.check_standing(self.clock.now())?;
         let started = Instant::now();
-        let inspected = self.inspector.inspect(Arc::clone(&caller.identity), caller.peer, message);
+        let inspected = self.inspector.inspect(Arc::clone(identity), peer, message);
         let inspected_at = Instant::now();
         let decided = self.decider.decide(inspected);
         let decided_at = Instant::now();

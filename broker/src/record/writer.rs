@@ -290,7 +290,7 @@ impl Writer {
             return self.outcome(id, &first, true);
         }
         // The token may have run out while the message waited.
-        let ending = if sender.check_lifetime(self.clock.now()).is_err() {
+        let ending = if sender.check_standing(self.clock.now()).is_err() {
             draft.deny("native/token-expired", RefusalReason::TokenExpired);
             Ending::Refused(id.clone(), RefusalReason::TokenExpired)
         } else {

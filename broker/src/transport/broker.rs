@@ -14,7 +14,7 @@ pub use super::publish_stream::AgentLimits;
 use super::{
     connection::ConnectionInfo, convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream,
 };
-use crate::{authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading};
+use crate::{authenticate::Caller, publish::Publisher, record::Recorder, subscribe::Reading};
 
 /// The service.
 pub struct Broker {
@@ -31,10 +31,9 @@ impl Broker {
         recorder: Recorder,
         refusals: Arc<Refusals>,
         limits: AgentLimits,
-        clock: Clock,
         drain: CancellationToken,
     ) -> Self {
-        let streams = PublishStreams { publisher, recorder, refusals, limits, clock, drain };
+        let streams = PublishStreams { publisher, recorder, refusals, limits, drain };
         Self { streams, reading }
     }
 }

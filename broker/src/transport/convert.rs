@@ -18,8 +18,8 @@ use crate::{
 pub(super) fn message(caller: &Caller, wire: v1::Message) -> Result<Message, Malformed> {
     let (message_id, size_bytes) = (cut(&wire.id), wire.data.len());
     parse(wire).map_err(|fault| Malformed {
-        sender: caller.identity.clone(),
-        peer: caller.peer,
+        sender: caller.identity(),
+        peer: caller.peer(),
         message_id,
         fault,
         size_bytes,

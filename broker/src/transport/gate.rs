@@ -14,10 +14,11 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{connection::ConnectionInfo, refusals::Refusals, status};
+use super::{connection::ConnectionInfo, refusals::Refusals, session_body::SessionBody, status};
 use crate::{
-    authenticate::{BearerToken, Caller, TokenError, Verifier},
+    authenticate::{BearerToken, Caller, OpenSession, SessionEnd, Sessions, TokenError, Verifier},
     metrics::{Metrics, Stage},
+    model::Clock,
     record::{Draft, Recorder},
 };
 
@@ -30,16 +31,25 @@ pub struct GateLayer(Arc<Keeper>);
 
 struct Keeper {
     verifier: Arc<Verifier>,
+    sessions: Arc<Sessions>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
     metrics: Metrics,
+    clock: Clock,
 }
 
 impl GateLayer {
-    /// Lets pass whom `verifier` recognises.
+    /// Lets pass whom `verifier` recognises, each call in one of `sessions`.
     #[must_use]
-    pub fn new(verifier: Arc<Verifier>, refusals: Arc<Refusals>, recorder: Recorder, metrics: Metrics) -> Self {
-        Self(Arc::new(Keeper { verifier, refusals, recorder, metrics }))
+    pub fn new(
+        verifier: Arc<Verifier>,
+        sessions: Arc<Sessions>,
+        refusals: Arc<Refusals>,
+        recorder: Recorder,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Self {
+        Self(Arc::new(Keeper { verifier, sessions, refusals, recorder, metrics, clock }))
     }
 }
 
@@ -77,15 +87,20 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
         match self.keeper.admit(&request) {
             Ok(None) => Box::pin(self.inner.call(request)),
-            Ok(Some(caller)) => {
+            Ok(Some(open)) => {
                 let method = request.uri().path().to_owned();
+                let caller = Caller::new(Arc::clone(open.session()));
                 request.extensions_mut().insert(caller.clone());
                 let answer = self.inner.call(request);
                 let keeper = Arc::clone(&self.keeper);
                 Box::pin(async move {
-                    let response = answer.await?;
+                    let response = tokio::select! {
+                        biased;
+                        () = caller.session().ended() => return Ok(keeper.cut_short(&caller)),
+                        response = answer => response?,
+                    };
                     keeper.note_undecodable(&caller, &method, response.headers()).await;
-                    Ok(response)
+                    Ok(keeper.let_pass(open, response))
                 })
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
@@ -94,8 +109,8 @@ where
 }
 
 impl Keeper {
-    /// The caller of a request, or `None` for one that is open to everybody.
-    fn admit(&self, request: &Request<Body>) -> Result<Option<Caller>, Status> {
+    /// A session for the caller of a request, or `None` for one that is open to everybody.
+    fn admit(&self, request: &Request<Body>) -> Result<Option<OpenSession>, Status> {
         let path = request.uri().path();
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         if path.starts_with(HEALTH) {
@@ -115,7 +130,25 @@ impl Keeper {
             return Err(status::too_many_connections());
         }
         connection.expect();
-        Ok(Some(Caller { identity, peer: connection.peer() }))
+        Ok(Some(self.sessions.open(identity, connection.peer(), path)))
+    }
+
+    /// The answer to a caller whose session ended before the call was answered.
+    fn cut_short(&self, caller: &Caller) -> Response<Body> {
+        let end = caller.session().end_reason().unwrap_or(&SessionEnd::Left);
+        if let SessionEnd::Token(error) = end {
+            self.refusals.note_session(caller.session(), error);
+        }
+        status::ended(end).into_http()
+    }
+
+    /// Lets an answer pass as long as its session lasts.
+    fn let_pass(&self, open: OpenSession, response: Response<Body>) -> Response<Body> {
+        if open.session().pass(self.clock.now(), || ()).is_err() {
+            return self.cut_short(&Caller::new(Arc::clone(open.session())));
+        }
+        let (clock, refusals) = (self.clock.clone(), Arc::clone(&self.refusals));
+        response.map(|body| SessionBody::wrap(open, body, clock, refusals))
     }
 
     /// A call that ended before any service saw it, because its only message could not be decoded.
@@ -126,7 +159,7 @@ impl Keeper {
             Some(Code::Internal) => "the message is not valid protobuf",
             _ => return,
         };
-        let draft = Draft::undecodable(&caller.identity, caller.peer, method, detail);
+        let draft = Draft::undecodable(&caller.identity(), caller.peer(), method, detail);
         if let Err(error) = self.recorder.complaint(draft).await {
             tracing::error!(method, %error, "an undecodable message could not be recorded");
         }

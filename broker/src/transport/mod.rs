@@ -14,6 +14,7 @@ pub mod gate;
 pub mod listener;
 mod publish_stream;
 pub mod refusals;
+mod session_body;
 mod status;
 mod subscribe_stream;
 pub mod tls;

@@ -15,7 +15,6 @@ use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 use super::{convert, refusals::Refusals, status};
 use crate::{
     authenticate::{Caller, TokenError},
-    model::Clock,
     publish::{PublishError, Publisher, Publishing},
     record::{Draft, RecordError, Recorder},
 };
@@ -42,7 +41,6 @@ pub(super) struct PublishStreams {
     pub(super) recorder: Recorder,
     pub(super) refusals: Arc<Refusals>,
     pub(super) limits: AgentLimits,
-    pub(super) clock: Clock,
     pub(super) drain: CancellationToken,
 }
 
@@ -85,9 +83,7 @@ impl PublishStreams {
             let request = tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return Err(status::draining()),
-                () = tokio::time::sleep(caller.identity.remaining(self.clock.now())) => {
-                    return Err(self.refused(caller, &TokenError::Expired));
-                }
+                () = caller.session().ended() => return Ok(()),
                 () = answers.closed() => return Ok(()),
                 request = requests.message() => request,
             };
@@ -124,7 +120,7 @@ impl PublishStreams {
 
     /// A caller whose token was good when the call began.
     fn refused(&self, caller: &Caller, error: &TokenError) -> Status {
-        self.refusals.note(error, caller.peer.ip(), METHOD);
+        self.refusals.note_session(caller.session(), error);
         status::unauthenticated()
     }
 
@@ -142,7 +138,7 @@ impl PublishStreams {
     }
 
     async fn note(&self, caller: &Caller, detail: &str) -> Result<(), Status> {
-        let draft = Draft::undecodable(&caller.identity, caller.peer, METHOD, detail);
+        let draft = Draft::undecodable(&caller.identity(), caller.peer(), METHOD, detail);
         self.recorder.complaint(draft).await.map_err(status::record_status)
     }
 }
