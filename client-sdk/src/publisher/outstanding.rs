@@ -3,11 +3,16 @@
 use std::{collections::VecDeque, sync::Arc, vec};
 
 use tokio::sync::{mpsc, oneshot};
-use tonic::Code;
+use tonic::{Code, Status};
 use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, publish_result::Outcome};
 
 use super::{codec::SharedRequest, window::Window};
-use crate::{Error, Receipt, error::Refusal};
+use crate::{
+    Credentials, Error, Receipt,
+    error::Refusal,
+    present::{Method, Presenter},
+    session::Session,
+};
 
 /// How many messages go into one request.
 const REQUEST_MESSAGES_MAX: usize = 64;
@@ -32,6 +37,8 @@ impl Submission {
 pub(super) struct Reply {
     pub(super) sender: oneshot::Sender<Result<Receipt, Error>>,
     pub(super) bytes: u32,
+    /// Whose message it is, if each sending needs a proof of that.
+    pub(super) speaker: Option<Credentials>,
 }
 
 /// One request, and the replies that it still owes: those to the last of its messages.
@@ -47,6 +54,21 @@ impl Flight {
     fn unanswered(&self) -> &[v1::Message] {
         let answered = self.request.messages.len().saturating_sub(self.replies.len());
         self.request.messages.get(answered..).unwrap_or_default()
+    }
+
+    /// Makes fresh proofs for those messages that need them: each is good once.
+    fn prove(&mut self, presenter: &Presenter) -> Result<(), Status> {
+        if self.replies.as_slice().iter().all(|reply| reply.speaker.is_none()) {
+            return Ok(());
+        }
+        let answered = self.request.messages.len().saturating_sub(self.replies.len());
+        let messages = Arc::make_mut(&mut self.request).messages.iter_mut().skip(answered);
+        for (message, reply) in messages.zip(self.replies.as_slice()) {
+            if let Some(speaker) = &reply.speaker {
+                message.credentials = Some(presenter.on_behalf_of(speaker, Method::PUBLISH_STREAM)?);
+            }
+        }
+        Ok(())
     }
 
     /// The same, without what is answered, to be sent again.
@@ -69,8 +91,8 @@ pub(super) enum AnswerFault {
 }
 
 /// What is under way. Order: `flying`, then `again`, then `waiting`.
-#[derive(Debug)]
 pub(super) struct Outstanding {
+    session: Arc<Session>,
     window: Arc<Window>,
     /// On the current stream.
     flying: VecDeque<Flight>,
@@ -82,8 +104,9 @@ pub(super) struct Outstanding {
 }
 
 impl Outstanding {
-    pub(super) const fn new(window: Arc<Window>) -> Self {
+    pub(super) const fn new(session: Arc<Session>, window: Arc<Window>) -> Self {
         Self {
+            session,
             window,
             flying: VecDeque::new(),
             again: VecDeque::new(),
@@ -120,6 +143,10 @@ impl Outstanding {
     pub(super) fn send_next(&mut self, room: mpsc::Permit<'_, SharedRequest>) {
         let next = self.again.pop_front().or_else(|| self.batch());
         if let Some(mut flight) = next {
+            if let Err(status) = flight.prove(&self.session.presenter) {
+                // The broker refuses a message without its proof, and says so; the others go their way.
+                tracing::warn!(%status, "no proof for a message");
+            }
             flight.maybe_recorded |= self.stream_is_open;
             room.send(Arc::clone(&flight.request));
             self.flying.push_back(flight);

@@ -31,11 +31,11 @@ fn batch(deliveries: Vec<v1::Delivery>, dropped_total: u64) -> Result<SubscribeR
 }
 
 fn then_ends(responses: Vec<Result<SubscribeResponse, Status>>) -> Result<SubscribeScript, Status> {
-    Ok(SubscribeScript { responses, stays: false })
+    Ok(SubscribeScript { responses, ..SubscribeScript::default() })
 }
 
 fn then_stays(responses: Vec<Result<SubscribeResponse, Status>>) -> Result<SubscribeScript, Status> {
-    Ok(SubscribeScript { responses, stays: true })
+    Ok(SubscribeScript { responses, stays: true, ..SubscribeScript::default() })
 }
 
 async fn subscribe(fake: &Fake) -> Subscription {
