@@ -388,7 +388,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 17] {
+    fn positive_settings(&self) -> [(&'static str, usize); 18] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -407,6 +407,7 @@ impl Config {
             ("delivery.queue_messages_max", delivery.queue_messages_max),
             ("delivery.queue_bytes_max", delivery.queue_bytes_max),
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
+            ("identity.revocations_max", self.identity.revocations_max),
             ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
         ]
     }

@@ -37,6 +37,12 @@ impl World {
         Self { issuer, verifier, clock }
     }
 
+    /// The same issuer and clock, and a verifier that has seen nothing yet.
+    pub(crate) fn restarted(self) -> Self {
+        let verifier = Verifier::new(vec![trusted(&self.issuer)], VERIFIER_SETTINGS, self.clock.clone());
+        Self { verifier, ..self }
+    }
+
     pub(crate) fn claims(&self, agent: &str) -> Claims {
         self.issuer.claims(agent, NOW, LIFETIME)
     }

@@ -82,6 +82,9 @@ pub enum TokenError {
     /// `nbf` or `iat` has not come.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// The token was revoked.
+    #[error("the token is revoked")]
+    Revoked,
     /// A fresh token on a stream is not one of the agent that opened it.
     #[error("the fresh token is another agent's")]
     OtherAgent,
@@ -112,6 +115,7 @@ impl TokenError {
             Self::LifetimeTooLong { .. } => "lifetime_too_long",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
             Self::OtherAgent => "other_agent",
         }
     }

@@ -1,6 +1,13 @@
 //! Who is calling. Only [`Verifier::verify`], in this file, makes an [`Identity`].
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use jsonwebtoken::Validation;
 use quick_cache::sync::Cache;
@@ -11,13 +18,13 @@ use super::{
     error::TokenError,
     keys::{IssuerKeys, KeyStanding, SignatureAlgorithm},
     permission::Permissions,
+    revocation::Revocations,
     token::{self, BearerToken, ParsedToken},
 };
 use crate::model::{AgentId, Clock, Destination, Issuer, RoleName, TokenId, UnixMicros, UnixSeconds};
 
 /// A caller whose token was verified.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
-#[derive(Debug)]
 pub struct Identity {
     issuer: Issuer,
     agent: AgentId,
@@ -32,6 +39,9 @@ pub struct Identity {
     leeway_s: i64,
     key: Arc<KeyStanding>,
     claims: Map<String, Value>,
+    revocations: Arc<Revocations>,
+    /// At which generation of the revocations this was last found good.
+    unrevoked_at: AtomicU64,
 }
 
 impl Identity {
@@ -110,7 +120,7 @@ impl Identity {
     /// # Errors
     /// [`TokenError::Expired`] from `exp` on (RFC 7519, section 4.1.4: "on or after"), [`TokenError::NotYetValid`] before
     /// `nbf` or `iat`; each with the leeway of the verifier. [`TokenError::KeyWithdrawn`] once the key that vouched for
-    /// the token no longer counts.
+    /// the token no longer counts. [`TokenError::Revoked`].
     pub fn check_standing(&self, at: UnixMicros) -> Result<(), TokenError> {
         let now = at.seconds().0;
         if now >= self.expires_at.0.saturating_add(self.leeway_s) {
@@ -122,6 +132,11 @@ impl Identity {
         if !self.key.is_good(at) {
             return Err(TokenError::KeyWithdrawn);
         }
+        if self.unrevoked_at.load(Ordering::Relaxed) == self.revocations.generation() {
+            return Ok(());
+        }
+        let generation = self.revocations.look_up(self, at.seconds()).map_err(|_| TokenError::Revoked)?;
+        self.unrevoked_at.store(generation, Ordering::Relaxed);
         Ok(())
     }
 
@@ -130,6 +145,14 @@ impl Identity {
     pub fn remaining(&self, now: UnixMicros) -> std::time::Duration {
         let end = self.expires_at.0.saturating_add(self.leeway_s).saturating_mul(1_000_000);
         std::time::Duration::from_micros(u64::try_from(end.saturating_sub(now.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Identity");
+        shown.field("issuer", &self.issuer).field("agent", &self.agent).field("token_id", &self.token_id);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -186,6 +209,7 @@ pub struct Verifier {
     lifetime_s_max: i64,
     clock: Clock,
     verified: Cache<[u8; 32], Arc<Identity>>,
+    revocations: Arc<Revocations>,
 }
 
 impl Verifier {
@@ -198,7 +222,14 @@ impl Verifier {
             lifetime_s_max: i64::try_from(settings.token_lifetime_s_max).unwrap_or(i64::MAX),
             clock,
             verified: Cache::new(settings.cache_entries_max),
+            revocations: Arc::default(),
         }
+    }
+
+    /// The revocations that its identities go by; none to begin with.
+    #[must_use]
+    pub const fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Recognises the bearer of a token by the keys that are known now. Does not wait.
@@ -285,6 +316,8 @@ impl Verifier {
             leeway_s: self.leeway_s,
             key,
             claims: parsed.claims,
+            revocations: Arc::clone(&self.revocations),
+            unrevoked_at: AtomicU64::new(0),
         })
     }
 }

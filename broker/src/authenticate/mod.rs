@@ -13,6 +13,7 @@ mod error;
 mod identity;
 mod keys;
 mod permission;
+mod revocation;
 mod session;
 mod sessions;
 mod strict_json;
@@ -26,6 +27,7 @@ pub use keys::{
     RemoteKeysSettings, SignatureAlgorithm, SourceError,
 };
 pub use permission::{Permission, Permissions};
+pub use revocation::{Revocation, RevocationTarget, Revocations, Revoked};
 pub use session::{Session, SessionEnd, SessionId};
 pub use sessions::{OpenSession, SessionFilter, Sessions};
 pub use token::BearerToken;

@@ -18,9 +18,12 @@ pub struct IdentityConfig {
     /// How many verified tokens are remembered.
     #[serde(default = "default_token_cache")]
     pub token_cache_entries_max: usize,
-    /// How long after `iat` the `exp` of a token may lie: a revocation is kept for that long.
+    /// How long after `iat` the `exp` of a token may lie. A revocation of tokens ends by itself once they must have run out.
     #[serde(default = "default_token_lifetime")]
     pub token_lifetime_s_max: u64,
+    /// How many revocations may be in force.
+    #[serde(default = "default_revocations")]
+    pub revocations_max: usize,
     /// How long a fetched key counts after its issuer last listed it; it is fetched anew at about half of that.
     #[serde(default = "default_keys_ttl")]
     pub keys_ttl_s: u64,
@@ -259,6 +262,9 @@ const TTL_S_MAX: u64 = 86_400;
 
 const fn default_token_cache() -> usize {
     65_536
+}
+const fn default_revocations() -> usize {
+    100_000
 }
 const fn default_token_lifetime() -> u64 {
     86_400

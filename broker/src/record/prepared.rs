@@ -7,7 +7,7 @@ use veribus_proto::{
     v1::{self, AuditEntry},
 };
 
-use super::Draft;
+use super::draft::{self, Draft};
 use crate::model::RefusalReason;
 
 /// Room for what the writer adds: index, link, time, origin and audience.
@@ -37,10 +37,7 @@ impl Prepared {
 
     /// Turns the decision into a denial.
     pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
-        let decision = self.decision.get_or_insert_default();
-        decision.decision = v1::Decision::Deny.into();
-        reason.as_str().clone_into(&mut decision.reason);
-        decision.rules.push(rule.to_owned());
+        draft::deny(self.decision.get_or_insert_default(), rule, reason);
     }
 
     /// Writes the entry to `encoded`, its fields in rising order: those of its place in the chain, its facts, decision and
