@@ -10,8 +10,10 @@ use tonic_health::server::HealthReporter;
 use veribus_proto::v1::{audit_service_server::AuditServiceServer, broker_service_server::BrokerServiceServer};
 
 use crate::{
-    authenticate::{KeySet, KeySetError, TrustedIssuer, Verifier, VerifierSettings},
-    config::{Config, LimitsConfig, Overflow},
+    authenticate::{
+        Authenticator, KeySet, KeySetError, ProofLimits, ProofSettings, TrustedIssuer, Verifier, VerifierSettings,
+    },
+    config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
     engine::{
@@ -31,7 +33,7 @@ use crate::{
         gate::GateLayer,
         listener::{self, ListenerLimits},
         refusals::Refusals,
-        tls::{self, TlsError},
+        tls::{self, ClientAuthorities, TlsError},
     },
 };
 
@@ -168,7 +170,7 @@ struct Builder {
     config: Config,
     clock: Clock,
     metrics: Metrics,
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
     decider: Arc<Decider>,
     router: Arc<Router>,
     inspector: Inspector,
@@ -181,8 +183,8 @@ struct Builder {
 impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
         let (clock, metrics) = (options.clock, Metrics::default());
-        let tls = tls::server_config(&config.server.certificate_file, &config.server.private_key_file)?;
-        let verifier = Arc::new(verifier(&config, clock.clone())?);
+        let tls = server_tls(&config.server)?;
+        let authenticator = Arc::new(authenticator(&config, &clock)?);
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
         let inspector = inspector(&config)?;
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
@@ -193,11 +195,12 @@ impl Builder {
         let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
         let settings = writer_settings(&config)?;
         let (writer, recorder, log) = Writer::start(store, settings, disk, clock.clone(), metrics.clone())?;
-        Ok(Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log })
+        Ok(Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log })
     }
 
     async fn serve(self) -> Result<RunningServer, ServerError> {
-        let Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log } = self;
+        let Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log } =
+            self;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
@@ -232,7 +235,7 @@ impl Builder {
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<AuditServiceServer<Audit>>().await;
 
-        let gate = GateLayer::new(verifier, Arc::clone(&refusals), recorder.clone(), metrics.clone());
+        let gate = GateLayer::new(authenticator, Arc::clone(&refusals), recorder.clone(), metrics.clone());
         let routes = http2(limits)
             .layer(gate)
             .add_service(health_service.max_decoding_message_size(HEALTH_BYTES_MAX))
@@ -340,6 +343,19 @@ fn writer_gone() -> ServerError {
     ServerError::Start("the writer of the audit log is gone".to_owned())
 }
 
+fn server_tls(server: &ServerConfig) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
+    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
+}
+
+fn authenticator(config: &Config, clock: &Clock) -> Result<Authenticator, ServerError> {
+    let identity = &config.identity;
+    let limits = ProofLimits { total_max: identity.dpop_proofs_max, per_agent_max: identity.dpop_proofs_per_agent_max };
+    let public_url = config.server.public_url.clone();
+    let proofs = ProofSettings { public_url, max_age_s: identity.dpop_max_age_s, limits };
+    Ok(Authenticator::new(Arc::new(verifier(config, clock.clone())?), proofs, clock.clone()))
+}
+
 fn verifier(config: &Config, clock: Clock) -> Result<Verifier, ServerError> {
     let mut issuers = Vec::new();
     for issuer in &config.identity.issuers {
@@ -351,6 +367,7 @@ fn verifier(config: &Config, clock: Clock) -> Result<Verifier, ServerError> {
             keys: KeySet::from_json(&bytes).map_err(|source| ServerError::Keys { path, source })?,
             roles_claim: issuer.roles_claim.clone(),
             permissions_claim: issuer.permissions_claim.clone(),
+            require_bound: issuer.require_bound.unwrap_or(config.identity.require_bound),
         });
     }
     let settings = VerifierSettings {

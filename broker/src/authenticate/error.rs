@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::dpop::ProofError;
 use crate::model::IdError;
 
 /// Why a token does not identify a caller.
@@ -10,8 +11,9 @@ pub enum TokenError {
     /// No `authorization` metadata.
     #[error("no token")]
     Missing,
-    /// The `authorization` metadata does not read `Bearer TOKEN` (RFC 6750, section 2.1).
-    #[error("the authorization is not a bearer token")]
+    /// The `authorization` metadata does not read `Bearer TOKEN` (RFC 6750, section 2.1) or `DPoP TOKEN` (RFC 9449,
+    /// section 7.1).
+    #[error("the authorization is neither a bearer nor a DPoP token")]
     NotBearer,
     /// Longer than [`BearerToken::LEN_BYTES_MAX`](super::BearerToken::LEN_BYTES_MAX).
     #[error("the token is longer than 8192 bytes")]
@@ -69,6 +71,21 @@ pub enum TokenError {
     /// `nbf` or `iat` has not come.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// `cnf` binds the token to something that is not checked here (RFC 7800).
+    #[error("the claim `cnf` asks for a check that is not made here")]
+    Confirmation,
+    /// The token is bound to nothing, where its issuer's tokens must be.
+    #[error("the token is bound neither to a certificate nor to a key")]
+    Unbound,
+    /// The token is bound to a certificate, and the connection has none.
+    #[error("the token is bound to a client certificate, and the connection has none")]
+    NoCertificate,
+    /// The token is bound to another certificate than the connection's.
+    #[error("the token is bound to another client certificate")]
+    OtherCertificate,
+    /// The token is bound to a key, and the caller did not show that it holds it.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
 }
 
 impl TokenError {
@@ -93,6 +110,11 @@ impl TokenError {
             Self::Claim(_) | Self::Identifier { .. } | Self::TooMany(_) => "claim",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Confirmation => "confirmation",
+            Self::Unbound => "unbound",
+            Self::NoCertificate => "certificate_missing",
+            Self::OtherCertificate => "certificate_mismatch",
+            Self::Proof(error) => error.reason(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Who is calling. Only [`Verifier::verify`], in this file, makes an [`Identity`].
+//! Who is calling. Only [`Verifier`], in this file, makes an [`Identity`], and only [`Authenticator`](super::Authenticator)
+//! hands one out.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,6 +9,8 @@ use serde_json::{Map, Value};
 
 use super::{
     claims,
+    confirmation::Confirmation,
+    delegation::{self, DelegatedActor},
     error::TokenError,
     keys::KeySet,
     permission::Permissions,
@@ -30,6 +33,8 @@ pub struct Identity {
     not_before: UnixSeconds,
     expires_at: UnixSeconds,
     leeway_s: i64,
+    confirmation: Option<Confirmation>,
+    actors: Vec<DelegatedActor>,
     claims: Map<String, Value>,
 }
 
@@ -88,6 +93,19 @@ impl Identity {
         self.expires_at
     }
 
+    /// What the token is bound to, if anything. Whoever has the identity has shown it.
+    #[must_use]
+    pub const fn confirmation(&self) -> Option<&Confirmation> {
+        self.confirmation.as_ref()
+    }
+
+    /// Who acts for the agent, the current actor first. Only that one may count for access; the others are history
+    /// (RFC 8693, section 4.1).
+    #[must_use]
+    pub fn actors(&self) -> &[DelegatedActor] {
+        &self.actors
+    }
+
     /// All claims, for the policy.
     #[must_use]
     pub const fn claims(&self) -> &Map<String, Value> {
@@ -128,6 +146,22 @@ impl Identity {
     }
 }
 
+/// What a verified token says of its bearer, before it is known whether the bearer is the one that it is bound to. That
+/// is a matter of each presentation, while the token's signature is remembered.
+// INVARIANT: the identity comes out only through `Verified::bound`.
+pub(super) struct Verified(Arc<Identity>);
+
+impl Verified {
+    /// The identity, if `check` finds that it is presented by whom it is bound to.
+    pub(super) fn bound(
+        self,
+        check: impl FnOnce(&Identity) -> Result<(), TokenError>,
+    ) -> Result<Arc<Identity>, TokenError> {
+        check(&self.0)?;
+        Ok(self.0)
+    }
+}
+
 /// An issuer whose tokens are accepted.
 pub struct TrustedIssuer {
     /// Its `iss`.
@@ -140,6 +174,8 @@ pub struct TrustedIssuer {
     pub roles_claim: String,
     /// Where permissions stand in the claims.
     pub permissions_claim: String,
+    /// Whether its tokens must be bound to a certificate or a key.
+    pub require_bound: bool,
 }
 
 /// How tokens are verified.
@@ -172,11 +208,11 @@ impl Verifier {
         }
     }
 
-    /// Recognises the bearer of a token.
+    /// Verifies a token, whoever presents it.
     ///
     /// # Errors
     /// [`TokenError`]: for the audit log, not for the caller.
-    pub fn verify(&self, token: &BearerToken) -> Result<Arc<Identity>, TokenError> {
+    pub(super) fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
         let key = token.sha256();
         let identity = match self.verified.get(&key) {
             Some(identity) => identity,
@@ -187,7 +223,7 @@ impl Verifier {
             }
         };
         identity.check_lifetime(self.clock.now())?;
-        Ok(identity)
+        Ok(Verified(identity))
     }
 
     fn verify_signature(&self, token: &BearerToken) -> Result<Identity, TokenError> {
@@ -232,6 +268,10 @@ fn refusal(kind: &jsonwebtoken::errors::ErrorKind) -> TokenError {
 
 fn identity(parsed: ParsedToken, trusted: &TrustedIssuer, leeway_s: i64) -> Result<Identity, TokenError> {
     let issued_at = claims::date(&parsed.claims, "iat")?;
+    let confirmation = Confirmation::from_claims(&parsed.claims)?;
+    if trusted.require_bound && confirmation.is_none() {
+        return Err(TokenError::Unbound);
+    }
     Ok(Identity {
         issuer: trusted.issuer.clone(),
         agent: claims::agent(&parsed.claims)?,
@@ -244,6 +284,8 @@ fn identity(parsed: ParsedToken, trusted: &TrustedIssuer, leeway_s: i64) -> Resu
         not_before: claims::optional_date(&parsed.claims, "nbf")?.unwrap_or(issued_at),
         expires_at: claims::date(&parsed.claims, "exp")?,
         leeway_s,
+        confirmation,
+        actors: delegation::actors(&parsed.claims, &trusted.issuer)?,
         claims: parsed.claims,
     })
 }

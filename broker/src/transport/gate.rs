@@ -16,11 +16,13 @@ use tower::{Layer, Service};
 
 use super::{connection::ConnectionInfo, refusals::Refusals, status};
 use crate::{
-    authenticate::{BearerToken, Caller, TokenError, Verifier},
+    authenticate::{Authenticator, BearerToken, Caller, Identity, Presented, ProofError, Scheme, TokenError},
     metrics::{Metrics, Stage},
     record::{Draft, Recorder},
 };
 
+/// Where a DPoP proof stands (RFC 9449, section 4.1).
+const DPOP: &str = "dpop";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
@@ -29,17 +31,22 @@ const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.r
 pub struct GateLayer(Arc<Keeper>);
 
 struct Keeper {
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
     metrics: Metrics,
 }
 
 impl GateLayer {
-    /// Lets pass whom `verifier` recognises.
+    /// Lets pass whom `authenticator` recognises.
     #[must_use]
-    pub fn new(verifier: Arc<Verifier>, refusals: Arc<Refusals>, recorder: Recorder, metrics: Metrics) -> Self {
-        Self(Arc::new(Keeper { verifier, refusals, recorder, metrics }))
+    pub fn new(
+        authenticator: Arc<Authenticator>,
+        refusals: Arc<Refusals>,
+        recorder: Recorder,
+        metrics: Metrics,
+    ) -> Self {
+        Self(Arc::new(Keeper { authenticator, refusals, recorder, metrics }))
     }
 }
 
@@ -106,7 +113,7 @@ impl Keeper {
             return Ok(None);
         }
         let started = Instant::now();
-        let identity = bearer(request.headers()).and_then(|token| self.verifier.verify(&token)).map_err(|error| {
+        let identity = self.authenticate(request, connection).map_err(|error| {
             self.refusals.note(&error, connection.peer().ip(), path);
             status::unauthenticated()
         })?;
@@ -116,6 +123,17 @@ impl Keeper {
         }
         connection.expect();
         Ok(Some(Caller { identity, peer: connection.peer() }))
+    }
+
+    fn authenticate(&self, request: &Request<Body>, connection: &ConnectionInfo) -> Result<Arc<Identity>, TokenError> {
+        let (scheme, token) = authorization(request.headers())?;
+        self.authenticator.authenticate(&Presented {
+            token,
+            scheme,
+            proof: proof(request.headers())?,
+            certificate_sha256: connection.certificate_sha256(),
+            method: request.uri().path(),
+        })
     }
 
     /// A call that ended before any service saw it, because its only message could not be decoded.
@@ -133,14 +151,24 @@ impl Keeper {
     }
 }
 
-/// Exactly one `authorization` header, and a bearer token in it.
-fn bearer(headers: &HeaderMap) -> Result<BearerToken, TokenError> {
+/// Exactly one `authorization` header, and a token in it.
+fn authorization(headers: &HeaderMap) -> Result<(Scheme, BearerToken), TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(TokenError::Missing)?;
     if values.next().is_some() {
         return Err(TokenError::NotBearer);
     }
     BearerToken::from_authorization(value.as_bytes())
+}
+
+/// At most one `dpop` header (RFC 9449, section 4.3, check 1).
+fn proof(headers: &HeaderMap) -> Result<Option<&str>, ProofError> {
+    let mut values = headers.get_all(DPOP).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ProofError::Several);
+    }
+    value.to_str().map(Some).map_err(|_| ProofError::Form)
 }
 
 #[cfg(test)]
@@ -150,10 +178,20 @@ mod tests {
     #[test]
     fn two_authorizations_are_none() {
         let mut headers = HeaderMap::new();
-        assert_eq!(bearer(&headers).err(), Some(TokenError::Missing));
+        assert_eq!(authorization(&headers).err(), Some(TokenError::Missing));
         headers.append(AUTHORIZATION, "Bearer a".parse().expect("a value"));
-        assert!(bearer(&headers).is_ok());
+        assert!(authorization(&headers).is_ok());
         headers.append(AUTHORIZATION, "Bearer b".parse().expect("a value"));
-        assert_eq!(bearer(&headers).err(), Some(TokenError::NotBearer));
+        assert_eq!(authorization(&headers).err(), Some(TokenError::NotBearer));
+    }
+
+    #[test]
+    fn two_proofs_are_none() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(proof(&headers), Ok(None));
+        headers.append(DPOP, "a".parse().expect("a value"));
+        assert_eq!(proof(&headers), Ok(Some("a")));
+        headers.append(DPOP, "b".parse().expect("a value"));
+        assert_eq!(proof(&headers), Err(ProofError::Several));
     }
 }
