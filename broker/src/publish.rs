@@ -1,12 +1,12 @@
 //! The way of a message, from a recognised caller to its record. Delivery follows the record: the writer hands what it
 //! committed to [`deliver`](crate::deliver).
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use thiserror::Error;
 
 use crate::{
-    authenticate::{Caller, TokenError},
+    authenticate::{Caller, Identity, TokenError},
     decide::Decider,
     deliver::Router,
     inspect::Inspector,
@@ -36,6 +36,14 @@ pub struct Publisher {
     metrics: Metrics,
 }
 
+/// A message, or what came instead of one.
+pub struct Posted {
+    /// Whose it is, where that is not the caller: an agent for whom the caller speaks, recognised by its own token.
+    pub sender: Option<Arc<Identity>>,
+    /// The message.
+    pub message: Result<Message, Malformed>,
+}
+
 /// Messages on their way to the record.
 pub struct Publishing {
     pending: PendingOutcomes,
@@ -57,19 +65,17 @@ impl Publisher {
         Self { inspector, decider, router, recorder, clock, metrics }
     }
 
-    /// Carries messages of one caller through every stage, in order. Those that are not well-formed are recorded as such.
+    /// Carries messages that one caller brings through every stage, in order. Those that are not well-formed are recorded
+    /// as such.
     ///
     /// # Errors
     /// On error nothing was delivered, and none of them is recorded.
-    pub async fn publish(
-        &self,
-        caller: &Caller,
-        messages: Vec<Result<Message, Malformed>>,
-    ) -> Result<Publishing, PublishError> {
+    pub async fn publish(&self, caller: &Caller, messages: Vec<Posted>) -> Result<Publishing, PublishError> {
+        let (identity, peer) = (caller.identity(), caller.peer());
         let mut routed = Vec::with_capacity(messages.len());
-        for message in messages {
+        for Posted { sender, message } in messages {
             routed.push(match message {
-                Ok(message) => self.route(caller, message)?,
+                Ok(message) => self.route(&identity, sender, peer, message)?,
                 Err(malformed) => Routed::malformed(malformed),
             });
         }
@@ -77,12 +83,21 @@ impl Publisher {
         Ok(Publishing { pending, started: Instant::now(), metrics: self.metrics.clone() })
     }
 
-    /// Every stage between the caller and the record. The token's signature was checked when the call began; its lifetime
-    /// is checked here, for each message.
-    fn route(&self, caller: &Caller, message: Message) -> Result<Routed, TokenError> {
-        caller.identity.check_lifetime(self.clock.now())?;
+    /// Every stage between the caller and the record. The token's signature was checked when the call began; its standing
+    /// is checked here, for each message. That of another sender was checked a moment ago, and is checked again when the
+    /// message is recorded: it may refuse this message, never the call.
+    fn route(
+        &self,
+        caller: &Arc<Identity>,
+        sender: Option<Arc<Identity>>,
+        peer: SocketAddr,
+        message: Message,
+    ) -> Result<Routed, TokenError> {
+        caller.check_standing(self.clock.now())?;
+        let via = sender.is_some().then(|| Arc::clone(caller));
+        let sender = sender.unwrap_or_else(|| Arc::clone(caller));
         let started = Instant::now();
-        let inspected = self.inspector.inspect(Arc::clone(&caller.identity), caller.peer, message);
+        let inspected = self.inspector.inspect(sender, peer, message).brought_by(via);
         let inspected_at = Instant::now();
         let decided = self.decider.decide(inspected);
         let decided_at = Instant::now();

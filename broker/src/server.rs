@@ -11,7 +11,8 @@ use veribus_proto::v1::{audit_service_server::AuditServiceServer, broker_service
 
 use crate::{
     authenticate::{
-        Authenticator, KeySet, KeySetError, ProofLimits, ProofSettings, TrustedIssuer, Verifier, VerifierSettings,
+        Authenticator, KeySet, KeySetError, ProofLimits, ProofSettings, Sessions, TrustedIssuer, Verifier,
+        VerifierSettings,
     },
     config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
@@ -210,6 +211,7 @@ impl Builder {
         let (drain, close_all, stop_serving) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
+        let sessions = Sessions::new(clock.clone());
         let limits = &config.limits;
         let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
         let publisher = Arc::new(Publisher::new(
@@ -224,18 +226,25 @@ impl Builder {
         let broker = Broker::new(
             publisher,
             Arc::clone(&reading),
+            Arc::clone(&authenticator),
             recorder.clone(),
             Arc::clone(&refusals),
             agent_limits(limits),
-            clock.clone(),
             drain.clone(),
         );
-        let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock, drain.clone());
+        let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock.clone(), drain.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<AuditServiceServer<Audit>>().await;
 
-        let gate = GateLayer::new(authenticator, Arc::clone(&refusals), recorder.clone(), metrics.clone());
+        let gate = GateLayer::new(
+            authenticator,
+            Arc::clone(&sessions),
+            Arc::clone(&refusals),
+            recorder.clone(),
+            metrics.clone(),
+            clock,
+        );
         let routes = http2(limits)
             .layer(gate)
             .add_service(health_service.max_decoding_message_size(HEALTH_BYTES_MAX))
@@ -253,6 +262,7 @@ impl Builder {
         let disk = recorder.disk().clone();
         let mut background = vec![
             tokio::spawn(watch_disk(disk)),
+            tokio::spawn(watch_sessions(sessions)),
             tokio::spawn(Refusals::record(Arc::downgrade(&refusals), recorder.clone())),
         ];
         let mut metrics_address = None;
@@ -501,6 +511,16 @@ fn run_writer(writer: Writer, deliverer: Deliverer) -> Result<oneshot::Receiver<
         .spawn(move || drop(ended.send(writer.run(deliverer))))
         .map_err(|error| ServerError::Start(error.to_string()))?;
     Ok(receiver)
+}
+
+/// Ends sessions whose token is no longer good and that nothing else wakes: those that only wait for their client, and
+/// those whose key was withdrawn.
+async fn watch_sessions(sessions: Arc<Sessions>) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        interval.tick().await;
+        sessions.end_fallen();
+    }
 }
 
 async fn watch_disk(disk: DiskWatch) {

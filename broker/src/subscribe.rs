@@ -71,7 +71,7 @@ impl Reading {
             self.recorder.clone(),
             self.tasks.clone(),
             &receipt.decision_id,
-            Arc::clone(&caller.identity),
+            Arc::clone(caller.session()),
             patterns,
             cut_off,
         );
@@ -87,9 +87,10 @@ impl Reading {
     }
 
     async fn permit(&self, caller: &Caller, access: Access<'_>, what: String) -> Result<AccessReceipt, ReadRefusal> {
-        caller.identity.check_lifetime(self.clock.now())?;
-        let verdict = self.decider.decide_access(access, &caller.identity, caller.peer);
-        let draft = Draft::access(access, &verdict, &caller.identity, caller.peer).with_detail(what);
+        let identity = caller.identity();
+        identity.check_standing(self.clock.now())?;
+        let verdict = self.decider.decide_access(access, &identity, caller.peer());
+        let draft = Draft::access(access, &verdict, &identity, caller.peer()).with_detail(what);
         let receipt = self.recorder.access(draft).await?;
         if verdict.decision == Decision::Allow {
             return Ok(receipt);

@@ -86,6 +86,12 @@ pub enum TokenError {
     /// The token is bound to a key, and the caller did not show that it holds it.
     #[error(transparent)]
     Proof(#[from] ProofError),
+    /// A fresh token on a stream is not one of the agent that opened it.
+    #[error("the fresh token is another agent's")]
+    OtherAgent,
+    /// A fresh token on a stream is not bound to the same as the one before.
+    #[error("the fresh token is not bound to the same certificate or key")]
+    OtherBinding,
 }
 
 impl TokenError {
@@ -115,6 +121,8 @@ impl TokenError {
             Self::NoCertificate => "certificate_missing",
             Self::OtherCertificate => "certificate_mismatch",
             Self::Proof(error) => error.reason(),
+            Self::OtherAgent => "other_agent",
+            Self::OtherBinding => "other_binding",
         }
     }
 }

@@ -122,12 +122,12 @@ impl Identity {
         }
     }
 
-    /// Whether the token is valid at this moment: asked again for every message.
+    /// Whether the token is good at this moment: asked again for every message.
     ///
     /// # Errors
     /// [`TokenError::Expired`] from `exp` on (RFC 7519, section 4.1.4: "on or after"), [`TokenError::NotYetValid`] before
     /// `nbf` or `iat`; each with the leeway of the verifier.
-    pub fn check_lifetime(&self, now: UnixMicros) -> Result<(), TokenError> {
+    pub fn check_standing(&self, now: UnixMicros) -> Result<(), TokenError> {
         let now = now.seconds().0;
         if now >= self.expires_at.0.saturating_add(self.leeway_s) {
             return Err(TokenError::Expired);
@@ -222,7 +222,7 @@ impl Verifier {
                 identity
             }
         };
-        identity.check_lifetime(self.clock.now())?;
+        identity.check_standing(self.clock.now())?;
         Ok(Verified(identity))
     }
 

@@ -19,6 +19,8 @@ mod error;
 mod identity;
 mod keys;
 mod permission;
+mod session;
+mod sessions;
 mod strict_json;
 mod token;
 
@@ -31,4 +33,6 @@ pub use error::{KeySetError, TokenError};
 pub use identity::{Identity, TrustedIssuer, Verifier, VerifierSettings};
 pub use keys::KeySet;
 pub use permission::{Permission, Permissions};
+pub use session::{Session, SessionEnd, SessionId};
+pub use sessions::{OpenSession, SessionFilter, Sessions};
 pub use token::{BearerToken, Scheme};

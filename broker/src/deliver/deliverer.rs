@@ -52,7 +52,7 @@ impl Round<'_> {
         let Some(subscription) = subscription.clone() else {
             return self.miss(recipient, EndReason::ClientGone.as_str(), index);
         };
-        if subscription.identity.check_lifetime(self.router.clock().now()).is_err() {
+        if subscription.identity.check_standing(self.router.clock().now()).is_err() {
             subscription.queue.end(EndReason::TokenExpired);
         }
         match subscription.queue.push(recorded) {

@@ -13,7 +13,7 @@ use super::{
     router::{Router, Subscription},
 };
 use crate::{
-    authenticate::Identity,
+    authenticate::Session,
     model::{DecisionId, SubscriptionId, TopicPattern},
     record::{Draft, Recorded, Recorder, UndeliveredCount},
 };
@@ -33,6 +33,7 @@ pub struct Inbox {
     recorder: Recorder,
     tasks: TaskTracker,
     reason: EndReason,
+    session: Arc<Session>,
     _open: DropGuard,
 }
 
@@ -45,16 +46,16 @@ impl Inbox {
         recorder: Recorder,
         tasks: TaskTracker,
         decision: &DecisionId,
-        identity: Arc<Identity>,
+        session: Arc<Session>,
         patterns: Vec<TopicPattern>,
         cut_off: CancellationToken,
     ) -> Self {
         let id = SubscriptionId(decision.audit_index());
-        let subscription = router.add(id, identity, patterns);
+        let subscription = router.add(id, session.identity(), patterns);
         let open = CancellationToken::new();
-        let remaining = subscription.identity.remaining(router.clock().now());
-        tokio::spawn(watch(Arc::clone(&subscription), remaining, open.clone(), cut_off));
-        Self { router, subscription, recorder, tasks, reason: EndReason::ClientGone, _open: open.drop_guard() }
+        tokio::spawn(watch(Arc::clone(&subscription), Arc::clone(&session), open.clone(), cut_off));
+        let reason = EndReason::ClientGone;
+        Self { router, subscription, recorder, tasks, reason, session, _open: open.drop_guard() }
     }
 
     /// The subscription's id.
@@ -64,7 +65,7 @@ impl Inbox {
     }
 
     /// What waits, at least one message and at most `messages_max` and about `bytes_max`, in index order; and how many
-    /// were lost to the bounded queue so far.
+    /// were lost to the bounded queue so far. Whether anything may still pass is the session's to say.
     ///
     /// # Errors
     /// [`InboxError`]: no more comes.
@@ -73,23 +74,10 @@ impl Inbox {
         messages_max: usize,
         bytes_max: usize,
     ) -> Result<(Vec<Arc<Recorded>>, u64), InboxError> {
-        let expiry = tokio::time::sleep(self.remaining());
-        let taken = tokio::select! {
-            biased;
-            () = expiry => Err(EndReason::TokenExpired),
-            taken = self.subscription.queue.take(messages_max, bytes_max) => taken,
-        };
-        // The clock may have been moved past the timer's end.
-        let valid = self.subscription.identity.check_lifetime(self.router.clock().now()).is_ok();
-        match taken {
-            Ok((messages, dropped)) if valid => {
+        match self.subscription.queue.take(messages_max, bytes_max).await {
+            Ok((messages, dropped)) => {
                 self.router.metrics.queued_deliveries(-count(&messages));
                 Ok((messages, dropped))
-            }
-            Ok((messages, _)) => {
-                self.router.metrics.queued_deliveries(-count(&messages));
-                self.report_missed(&messages, EndReason::TokenExpired);
-                Err(self.finish(EndReason::TokenExpired))
             }
             Err(reason) => Err(self.finish(reason)),
         }
@@ -100,20 +88,10 @@ impl Inbox {
         self.subscription.queue.end(EndReason::Draining);
     }
 
-    fn remaining(&self) -> Duration {
-        self.subscription.identity.remaining(self.router.clock().now())
-    }
-
     fn finish(&mut self, reason: EndReason) -> InboxError {
         self.reason = reason;
         self.subscription.queue.end(reason);
         InboxError(reason)
-    }
-
-    fn report_missed(&self, messages: &[Arc<Recorded>], reason: EndReason) {
-        let count = undelivered(messages);
-        self.router.metrics.undelivered(reason.as_str(), count.messages());
-        self.note(Draft::undelivered(&self.subscription.recipient, reason.as_str(), &count));
     }
 
     fn note(&self, draft: Draft) {
@@ -129,14 +107,14 @@ impl Inbox {
 /// Waits for the end of a subscription, and then gives its reader some time to leave.
 async fn watch(
     subscription: Arc<Subscription>,
-    remaining: Duration,
+    session: Arc<Session>,
     left: CancellationToken,
     cut_off: CancellationToken,
 ) {
     tokio::select! {
         () = left.cancelled() => return,
         () = subscription.queue.ended() => {}
-        () = tokio::time::sleep(remaining) => subscription.queue.end(EndReason::TokenExpired),
+        () = session.ended() => subscription.queue.end(session.end_reason().map_or(EndReason::ClientGone, EndReason::from)),
     }
     tokio::select! {
         () = left.cancelled() => {}
@@ -146,6 +124,9 @@ async fn watch(
 
 impl Drop for Inbox {
     fn drop(&mut self) {
+        if self.reason == EndReason::ClientGone {
+            self.reason = self.session.end_reason().map_or(EndReason::ClientGone, EndReason::from);
+        }
         self.subscription.queue.end(self.reason);
         self.router.remove(self.id());
         let leftover = self.subscription.queue.leftover();

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::record::Recorded;
+use crate::{authenticate::SessionEnd, record::Recorded};
 
 /// How much may wait for one subscriber, and what happens beyond.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,8 @@ pub enum EndReason {
     SlowSubscriber,
     /// The token ran out.
     TokenExpired,
+    /// An operator ended the session.
+    Disconnected,
     /// The broker is shutting down.
     Draining,
 }
@@ -40,7 +42,18 @@ impl EndReason {
             Self::ClientGone => "client_gone",
             Self::SlowSubscriber => "slow_subscriber",
             Self::TokenExpired => "token_expired",
+            Self::Disconnected => "disconnected",
             Self::Draining => "draining",
+        }
+    }
+}
+
+impl From<&SessionEnd> for EndReason {
+    fn from(end: &SessionEnd) -> Self {
+        match end {
+            SessionEnd::Left => Self::ClientGone,
+            SessionEnd::Token(_) => Self::TokenExpired,
+            SessionEnd::Disconnected => Self::Disconnected,
         }
     }
 }

@@ -72,7 +72,7 @@ impl Router {
         let may_have = |subscription: &Subscription| {
             let meant = message.destination.as_ref();
             meant.is_none_or(|to| subscription.identity.is_meant_by(to, permitted.sender()))
-                && subscription.identity.check_lifetime(now).is_ok()
+                && subscription.identity.check_standing(now).is_ok()
         };
         if route.subscriptions.iter().all(|subscription| may_have(subscription)) {
             return Audience::new(Arc::clone(&route.everybody));

@@ -270,7 +270,7 @@ impl Writer {
     }
 
     fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut draft, salt, content, sender, ending, .. } = routed;
+        let Routed { mut draft, salt, content, sender, via, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
                 let decision_id = self.decision_id(commit.push(draft));
@@ -290,7 +290,7 @@ impl Writer {
             return self.outcome(id, &first, true);
         }
         // The token may have run out while the message waited.
-        let ending = if sender.check_lifetime(self.clock.now()).is_err() {
+        let ending = if Routed::check_standing(&sender, via.as_ref(), self.clock.now()).is_err() {
             draft.deny("native/token-expired", RefusalReason::TokenExpired);
             Ending::Refused(id.clone(), RefusalReason::TokenExpired)
         } else {

@@ -1,29 +1,32 @@
 //! Between the wire's words and ours. What does not parse is not guessed at.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use prost_types::Timestamp;
 use uuid::Uuid;
 use veribus_proto::v1;
 
 use crate::{
-    authenticate::Caller,
+    authenticate::{Caller, Identity},
     model::{
         ATTRIBUTES_MAX, ContentType, Destination, Message, MessageId, MessageType, TEXT_BYTES_MAX, Topic, UnixMicros,
     },
+    publish::Posted,
     record::{Malformed, Recorded},
 };
 
-/// Reads a message, or says what is wrong with it.
-pub(super) fn message(caller: &Caller, wire: v1::Message) -> Result<Message, Malformed> {
+/// Reads a message of `sender`, or of the caller if there is none, or says what is wrong with it.
+pub(super) fn message(caller: &Caller, sender: Option<Arc<Identity>>, wire: v1::Message) -> Posted {
     let (message_id, size_bytes) = (cut(&wire.id), wire.data.len());
-    parse(wire).map_err(|fault| Malformed {
-        sender: caller.identity.clone(),
-        peer: caller.peer,
-        message_id,
-        fault,
-        size_bytes,
-    })
+    let message = parse(wire).map_err(|fault| {
+        let (caller_identity, peer) = (caller.identity(), caller.peer());
+        let (sender, via) = match &sender {
+            Some(sender) => (Arc::clone(sender), Some(caller_identity)),
+            None => (caller_identity, None),
+        };
+        Malformed { sender, via, peer, message_id, fault, size_bytes }
+    });
+    Posted { sender, message }
 }
 
 fn parse(wire: v1::Message) -> Result<Message, String> {

@@ -14,10 +14,14 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{connection::ConnectionInfo, refusals::Refusals, status};
+use super::{connection::ConnectionInfo, refusals::Refusals, session_body::SessionBody, status};
 use crate::{
-    authenticate::{Authenticator, BearerToken, Caller, Identity, Presented, ProofError, Scheme, TokenError},
+    authenticate::{
+        Authenticator, BearerToken, Caller, Identity, OpenSession, Presented, ProofError, Scheme, SessionEnd, Sessions,
+        TokenError,
+    },
     metrics::{Metrics, Stage},
+    model::Clock,
     record::{Draft, Recorder},
 };
 
@@ -32,21 +36,25 @@ pub struct GateLayer(Arc<Keeper>);
 
 struct Keeper {
     authenticator: Arc<Authenticator>,
+    sessions: Arc<Sessions>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
     metrics: Metrics,
+    clock: Clock,
 }
 
 impl GateLayer {
-    /// Lets pass whom `authenticator` recognises.
+    /// Lets pass whom `authenticator` recognises, each call in one of `sessions`.
     #[must_use]
     pub fn new(
         authenticator: Arc<Authenticator>,
+        sessions: Arc<Sessions>,
         refusals: Arc<Refusals>,
         recorder: Recorder,
         metrics: Metrics,
+        clock: Clock,
     ) -> Self {
-        Self(Arc::new(Keeper { authenticator, refusals, recorder, metrics }))
+        Self(Arc::new(Keeper { authenticator, sessions, refusals, recorder, metrics, clock }))
     }
 }
 
@@ -84,15 +92,21 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
         match self.keeper.admit(&request) {
             Ok(None) => Box::pin(self.inner.call(request)),
-            Ok(Some(caller)) => {
+            Ok(Some(open)) => {
                 let method = request.uri().path().to_owned();
+                let certificate = request.extensions().get().and_then(ConnectionInfo::certificate_sha256);
+                let caller = Caller::new(Arc::clone(open.session())).over(certificate);
                 request.extensions_mut().insert(caller.clone());
                 let answer = self.inner.call(request);
                 let keeper = Arc::clone(&self.keeper);
                 Box::pin(async move {
-                    let response = answer.await?;
+                    let response = tokio::select! {
+                        biased;
+                        () = caller.session().ended() => return Ok(keeper.cut_short(&caller)),
+                        response = answer => response?,
+                    };
                     keeper.note_undecodable(&caller, &method, response.headers()).await;
-                    Ok(response)
+                    Ok(keeper.let_pass(open, response))
                 })
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
@@ -101,8 +115,8 @@ where
 }
 
 impl Keeper {
-    /// The caller of a request, or `None` for one that is open to everybody.
-    fn admit(&self, request: &Request<Body>) -> Result<Option<Caller>, Status> {
+    /// A session for the caller of a request, or `None` for one that is open to everybody.
+    fn admit(&self, request: &Request<Body>) -> Result<Option<OpenSession>, Status> {
         let path = request.uri().path();
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         if path.starts_with(HEALTH) {
@@ -122,7 +136,25 @@ impl Keeper {
             return Err(status::too_many_connections());
         }
         connection.expect();
-        Ok(Some(Caller { identity, peer: connection.peer() }))
+        Ok(Some(self.sessions.open(identity, connection.peer(), path)))
+    }
+
+    /// The answer to a caller whose session ended before the call was answered.
+    fn cut_short(&self, caller: &Caller) -> Response<Body> {
+        let end = caller.session().end_reason().unwrap_or(&SessionEnd::Left);
+        if let SessionEnd::Token(error) = end {
+            self.refusals.note_session(caller.session(), error);
+        }
+        status::ended(end).into_http()
+    }
+
+    /// Lets an answer pass as long as its session lasts.
+    fn let_pass(&self, open: OpenSession, response: Response<Body>) -> Response<Body> {
+        if open.session().pass(self.clock.now(), || ()).is_err() {
+            return self.cut_short(&Caller::new(Arc::clone(open.session())));
+        }
+        let (clock, refusals) = (self.clock.clone(), Arc::clone(&self.refusals));
+        response.map(|body| SessionBody::wrap(open, body, clock, refusals))
     }
 
     fn authenticate(&self, request: &Request<Body>, connection: &ConnectionInfo) -> Result<Arc<Identity>, TokenError> {
@@ -144,7 +176,7 @@ impl Keeper {
             Some(Code::Internal) => "the message is not valid protobuf",
             _ => return,
         };
-        let draft = Draft::undecodable(&caller.identity, caller.peer, method, detail);
+        let draft = Draft::undecodable(&caller.identity(), caller.peer(), method, detail);
         if let Err(error) = self.recorder.complaint(draft).await {
             tracing::error!(method, %error, "an undecodable message could not be recorded");
         }

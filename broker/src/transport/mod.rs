@@ -14,6 +14,8 @@ pub mod gate;
 pub mod listener;
 mod publish_stream;
 pub mod refusals;
+mod senders;
+mod session_body;
 mod status;
 mod subscribe_stream;
 pub mod tls;

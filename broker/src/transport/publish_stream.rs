@@ -10,13 +10,17 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
+use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse};
 
-use super::{convert, refusals::Refusals, status};
+use super::{
+    convert,
+    refusals::Refusals,
+    senders::{Senders, Unrecognised},
+    status,
+};
 use crate::{
     authenticate::{Caller, TokenError},
-    model::Clock,
-    publish::{PublishError, Publisher, Publishing},
+    publish::{Posted, PublishError, Publisher, Publishing},
     record::{Draft, RecordError, Recorder},
 };
 
@@ -40,15 +44,21 @@ pub struct AgentLimits {
 pub(super) struct PublishStreams {
     pub(super) publisher: Arc<Publisher>,
     pub(super) recorder: Recorder,
+    pub(super) senders: Senders,
     pub(super) refusals: Arc<Refusals>,
     pub(super) limits: AgentLimits,
-    pub(super) clock: Clock,
     pub(super) drain: CancellationToken,
 }
 
 /// One answer to come.
 enum Answer {
-    Results { ids: Vec<String>, pending: Result<Publishing, RecordError>, room: [OwnedSemaphorePermit; 2] },
+    Results {
+        ids: Vec<String>,
+        /// Which of them were refused for their own credentials, in rising order; the others are pending.
+        refused: Vec<usize>,
+        pending: Result<Publishing, RecordError>,
+        room: [OwnedSemaphorePermit; 2],
+    },
     End(Status),
 }
 
@@ -85,9 +95,7 @@ impl PublishStreams {
             let request = tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return Err(status::draining()),
-                () = tokio::time::sleep(caller.identity.remaining(self.clock.now())) => {
-                    return Err(self.refused(caller, &TokenError::Expired));
-                }
+                () = caller.session().ended() => return Ok(()),
                 () = answers.closed() => return Ok(()),
                 request = requests.message() => request,
             };
@@ -113,18 +121,30 @@ impl PublishStreams {
         let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
         let ids = request.messages.iter().map(|message| convert::cut(&message.id)).collect();
-        let messages = request.messages.into_iter().map(|message| convert::message(caller, message)).collect();
+        let (messages, refused) = self.posted(caller, request.messages);
         let pending = match self.publisher.publish(caller, messages).await {
             Ok(publishing) => Ok(publishing),
             Err(PublishError::Record(error)) => Err(error),
             Err(PublishError::Token(error)) => return Err(self.refused(caller, &error)),
         };
-        Ok(Answer::Results { ids, pending, room: taken })
+        Ok(Answer::Results { ids, refused, pending, room: taken })
+    }
+
+    /// The messages whose sender is known, and the places of the others.
+    fn posted(&self, caller: &Caller, messages: Vec<v1::Message>) -> (Vec<Posted>, Vec<usize>) {
+        let (mut posted, mut refused) = (Vec::with_capacity(messages.len()), Vec::new());
+        for (place, mut message) in messages.into_iter().enumerate() {
+            match self.senders.recognise(caller, message.credentials.take()) {
+                Ok(sender) => posted.push(convert::message(caller, sender, message)),
+                Err(Unrecognised) => refused.push(place),
+            }
+        }
+        (posted, refused)
     }
 
     /// A caller whose token was good when the call began.
     fn refused(&self, caller: &Caller, error: &TokenError) -> Status {
-        self.refusals.note(error, caller.peer.ip(), METHOD);
+        self.refusals.note_session(caller.session(), error);
         status::unauthenticated()
     }
 
@@ -142,14 +162,14 @@ impl PublishStreams {
     }
 
     async fn note(&self, caller: &Caller, detail: &str) -> Result<(), Status> {
-        let draft = Draft::undecodable(&caller.identity, caller.peer, METHOD, detail);
+        let draft = Draft::undecodable(&caller.identity(), caller.peer(), METHOD, detail);
         self.recorder.complaint(draft).await.map_err(status::record_status)
     }
 }
 
 async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
-    let (ids, pending, room) = match answer {
-        Answer::Results { ids, pending, room } => (ids, pending, room),
+    let (ids, refused, pending, room) = match answer {
+        Answer::Results { ids, refused, pending, room } => (ids, refused, pending, room),
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
@@ -157,11 +177,29 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         Err(error) => Err(error),
     };
     let results = match outcomes {
-        Ok(outcomes) => outcomes.into_iter().map(status::streamed).collect(),
-        Err(error) => ids.into_iter().map(|id| status::Told::from(error).refusal(id)).collect(),
+        Ok(outcomes) if refused.is_empty() => outcomes.into_iter().map(status::streamed).collect(),
+        Ok(outcomes) => {
+            let mut told = outcomes.into_iter().map(status::streamed);
+            in_order(ids, &refused, |_| told.next())
+        }
+        Err(error) => in_order(ids, &refused, |id| Some(status::Told::from(error).refusal(id))),
     };
     drop(room);
     Ok(PublishStreamResponse { results, refreshed: None })
+}
+
+/// One result for each message, in the order of sending: for those that were `refused` for their own credentials that, for
+/// the others what `pending` says.
+fn in_order(
+    ids: Vec<String>,
+    refused: &[usize],
+    mut pending: impl FnMut(String) -> Option<PublishResult>,
+) -> Vec<PublishResult> {
+    let result = |(place, id)| match refused.binary_search(&place) {
+        Ok(_) => Some(status::UNAUTHENTICATED.refusal(id)),
+        Err(_) => pending(id),
+    };
+    ids.into_iter().enumerate().filter_map(result).collect()
 }
 
 /// What may still come into flight.

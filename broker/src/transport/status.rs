@@ -8,6 +8,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use veribus_proto::v1::{self, publish_result};
 
 use crate::{
+    authenticate::SessionEnd,
     deliver::{EndReason, InboxError},
     engine::ReadError,
     model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt, TopicError},
@@ -21,11 +22,21 @@ const DOMAIN: &str = "veribus";
 /// A code, a stable word, and a text.
 pub(super) struct Told(Code, &'static str, &'static str);
 
-const UNAUTHENTICATED: Told = Told(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
+pub(super) const UNAUTHENTICATED: Told = Told(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
 const DRAINING: Told = Told(Code::Unavailable, "DRAINING", "the broker is shutting down: reconnect");
 
 pub(super) fn unauthenticated() -> Status {
     UNAUTHENTICATED.status(None)
+}
+
+/// How a call is told that its session is over.
+pub(super) fn ended(end: &SessionEnd) -> Status {
+    match end {
+        SessionEnd::Token(_) | SessionEnd::Left => unauthenticated(),
+        SessionEnd::Disconnected => {
+            Told(Code::Unavailable, "DISCONNECTED", "an operator ended this call: reconnect").status(None)
+        }
+    }
 }
 
 pub(super) fn draining() -> Status {
@@ -124,6 +135,7 @@ pub(super) fn inbox_status(InboxError(reason): InboxError) -> Option<Status> {
             Some(Told(Code::ResourceExhausted, "SLOW_SUBSCRIBER", "the subscriber does not keep up").status(None))
         }
         EndReason::TokenExpired => Some(unauthenticated()),
+        EndReason::Disconnected => Some(ended(&SessionEnd::Disconnected)),
         EndReason::Draining => Some(draining()),
     }
 }
