@@ -10,8 +10,8 @@ use tonic_health::server::HealthReporter;
 use veribus_proto::v1::{audit_service_server::AuditServiceServer, broker_service_server::BrokerServiceServer};
 
 use crate::{
-    authenticate::{Sessions, Verifier},
-    config::{Config, LimitsConfig, Overflow},
+    authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
+    config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
     engine::{
@@ -31,7 +31,7 @@ use crate::{
         gate::GateLayer,
         listener::{self, ListenerLimits},
         refusals::Refusals,
-        tls::{self, TlsError},
+        tls::{self, ClientAuthorities, TlsError},
     },
 };
 
@@ -157,7 +157,7 @@ struct Builder {
     config: Config,
     clock: Clock,
     metrics: Metrics,
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
     decider: Arc<Decider>,
     router: Arc<Router>,
     inspector: Inspector,
@@ -170,8 +170,10 @@ struct Builder {
 impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
         let (clock, metrics) = (options.clock, Metrics::default());
-        let tls = tls::server_config(&config.server.certificate_file, &config.server.private_key_file)?;
+        let tls = server_tls(&config.server)?;
         let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics)?);
+        let revocations = Arc::clone(verifier.revocations());
+        let authenticator = Arc::new(Authenticator::new(verifier, proof_settings(&config), clock.clone()));
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
         let inspector = inspector(&config)?;
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
@@ -182,12 +184,13 @@ impl Builder {
         let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
         let settings = writer_settings(&config)?;
         let (writer, recorder, log) =
-            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), Arc::clone(verifier.revocations()))?;
-        Ok(Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log })
+            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations)?;
+        Ok(Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log })
     }
 
     async fn serve(self) -> Result<RunningServer, ServerError> {
-        let Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log } = self;
+        let Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log } =
+            self;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
@@ -212,6 +215,7 @@ impl Builder {
         let broker = Broker::new(
             publisher,
             Arc::clone(&reading),
+            Arc::clone(&authenticator),
             recorder.clone(),
             Arc::clone(&refusals),
             agent_limits(limits),
@@ -223,7 +227,7 @@ impl Builder {
         health.set_serving::<AuditServiceServer<Audit>>().await;
 
         let gate = GateLayer::new(
-            verifier,
+            authenticator,
             Arc::clone(&sessions),
             Arc::clone(&refusals),
             recorder.clone(),
@@ -336,6 +340,17 @@ impl RunningServer {
 
 fn writer_gone() -> ServerError {
     ServerError::Start("the writer of the audit log is gone".to_owned())
+}
+
+fn server_tls(server: &ServerConfig) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
+    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
+}
+
+fn proof_settings(config: &Config) -> ProofSettings {
+    let identity = &config.identity;
+    let limits = ProofLimits { total_max: identity.dpop_proofs_max, per_agent_max: identity.dpop_proofs_per_agent_max };
+    ProofSettings { public_url: config.server.public_url.clone(), max_age_s: identity.dpop_max_age_s, limits }
 }
 
 fn inspector(config: &Config) -> Result<Inspector, ServerError> {

@@ -1,4 +1,5 @@
-//! Who is calling. Only [`Verifier::verify`], in this file, makes an [`Identity`].
+//! Who is calling. Only [`Verifier`], in this file, makes an [`Identity`], and only [`Authenticator`](super::Authenticator)
+//! hands one out.
 
 use std::{
     collections::HashMap,
@@ -15,6 +16,8 @@ use serde_json::{Map, Value};
 
 use super::{
     claims,
+    confirmation::Confirmation,
+    delegation::{self, DelegatedActor},
     error::TokenError,
     keys::{IssuerKeys, KeyStanding, SignatureAlgorithm},
     permission::Permissions,
@@ -38,6 +41,8 @@ pub struct Identity {
     expires_at: UnixSeconds,
     leeway_s: i64,
     key: Arc<KeyStanding>,
+    confirmation: Option<Confirmation>,
+    actors: Vec<DelegatedActor>,
     claims: Map<String, Value>,
     revocations: Arc<Revocations>,
     /// At which generation of the revocations this was last found good.
@@ -99,6 +104,19 @@ impl Identity {
         self.expires_at
     }
 
+    /// What the token is bound to, if anything. Whoever has the identity has shown it.
+    #[must_use]
+    pub const fn confirmation(&self) -> Option<&Confirmation> {
+        self.confirmation.as_ref()
+    }
+
+    /// Who acts for the agent, the current actor first. Only that one may count for access; the others are history
+    /// (RFC 8693, section 4.1).
+    #[must_use]
+    pub fn actors(&self) -> &[DelegatedActor] {
+        &self.actors
+    }
+
     /// All claims, for the policy.
     #[must_use]
     pub const fn claims(&self) -> &Map<String, Value> {
@@ -156,6 +174,22 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// What a verified token says of its bearer, before it is known whether the bearer is the one that it is bound to. That
+/// is a matter of each presentation, while the token's signature is remembered.
+// INVARIANT: the identity comes out only through `Verified::bound`.
+pub(super) struct Verified(Arc<Identity>);
+
+impl Verified {
+    /// The identity, if `check` finds that it is presented by whom it is bound to.
+    pub(super) fn bound(
+        self,
+        check: impl FnOnce(&Identity) -> Result<(), TokenError>,
+    ) -> Result<Arc<Identity>, TokenError> {
+        check(&self.0)?;
+        Ok(self.0)
+    }
+}
+
 /// An issuer whose tokens are accepted.
 pub struct TrustedIssuer {
     /// Its `iss`.
@@ -168,6 +202,8 @@ pub struct TrustedIssuer {
     pub claims: ClaimPaths,
     /// Whether only tokens count whose `typ` says that they are access tokens (RFC 9068, section 4).
     pub require_at_jwt: bool,
+    /// Whether its tokens must be bound to a certificate or a key.
+    pub require_bound: bool,
 }
 
 /// Where an issuer's tokens say what: the names of claims, or dotted paths to them.
@@ -232,12 +268,12 @@ impl Verifier {
         &self.revocations
     }
 
-    /// Recognises the bearer of a token by the keys that are known now. Does not wait.
+    /// Verifies a token by the keys that are known now, whoever presents it. Does not wait.
     ///
     /// # Errors
     /// [`TokenError`]: for the audit log, not for the caller. [`TokenError::UnknownKey`] is worth a
-    /// [`Verifier::verify_or_fetch`].
-    pub fn verify(&self, token: &BearerToken) -> Result<Arc<Identity>, TokenError> {
+    /// [`Verifier::fetch_keys`].
+    pub(super) fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
         let (key, now) = (token.sha256(), self.clock.now());
         // A key may be withdrawn and come back: then the token is verified anew.
         let remembered = self.verified.get(&key).filter(|identity| identity.key.is_good(now));
@@ -250,23 +286,17 @@ impl Verifier {
             }
         };
         identity.check_standing(now)?;
-        Ok(identity)
+        Ok(Verified(identity))
     }
 
-    /// Recognises the bearer of a token; where its issuer may have published the key just now, asks the issuer first, as
-    /// often as the settings allow, and waits a few seconds for the answer.
-    ///
-    /// # Errors
-    /// As [`Verifier::verify`].
-    pub async fn verify_or_fetch(&self, token: &BearerToken) -> Result<Arc<Identity>, TokenError> {
-        match self.verify(token) {
-            Err(TokenError::UnknownKey) => {}
-            decided => return decided,
+    /// Asks the issuer of a token for its keys, as often as the settings allow: it may have published the token's key just
+    /// now. Waits a few seconds for the answer.
+    pub(super) async fn fetch_keys(&self, token: &BearerToken) {
+        let parsed = token::parse(token);
+        let trusted = parsed.and_then(|parsed| self.trusted(&parsed));
+        if let Ok(TrustedIssuer { keys: IssuerKeys::Remote(keys), .. }) = trusted {
+            keys.fetch_once_more().await;
         }
-        let parsed = token::parse(token)?;
-        let IssuerKeys::Remote(keys) = &self.trusted(&parsed)?.keys else { return Err(TokenError::UnknownKey) };
-        keys.fetch_once_more().await;
-        self.verify(token)
     }
 
     fn trusted(&self, parsed: &ParsedToken) -> Result<&TrustedIssuer, TokenError> {
@@ -302,6 +332,10 @@ impl Verifier {
         if expires_at.0.saturating_sub(issued_at.0) > self.lifetime_s_max {
             return Err(TokenError::LifetimeTooLong { max: self.lifetime_s_max });
         }
+        let confirmation = Confirmation::from_claims(claims)?;
+        if trusted.require_bound && confirmation.is_none() {
+            return Err(TokenError::Unbound);
+        }
         Ok(Identity {
             issuer: trusted.issuer.clone(),
             agent: claims::agent(claims, &paths.agent)?,
@@ -315,6 +349,8 @@ impl Verifier {
             expires_at,
             leeway_s: self.leeway_s,
             key,
+            confirmation,
+            actors: delegation::actors(claims, &trusted.issuer)?,
             claims: parsed.claims,
             revocations: Arc::clone(&self.revocations),
             unrevoked_at: AtomicU64::new(0),

@@ -105,14 +105,17 @@ impl Session {
         self.renewals.load(Ordering::Acquire)
     }
 
-    /// Goes on under a fresh token of the same agent.
+    /// Goes on under a fresh token of the same agent, bound to the same as the one before, if that was bound.
     ///
     /// # Errors
-    /// [`TokenError::OtherAgent`]: the session is as before.
+    /// [`TokenError::OtherAgent`], [`TokenError::OtherBinding`]: the session is as before.
     pub fn renew(&self, fresh: Arc<Identity>) -> Result<(), TokenError> {
         let held = self.identity.load();
         if fresh.issuer() != held.issuer() || fresh.agent() != held.agent() {
             return Err(TokenError::OtherAgent);
+        }
+        if held.confirmation().is_some() && held.confirmation() != fresh.confirmation() {
+            return Err(TokenError::OtherBinding);
         }
         self.identity.store(fresh);
         self.renewals.fetch_add(1, Ordering::AcqRel);

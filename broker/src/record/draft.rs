@@ -6,7 +6,7 @@ use veribus_proto::v1::{self, AuditEntry, EntryKind};
 
 use super::{Malformed, Recipient, revocation_facts};
 use crate::{
-    authenticate::Identity,
+    authenticate::{DelegatedActor, Identity},
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
     model::{DecisionId, Finding, RefusalReason, Severity, SubscriptionId, TopicPattern},
@@ -190,6 +190,7 @@ impl Draft {
     pub(super) fn malformed(malformed: &Malformed) -> Self {
         Self(AuditEntry {
             actor: Some(actor(&malformed.sender)),
+            via: malformed.via.as_deref().map(actor),
             peer: malformed.peer.to_string(),
             message: Some(v1::MessageFacts {
                 id: malformed.message_id.clone(),
@@ -206,6 +207,7 @@ impl Draft {
         let message = inspected.message();
         Self(AuditEntry {
             actor: Some(actor(inspected.sender())),
+            via: inspected.via().map(|via| actor(via)),
             peer: inspected.peer().to_string(),
             resource: message.topic.as_str().to_owned(),
             message: Some(v1::MessageFacts {
@@ -229,7 +231,7 @@ impl Draft {
 
     /// Everything that can be long is left out: what remains always fits.
     pub(super) fn cut_down(&mut self) {
-        if let Some(actor) = &mut self.0.actor {
+        for actor in self.0.actor.iter_mut().chain(&mut self.0.via) {
             actor.roles.clear();
         }
         if let Some(decision) = &mut self.0.decision {
@@ -284,8 +286,13 @@ pub fn actor(identity: &Identity) -> v1::Actor {
         roles: identity.roles().iter().map(|role| role.as_str().to_owned()).collect(),
         token_id: identity.token_id().as_str().to_owned(),
         token_sha256: identity.token_sha256().to_vec(),
-        ..v1::Actor::default()
+        confirmation: identity.confirmation().map(ToString::to_string).unwrap_or_default(),
+        delegation: identity.actors().iter().map(delegated).collect(),
     }
+}
+
+fn delegated(actor: &DelegatedActor) -> v1::DelegatedActor {
+    v1::DelegatedActor { issuer: actor.issuer.as_str().to_owned(), agent: actor.agent.as_str().to_owned() }
 }
 
 fn recipient_actor(recipient: &Recipient) -> v1::Actor {

@@ -6,9 +6,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Audience, Draft, duplicates::ContentHash, prepared::Prepared};
 use crate::{
-    authenticate::Identity,
+    authenticate::{Identity, TokenError},
     decide::{Decided, Permitted},
-    model::{Message, MessageId, RefusalReason, Topic},
+    model::{Message, MessageId, RefusalReason, Topic, UnixMicros},
 };
 
 /// A message that is ready to be recorded.
@@ -18,6 +18,7 @@ pub struct Routed {
     pub(super) salt: [u8; 32],
     pub(super) content: ContentHash,
     pub(super) sender: Arc<Identity>,
+    pub(super) via: Option<Arc<Identity>>,
     pub(super) size_bytes: usize,
     pub(super) ending: Ending,
 }
@@ -39,7 +40,7 @@ impl Routed {
         let salt = rand::random();
         let (inspected, verdict) = (decided.inspected(), decided.verdict());
         let entry = Prepared::deniable(Draft::decided(inspected, verdict, &salt));
-        let sender = Arc::clone(inspected.sender());
+        let (sender, via) = (Arc::clone(inspected.sender()), inspected.via().cloned());
         let id = inspected.message().id.clone();
         let size_bytes = inspected.message().size_bytes();
         let content = content_hash(inspected.message());
@@ -52,7 +53,7 @@ impl Routed {
             Decided::Held(_) => Ending::Held(id),
             Decided::Denied(_) => Ending::Refused(id, reason),
         };
-        Self { entry, salt, content, sender, size_bytes, ending }
+        Self { entry, salt, content, sender, via, size_bytes, ending }
     }
 
     /// A message that could not be read as one.
@@ -65,6 +66,7 @@ impl Routed {
             salt: [0; 32],
             content: [0; 16],
             sender: malformed.sender,
+            via: malformed.via,
             size_bytes: malformed.size_bytes,
             ending,
         }
@@ -97,6 +99,8 @@ fn content_hash(message: &Message) -> ContentHash {
 pub struct Malformed {
     /// Who sent it.
     pub sender: Arc<Identity>,
+    /// Who brought it, where that is not the sender.
+    pub via: Option<Arc<Identity>>,
     /// From where.
     pub peer: SocketAddr,
     /// The message id as sent, cut to what an entry can hold.

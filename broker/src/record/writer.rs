@@ -294,7 +294,7 @@ impl Writer {
     }
 
     fn message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut entry, salt, content, sender, ending, .. } = routed;
+        let Routed { mut entry, salt, content, sender, via, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
                 let decision_id = self.decision_id(commit.push(entry));
@@ -313,8 +313,8 @@ impl Writer {
             }
             return self.outcome(id, &first, true);
         }
-        // The token may have run out or been revoked while the message waited.
-        let ending = match self.fallen(&sender) {
+        // A token may have run out or been revoked while the message waited.
+        let ending = match self.fallen(&sender).or_else(|| self.fallen(via.as_deref()?)) {
             Some((rule, reason)) => {
                 entry.deny(&rule, reason);
                 Ending::Refused(id.clone(), reason)

@@ -12,9 +12,19 @@ use veribus_proto::v1::{
 
 pub use super::publish_stream::AgentLimits;
 use super::{
-    connection::ConnectionInfo, convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream,
+    connection::ConnectionInfo,
+    convert,
+    publish_stream::PublishStreams,
+    refusals::Refusals,
+    senders::{Senders, Unrecognised},
+    status, subscribe_stream,
 };
-use crate::{authenticate::Caller, publish::Publisher, record::Recorder, subscribe::Reading};
+use crate::{
+    authenticate::{Authenticator, Caller},
+    publish::Publisher,
+    record::Recorder,
+    subscribe::Reading,
+};
 
 /// The service.
 pub struct Broker {
@@ -23,17 +33,20 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Serves publishes by `publisher` and subscriptions by `reading`, until `drain` is cancelled.
+    /// Serves publishes by `publisher` and subscriptions by `reading`, until `drain` is cancelled. Senders of single
+    /// messages are recognised by `authenticator`.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         publisher: Arc<Publisher>,
         reading: Arc<Reading>,
+        authenticator: Arc<Authenticator>,
         recorder: Recorder,
         refusals: Arc<Refusals>,
         limits: AgentLimits,
         drain: CancellationToken,
     ) -> Self {
-        let streams = PublishStreams { publisher, recorder, refusals, limits, drain };
+        let senders = Senders::new(authenticator, Arc::clone(&refusals));
+        let streams = PublishStreams { publisher, recorder, senders, refusals, limits, drain };
         Self { streams, reading }
     }
 }
@@ -53,8 +66,14 @@ impl BrokerService for Broker {
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let caller = caller(&request)?;
-        let message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
-        let message = convert::message(&caller.identity(), caller.peer(), message);
+        let mut message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
+        let sender = self.streams.senders.recognise(&caller, message.credentials.take());
+        let message = convert::message(
+            &caller.identity(),
+            caller.peer(),
+            sender.map_err(|Unrecognised| status::unauthenticated())?,
+            message,
+        );
         let publishing = self.streams.publisher.publish(&caller, vec![message]).await;
         let publishing = publishing.map_err(|error| status::publish_status(&error))?;
         let outcomes = publishing.outcomes().await.map_err(status::record_status)?;

@@ -11,14 +11,24 @@ use crate::{
     model::{
         ATTRIBUTES_MAX, ContentType, Destination, Message, MessageId, MessageType, TEXT_BYTES_MAX, Topic, UnixMicros,
     },
+    publish::Posted,
     record::{Malformed, Recorded},
 };
 
-/// Reads a message, or says what is wrong with it.
-pub(super) fn message(sender: &Arc<Identity>, peer: SocketAddr, wire: v1::Message) -> Result<Message, Malformed> {
+/// Reads a message of `sender`, or of the caller if there is none, or says what is wrong with it.
+pub(super) fn message(
+    caller: &Arc<Identity>,
+    peer: SocketAddr,
+    sender: Option<Arc<Identity>>,
+    wire: v1::Message,
+) -> Posted {
     let (message_id, size_bytes) = (cut(&wire.id), wire.data.len());
-    let sender = || Arc::clone(sender);
-    parse(wire).map_err(|fault| Malformed { sender: sender(), peer, message_id, fault, size_bytes })
+    let message = parse(wire).map_err(|fault| {
+        let via = sender.is_some().then(|| Arc::clone(caller));
+        let sender = Arc::clone(sender.as_ref().unwrap_or(caller));
+        Malformed { sender, via, peer, message_id, fault, size_bytes }
+    });
+    Posted { sender, message }
 }
 
 fn parse(wire: v1::Message) -> Result<Message, String> {

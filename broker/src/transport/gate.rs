@@ -16,12 +16,17 @@ use tower::{Layer, Service};
 
 use super::{connection::ConnectionInfo, refusals::Refusals, session_body::SessionBody, status};
 use crate::{
-    authenticate::{BearerToken, Caller, Identity, OpenSession, SessionEnd, Sessions, TokenError, Verifier},
+    authenticate::{
+        Authenticator, BearerToken, Caller, Identity, OpenSession, Presented, ProofError, Scheme, SessionEnd, Sessions,
+        TokenError,
+    },
     metrics::{Metrics, Stage},
     model::Clock,
     record::{Draft, Recorder},
 };
 
+/// Where a DPoP proof stands (RFC 9449, section 4.1).
+const DPOP: &str = "dpop";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
@@ -30,7 +35,7 @@ const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.r
 pub struct GateLayer(Arc<Keeper>);
 
 struct Keeper {
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
     sessions: Arc<Sessions>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
@@ -39,17 +44,17 @@ struct Keeper {
 }
 
 impl GateLayer {
-    /// Lets pass whom `verifier` recognises, each call in one of `sessions`.
+    /// Lets pass whom `authenticator` recognises, each call in one of `sessions`.
     #[must_use]
     pub fn new(
-        verifier: Arc<Verifier>,
+        authenticator: Arc<Authenticator>,
         sessions: Arc<Sessions>,
         refusals: Arc<Refusals>,
         recorder: Recorder,
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
-        Self(Arc::new(Keeper { verifier, sessions, refusals, recorder, metrics, clock }))
+        Self(Arc::new(Keeper { authenticator, sessions, refusals, recorder, metrics, clock }))
     }
 }
 
@@ -112,7 +117,8 @@ where
     S::Error: Send + 'static,
 {
     let method = request.uri().path().to_owned();
-    let caller = Caller::new(Arc::clone(open.session()));
+    let certificate = request.extensions().get().and_then(ConnectionInfo::certificate_sha256);
+    let caller = Caller::new(Arc::clone(open.session())).over(certificate);
     request.extensions_mut().insert(caller.clone());
     let answer = inner.call(request);
     Box::pin(async move {
@@ -138,7 +144,7 @@ enum Admission {
 
 /// A caller who waits for the issuer's keys.
 struct Asking {
-    token: BearerToken,
+    headers: HeaderMap,
     connection: ConnectionInfo,
     path: String,
 }
@@ -156,15 +162,15 @@ impl Keeper {
             return Ok(Admission::Open);
         }
         let started = Instant::now();
-        let token = bearer(request.headers()).map_err(|error| self.refuse(&error, connection, path))?;
-        match self.verifier.verify(&token) {
+        let presented = presented(request.headers(), connection, path);
+        match presented.and_then(|presented| self.authenticator.authenticate(&presented)) {
             Ok(identity) => {
                 self.metrics.stage(Stage::Authenticate, started.elapsed());
                 self.welcome(identity, connection, path).map(Admission::Known)
             }
             Err(TokenError::UnknownKey) => {
-                let asking = Asking { token, connection: connection.clone(), path: path.to_owned() };
-                Ok(Admission::Wait(Box::new(asking)))
+                let (headers, connection) = (request.headers().clone(), connection.clone());
+                Ok(Admission::Wait(Box::new(Asking { headers, connection, path: path.to_owned() })))
             }
             Err(error) => Err(self.refuse(&error, connection, path)),
         }
@@ -172,9 +178,12 @@ impl Keeper {
 
     /// The same, once the issuer was asked for its keys.
     async fn admit_later(&self, asking: Box<Asking>) -> Result<OpenSession, Status> {
-        let Asking { token, connection, path } = *asking;
-        let identity = self.verifier.verify_or_fetch(&token).await;
-        self.welcome(identity.map_err(|error| self.refuse(&error, &connection, &path))?, &connection, &path)
+        let Asking { headers, connection, path } = *asking;
+        let recognised = match presented(&headers, &connection, &path) {
+            Ok(presented) => self.authenticator.authenticate_or_fetch(&presented).await,
+            Err(error) => Err(error),
+        };
+        self.welcome(recognised.map_err(|error| self.refuse(&error, &connection, &path))?, &connection, &path)
     }
 
     fn welcome(&self, identity: Arc<Identity>, connection: &ConnectionInfo, path: &str) -> Result<OpenSession, Status> {
@@ -223,14 +232,35 @@ impl Keeper {
     }
 }
 
-/// Exactly one `authorization` header, and a bearer token in it.
-fn bearer(headers: &HeaderMap) -> Result<BearerToken, TokenError> {
+/// Exactly one `authorization` header, and a token in it.
+fn authorization(headers: &HeaderMap) -> Result<(Scheme, BearerToken), TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(TokenError::Missing)?;
     if values.next().is_some() {
         return Err(TokenError::NotBearer);
     }
     BearerToken::from_authorization(value.as_bytes())
+}
+
+/// What a caller presents, with the connection and the method that it counts for.
+fn presented<'a>(
+    headers: &'a HeaderMap,
+    connection: &ConnectionInfo,
+    method: &'a str,
+) -> Result<Presented<'a>, TokenError> {
+    let (scheme, token) = authorization(headers)?;
+    let certificate_sha256 = connection.certificate_sha256();
+    Ok(Presented { token, scheme, proof: proof(headers)?, certificate_sha256, method })
+}
+
+/// At most one `dpop` header (RFC 9449, section 4.3, check 1).
+fn proof(headers: &HeaderMap) -> Result<Option<&str>, ProofError> {
+    let mut values = headers.get_all(DPOP).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ProofError::Several);
+    }
+    value.to_str().map(Some).map_err(|_| ProofError::Form)
 }
 
 #[cfg(test)]
@@ -240,10 +270,20 @@ mod tests {
     #[test]
     fn two_authorizations_are_none() {
         let mut headers = HeaderMap::new();
-        assert_eq!(bearer(&headers).err(), Some(TokenError::Missing));
+        assert_eq!(authorization(&headers).err(), Some(TokenError::Missing));
         headers.append(AUTHORIZATION, "Bearer a".parse().expect("a value"));
-        assert!(bearer(&headers).is_ok());
+        assert!(authorization(&headers).is_ok());
         headers.append(AUTHORIZATION, "Bearer b".parse().expect("a value"));
-        assert_eq!(bearer(&headers).err(), Some(TokenError::NotBearer));
+        assert_eq!(authorization(&headers).err(), Some(TokenError::NotBearer));
+    }
+
+    #[test]
+    fn two_proofs_are_none() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(proof(&headers), Ok(None));
+        headers.append(DPOP, "a".parse().expect("a value"));
+        assert_eq!(proof(&headers), Ok(Some("a")));
+        headers.append(DPOP, "b".parse().expect("a value"));
+        assert_eq!(proof(&headers), Err(ProofError::Several));
     }
 }

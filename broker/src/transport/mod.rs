@@ -1,6 +1,6 @@
 //! The way in and out: TLS connections, gRPC services, and the translation between wire and domain.
 //!
-//! - [`tls`]: TLS 1.3, and nothing older.
+//! - [`tls`]: TLS 1.3, and nothing older; certificates of clients where they are asked for.
 //! - [`listener`], [`connection`]: who may connect, how often, and for how long without saying who they are.
 //! - [`gate`]: no call passes without a verified caller, before any of its body is decoded.
 //! - [`broker`], [`audit`]: the services of `veribus.v1`.
@@ -14,6 +14,7 @@ pub mod gate;
 pub mod listener;
 mod publish_stream;
 pub mod refusals;
+mod senders;
 mod session_body;
 mod status;
 mod subscribe_stream;

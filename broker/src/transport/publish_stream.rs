@@ -14,12 +14,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
+use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse};
 
-use super::{convert, refusals::Refusals, status};
+use super::{
+    convert,
+    refusals::Refusals,
+    senders::{Senders, Unrecognised},
+    status,
+};
 use crate::{
-    authenticate::{Caller, TokenError},
-    publish::{Publisher, Publishing},
+    authenticate::{Caller, Identity, TokenError},
+    publish::{Posted, Publisher, Publishing},
     record::{Draft, RecordError, Recorder, Routed},
 };
 
@@ -43,6 +48,7 @@ pub struct AgentLimits {
 pub(super) struct PublishStreams {
     pub(super) publisher: Arc<Publisher>,
     pub(super) recorder: Recorder,
+    pub(super) senders: Senders,
     pub(super) refusals: Arc<Refusals>,
     pub(super) limits: AgentLimits,
     pub(super) drain: CancellationToken,
@@ -50,13 +56,22 @@ pub(super) struct PublishStreams {
 
 /// One request on its way to the record.
 enum Step {
-    Publish { ids: Vec<String>, routed: JoinHandle<Result<Vec<Routed>, TokenError>>, room: [OwnedSemaphorePermit; 2] },
+    Publish { ids: Vec<String>, routed: JoinHandle<Result<OnTheWay, TokenError>>, room: [OwnedSemaphorePermit; 2] },
     End(Status),
 }
 
+/// Messages for the record, and the places of those that were refused for their own credentials, in rising order.
+type OnTheWay = (Vec<Routed>, Vec<usize>);
+
 /// One answer to come.
 enum Answer {
-    Results { ids: Vec<String>, pending: Result<Publishing, RecordError>, room: [OwnedSemaphorePermit; 2] },
+    Results {
+        ids: Vec<String>,
+        /// Which of them were refused for their own credentials, in rising order; the others are pending.
+        refused: Vec<usize>,
+        pending: Result<Publishing, RecordError>,
+        room: [OwnedSemaphorePermit; 2],
+    },
     End(Status),
 }
 
@@ -117,7 +132,9 @@ impl PublishStreams {
         while let Some(step) = steps.recv().await {
             let answer = match step {
                 Step::Publish { ids, routed, room } => match routed.await {
-                    Ok(Ok(routed)) => Answer::Results { ids, pending: self.publisher.record(routed).await, room },
+                    Ok(Ok((routed, refused))) => {
+                        Answer::Results { ids, refused, pending: self.publisher.record(routed).await, room }
+                    }
                     Ok(Err(error)) => Answer::End(self.refused(&caller, &error)),
                     // A stage that broke off: nothing of this request, and nothing after it, is recorded.
                     Err(_) => Answer::End(status::record_status(RecordError::Failed)),
@@ -143,14 +160,30 @@ impl PublishStreams {
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
         let ids = request.messages.iter().map(|message| convert::cut(&message.id)).collect();
         // As it is now: a fresh token speaks for what comes after it.
-        let (identity, peer) = (caller.identity(), caller.peer());
-        let publisher = Arc::clone(&self.publisher);
+        let identity = caller.identity();
+        let (this, caller) = (self.clone(), caller.clone());
         let routed = tokio::spawn(async move {
-            let messages =
-                request.messages.into_iter().map(|message| convert::message(&identity, peer, message)).collect();
-            publisher.route(&identity, peer, messages)
+            let (messages, refused) = this.posted(&caller, &identity, request.messages);
+            Ok((this.publisher.route(&identity, caller.peer(), messages)?, refused))
         });
         Ok(Step::Publish { ids, routed, room: taken })
+    }
+
+    /// The messages whose sender is known, and the places of the others.
+    fn posted(
+        &self,
+        caller: &Caller,
+        identity: &Arc<Identity>,
+        messages: Vec<v1::Message>,
+    ) -> (Vec<Posted>, Vec<usize>) {
+        let (mut posted, mut refused) = (Vec::with_capacity(messages.len()), Vec::new());
+        for (place, mut message) in messages.into_iter().enumerate() {
+            match self.senders.recognise(caller, message.credentials.take()) {
+                Ok(sender) => posted.push(convert::message(identity, caller.peer(), sender, message)),
+                Err(Unrecognised) => refused.push(place),
+            }
+        }
+        (posted, refused)
     }
 
     /// A caller whose token was good when the call began.
@@ -179,8 +212,8 @@ impl PublishStreams {
 }
 
 async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
-    let (ids, pending, room) = match answer {
-        Answer::Results { ids, pending, room } => (ids, pending, room),
+    let (ids, refused, pending, room) = match answer {
+        Answer::Results { ids, refused, pending, room } => (ids, refused, pending, room),
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
@@ -188,11 +221,29 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         Err(error) => Err(error),
     };
     let results = match outcomes {
-        Ok(outcomes) => outcomes.into_iter().map(status::streamed).collect(),
-        Err(error) => ids.into_iter().map(|id| status::Told::from(error).refusal(id)).collect(),
+        Ok(outcomes) if refused.is_empty() => outcomes.into_iter().map(status::streamed).collect(),
+        Ok(outcomes) => {
+            let mut told = outcomes.into_iter().map(status::streamed);
+            in_order(ids, &refused, |_| told.next())
+        }
+        Err(error) => in_order(ids, &refused, |id| Some(status::Told::from(error).refusal(id))),
     };
     drop(room);
     Ok(PublishStreamResponse { results, refreshed: None })
+}
+
+/// One result for each message, in the order of sending: for those that were `refused` for their own credentials that, for
+/// the others what `pending` says.
+fn in_order(
+    ids: Vec<String>,
+    refused: &[usize],
+    mut pending: impl FnMut(String) -> Option<PublishResult>,
+) -> Vec<PublishResult> {
+    let result = |(place, id)| match refused.binary_search(&place) {
+        Ok(_) => Some(status::UNAUTHENTICATED.refusal(id)),
+        Err(_) => pending(id),
+    };
+    ids.into_iter().enumerate().filter_map(result).collect()
 }
 
 /// What may still come into flight.

@@ -22,7 +22,7 @@ const DOMAIN: &str = "veribus";
 /// A code, a stable word, and a text.
 pub(super) struct Told(Code, &'static str, &'static str);
 
-const UNAUTHENTICATED: Told = Told(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
+pub(super) const UNAUTHENTICATED: Told = Told(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
 const DRAINING: Told = Told(Code::Unavailable, "DRAINING", "the broker is shutting down: reconnect");
 
 pub(super) fn unauthenticated() -> Status {

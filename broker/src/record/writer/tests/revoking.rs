@@ -37,7 +37,7 @@ async fn revoke(bench: &Bench, recorder: &Recorder, revocation: Revocation) -> R
 impl Bench {
     fn standing(&self, agent: &str) -> Result<(), TokenError> {
         let token = self.world.issuer.issue(&self.world.claims(agent)).expect("signed");
-        self.world.verifier.verify(&crate::authenticate::BearerToken::new(&token)?).map(drop)
+        self.world.authenticate(&token).map(drop)
     }
 }
 
