@@ -152,6 +152,13 @@ pub struct IdentityConfig {
     /// How many of one agent.
     #[serde(default = "default_dpop_proofs_per_agent")]
     pub dpop_proofs_per_agent_max: usize,
+    /// How long a token may be good for, from `iat` to `exp`. A revocation of tokens ends by itself once they must have
+    /// run out.
+    #[serde(default = "default_token_lifetime")]
+    pub token_lifetime_s_max: u64,
+    /// How many revocations may be in force.
+    #[serde(default = "default_revocations")]
+    pub revocations_max: usize,
 }
 
 /// `[[identity.issuers]]`
@@ -360,6 +367,12 @@ const fn default_dpop_proofs() -> usize {
 const fn default_dpop_proofs_per_agent() -> usize {
     16_384
 }
+const fn default_token_lifetime() -> u64 {
+    86_400
+}
+const fn default_revocations() -> usize {
+    100_000
+}
 fn default_roles_claim() -> String {
     "roles".to_owned()
 }
@@ -482,7 +495,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 19] {
+    fn positive_settings(&self) -> [(&'static str, usize); 20] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -503,6 +516,7 @@ impl Config {
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
             ("identity.dpop_proofs_max", self.identity.dpop_proofs_max),
             ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),
+            ("identity.revocations_max", self.identity.revocations_max),
             ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
         ]
     }

@@ -47,6 +47,14 @@ impl World {
         Self { issuer, verifier, authenticator, clock }
     }
 
+    /// The same issuer and clock, and a verifier that has seen nothing yet.
+    pub(crate) fn restarted(self) -> Self {
+        let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
+        let verifier = Arc::new(Verifier::new(vec![trusted(&self.issuer)], settings, self.clock.clone()));
+        let authenticator = Authenticator::new(Arc::clone(&verifier), proofs(Some(PUBLIC_URL)), self.clock.clone());
+        Self { verifier, authenticator, ..self }
+    }
+
     pub(crate) fn claims(&self, agent: &str) -> Claims {
         self.issuer.claims(agent, NOW, LIFETIME)
     }

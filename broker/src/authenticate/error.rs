@@ -86,6 +86,9 @@ pub enum TokenError {
     /// The token is bound to a key, and the caller did not show that it holds it.
     #[error(transparent)]
     Proof(#[from] ProofError),
+    /// The token was revoked.
+    #[error("the token is revoked")]
+    Revoked,
     /// A fresh token on a stream is not one of the agent that opened it.
     #[error("the fresh token is another agent's")]
     OtherAgent,
@@ -121,6 +124,7 @@ impl TokenError {
             Self::NoCertificate => "certificate_missing",
             Self::OtherCertificate => "certificate_mismatch",
             Self::Proof(error) => error.reason(),
+            Self::Revoked => "revoked",
             Self::OtherAgent => "other_agent",
             Self::OtherBinding => "other_binding",
         }

@@ -6,9 +6,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Audience, Draft, duplicates::ContentHash};
 use crate::{
-    authenticate::{Identity, TokenError},
+    authenticate::Identity,
     decide::{Decided, Permitted},
-    model::{Message, MessageId, RefusalReason, Topic, UnixMicros},
+    model::{Message, MessageId, RefusalReason, Topic},
 };
 
 /// A message that is ready to be recorded.
@@ -54,16 +54,6 @@ impl Routed {
             Decided::Denied(_) => Ending::Refused(id, reason),
         };
         Self { draft, salt, content, sender, via, size_bytes, ending }
-    }
-
-    /// Whether the tokens of who sent it and of who brought it are good at this moment.
-    pub(super) fn check_standing(
-        sender: &Identity,
-        via: Option<&Arc<Identity>>,
-        now: UnixMicros,
-    ) -> Result<(), TokenError> {
-        sender.check_standing(now)?;
-        via.map_or(Ok(()), |via| via.check_standing(now))
     }
 
     /// A message that could not be read as one.
