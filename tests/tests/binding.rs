@@ -43,7 +43,8 @@ fn bound_to(claims: Claims, certificate: &ClientCertificate) -> Claims {
 }
 
 async fn publish(agent: &Raw, message: Message) -> Result<(), Status> {
-    let answer = agent.broker().publish(PublishRequest { message: Some(message) });
+    let mut broker = agent.broker();
+    let answer = broker.publish(PublishRequest { message: Some(message) });
     patiently(answer).await.map_err(|_| Status::deadline_exceeded("no answer"))?.map(drop)
 }
 
@@ -76,7 +77,8 @@ async fn a_token_bound_to_a_certificate_is_worth_nothing_over_another_connection
     assert_eq!(reasons(&log), ["certificate_missing", "certificate_mismatch"]);
     let confirmations: Vec<_> =
         log.of_kind(EntryKind::Publish).filter_map(|entry| Some(&*entry.actor.as_ref()?.confirmation)).collect();
-    assert_eq!(confirmations, [format!("x5t#S256:{}", own.thumbprint()); 2]);
+    let expected = format!("x5t#S256:{}", own.thumbprint());
+    assert_eq!(confirmations, [&expected; 2]);
     Ok(())
 }
 

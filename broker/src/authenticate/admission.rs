@@ -16,6 +16,7 @@ use super::{
     dpop::{Expected, ProofError, ProofSettings, Proofs},
     error::TokenError,
     identity::{Identity, Verifier},
+    revocation::Revocations,
     token::{BearerToken, Scheme},
 };
 use crate::model::Clock;
@@ -49,6 +50,12 @@ impl Authenticator {
     pub fn new(verifier: Arc<Verifier>, proofs: ProofSettings, clock: Clock) -> Self {
         let proofs = Proofs::new(proofs, clock.now().seconds());
         Self { verifier, proofs, clock, warned: AtomicBool::new(false) }
+    }
+
+    /// The revocations that its identities go by.
+    #[must_use]
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        self.verifier.revocations()
     }
 
     /// Recognises who presents a token, if the token is good and bound to nobody else.

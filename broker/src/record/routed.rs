@@ -6,9 +6,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Audience, Draft, duplicates::ContentHash, prepared::Prepared};
 use crate::{
-    authenticate::{Identity, TokenError},
+    authenticate::Identity,
     decide::{Decided, Permitted},
-    model::{Message, MessageId, RefusalReason, Topic, UnixMicros},
+    model::{Message, MessageId, RefusalReason, Topic},
 };
 
 /// A message that is ready to be recorded.

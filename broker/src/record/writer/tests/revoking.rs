@@ -72,6 +72,24 @@ async fn nothing_is_accepted_above_a_revocation_also_within_one_commit() {
 }
 
 #[tokio::test]
+async fn a_message_needs_the_good_standing_of_its_sender_and_of_who_brings_it() {
+    for revoked in ["sender", "gateway"] {
+        let bench = Bench::new();
+        let (recorder, _reader, _running) = bench.start().expect("started");
+        let identity = |agent| bench.world.identity(&bench.world.claims(agent).permission("publish:>"));
+        let routed = |id| bench.routed_through(Some(identity("gateway")), identity("sender"), id, true, "{}");
+        let (before, after) = (routed("before"), routed("after"));
+        assert!(matches!(record(&recorder, before).await, Ok(Outcome::Accepted(_))));
+        revoke(&bench, &recorder, revocation(revoked, None)).await.expect("recorded");
+        let Ok(Outcome::Refused(refused)) = record(&recorder, after).await else { panic!("accepted: {revoked}") };
+        assert_eq!(refused.reason, RefusalReason::TokenRevoked);
+        let entry = bench.store.entries().pop().expect("an entry");
+        let agent = |actor: Option<veribus_proto::v1::Actor>| actor.map(|actor| actor.agent);
+        assert_eq!((agent(entry.actor).as_deref(), agent(entry.via).as_deref()), (Some("sender"), Some("gateway")));
+    }
+}
+
+#[tokio::test]
 async fn a_request_of_a_revoked_asker_is_denied_at_its_record() {
     let bench = Bench::new();
     let (recorder, _reader, _running) = bench.start().expect("started");
