@@ -36,6 +36,8 @@ mod credentials;
 mod dpop;
 mod error;
 mod message;
+#[cfg(feature = "oauth")]
+mod oauth;
 mod present;
 mod publisher;
 mod receipt;
@@ -58,6 +60,8 @@ pub use dpop::DpopKey;
 pub use error::{DeliveryFault, Error, Refusal};
 pub use message::Message;
 
+#[cfg(feature = "oauth")]
+pub use oauth::{ClientCredentials, ClientCredentialsBuilder};
 pub use publisher::{Pending, Publisher};
 pub use receipt::{Decision, Receipt};
 pub use subscription::{Delivery, Gap, Subscription, SubscriptionEvent, SubscriptionEvents, VerifiedSender};

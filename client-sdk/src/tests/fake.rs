@@ -259,7 +259,8 @@ impl Fake {
     }
 }
 
-fn acceptor(
+/// For TLS 1.3.
+pub(super) fn acceptor(
     certified: &rcgen::CertifiedKey<rcgen::KeyPair>,
     protocols: &[&str],
     clients: Arc<dyn ClientCertVerifier>,
