@@ -1,6 +1,12 @@
 //! Fresh tokens on streams that run: nothing is lost, nothing comes twice.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, future::join_all};
 use tonic::{Code, Status};
@@ -11,7 +17,7 @@ use super::{
     source::Source,
     subscribing::{batch, delivery, subscribed},
 };
-use crate::{Client, Error, Message, SubscriptionEvent};
+use crate::{Client, Error, Message, SubscriptionEvent, Token, TokenFuture, TokenProvider};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -242,17 +248,43 @@ async fn without_a_first_token_there_is_no_client() {
     assert!(fake.state.authorizations.lock().unwrap().is_empty());
 }
 
+fn expired(message: &v1::Message, index: u64) -> v1::PublishResult {
+    let code = Code::Unauthenticated.into();
+    let refusal = v1::Refusal { code, message_id: message.id.clone(), audit_index: index, ..v1::Refusal::default() };
+    v1::PublishResult { outcome: Some(v1::publish_result::Outcome::Refusal(refusal)) }
+}
+
+/// Never changes by itself, and counts how often it is asked.
+#[derive(Debug, Clone, Default)]
+struct Costly(Arc<AtomicUsize>);
+
+impl TokenProvider for Costly {
+    fn token(&self) -> TokenFuture<'_> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { Token::new(format!("t{number}")) })
+    }
+}
+
+#[tokio::test]
+async fn a_message_refused_for_the_token_of_another_agent_says_nothing_about_the_clients_own() {
+    let (fake, source) = (Fake::start().await, Costly::default());
+    let client = fake.builder().token_provider(source.clone()).connect().await.expect("connected");
+    fake.next_publish_stream(PublishScript { result: Some(expired), ..PublishScript::default() });
+    let publisher = client.publisher();
+    tokio::time::sleep(Duration::from_millis(1100)).await; // or it would not be asked in any case
+    let spoken = message(0).on_behalf_of(Token::new("of-another").unwrap());
+    publisher.send(spoken).await.expect("sent").await.expect_err("refused");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(source.0.load(Ordering::Relaxed), 1);
+    publisher.send(message(1)).await.expect("sent").await.expect_err("refused");
+    until(|| tokens(&came(&fake)).last() == Some(&"fresh t1".to_owned())).await;
+}
+
 #[tokio::test]
 async fn a_message_refused_for_its_token_makes_the_client_look_for_another() {
     let (fake, file) = (Fake::start().await, tempfile::NamedTempFile::new().unwrap());
     std::fs::write(file.path(), "t0").unwrap();
     let client = fake.builder().token_file(file.path()).connect().await.expect("connected");
-    let expired = |message: &v1::Message, index| {
-        let code = Code::Unauthenticated.into();
-        let refusal =
-            v1::Refusal { code, message_id: message.id.clone(), audit_index: index, ..v1::Refusal::default() };
-        v1::PublishResult { outcome: Some(v1::publish_result::Outcome::Refusal(refusal)) }
-    };
     fake.next_publish_stream(PublishScript { result: Some(expired), ..PublishScript::default() });
     let publisher = client.publisher();
     std::fs::write(file.path(), "t1").unwrap();
