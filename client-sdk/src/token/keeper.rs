@@ -27,6 +27,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a provider may take.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call waits for another token before it tries with one that seems to have run out.
+const USABLE_WITHIN: Duration = Duration::from_secs(5);
 /// How many may wait for the task to notice them; others wait for that.
 const ASKS_QUEUED_MAX: usize = 64;
 /// Longer than any client runs; instants with it do not overflow.
@@ -90,9 +92,9 @@ impl Tokens {
         if held.left() != Some(Duration::ZERO) {
             return held.token;
         }
-        match self.instead_of(&held.token).await {
-            Ok(Some(other)) => other,
-            Ok(None) | Err(_) => held.token,
+        match timeout(USABLE_WITHIN, self.instead_of(&held.token)).await {
+            Ok(Ok(Some(other))) => other,
+            Ok(Ok(None) | Err(_)) | Err(_) => held.token,
         }
     }
 
