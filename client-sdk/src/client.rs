@@ -23,7 +23,8 @@ impl Client {
         ClientBuilder::new(url)
     }
 
-    /// Connects as the environment says: `VERIBUS_URL`, `VERIBUS_CA` (a PEM file) and `VERIBUS_TOKEN_FILE`.
+    /// Connects as the environment says: `VERIBUS_URL`, `VERIBUS_CA` (a PEM file) and `VERIBUS_TOKEN_FILE`; where they are
+    /// set, also `VERIBUS_CLIENT_CERT` with `VERIBUS_CLIENT_KEY`, and `VERIBUS_DPOP_KEY` (PEM files).
     ///
     /// # Errors
     /// [`Error::Configuration`] where a variable is missing, else those of [`ClientBuilder::connect`].

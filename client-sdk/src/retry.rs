@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::{Error, Token, session::Session, status::Verdict};
+use crate::{Error, Token, TokenError, session::Session, status::Verdict};
 
 /// Longer than anything runs; sums with it do not overflow.
 const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -94,13 +94,14 @@ impl Attempts {
         if self.token_replaced {
             return Err(Error::Unauthenticated);
         }
-        match session.tokens.instead_of(refused).await {
-            Ok(Some(_)) => {
+        match self.in_time(session.tokens.instead_of(refused)).await {
+            Some(Ok(Some(_))) => {
                 self.token_replaced = true;
                 Ok(())
             }
-            Ok(None) => Err(Error::Unauthenticated),
-            Err(fault) => self.pause(Error::Token(fault)).await,
+            Some(Ok(None)) => Err(Error::Unauthenticated),
+            Some(Err(fault)) => self.pause(Error::Token(fault)).await,
+            None => Err(TokenError::Unavailable("no answer in time".to_owned()).into()),
         }
     }
 

@@ -85,7 +85,7 @@ impl Flight {
 #[derive(Debug)]
 pub(super) enum AnswerFault {
     /// The broker asks to come again.
-    Again(Refusal),
+    Again(Box<Refusal>),
     /// The broker broke the protocol.
     Protocol(Error),
 }
@@ -167,6 +167,12 @@ impl Outstanding {
         }
     }
 
+    /// Whether the oldest message on the stream carries its own credentials.
+    pub(super) fn next_speaks_for_another(&self) -> bool {
+        let next = self.flying.front().and_then(|flight| flight.unanswered().first());
+        next.is_some_and(|message| message.credentials.is_some())
+    }
+
     /// Resolves the oldest message on the stream.
     pub(super) fn answer(&mut self, result: PublishResult) -> Result<usize, AnswerFault> {
         let protocol = |fault| AnswerFault::Protocol(Error::Protocol(fault));
@@ -235,11 +241,11 @@ impl Outstanding {
 
 /// A refusal that leaves open what will become of the message is no outcome: the message is sent again.
 fn final_refusal(wire: v1::Refusal) -> Result<Error, AnswerFault> {
-    let refusal = Refusal::from(wire);
+    let refusal = Box::new(Refusal::from(wire));
     if refusal.code == Code::Unavailable {
         return Err(AnswerFault::Again(refusal));
     }
-    Ok(Error::Refused(Box::new(refusal)))
+    Ok(Error::Refused(refusal))
 }
 
 /// Hands an outcome over and returns the bytes of room that this frees. Whoever dropped the other end does not care.

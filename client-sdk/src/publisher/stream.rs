@@ -156,8 +156,9 @@ impl Driver {
 
     fn take_results(&mut self, results: Vec<PublishResult>, token: &Token) -> Result<(), StreamEnd> {
         let (mut messages, mut bytes, mut fault) = (0, 0, None);
-        let has_expired = results.iter().any(is_about_the_token);
+        let mut has_expired = false;
         for result in results {
+            has_expired |= is_about_the_token(&result) && !self.outstanding.next_speaks_for_another();
             match self.outstanding.answer(result) {
                 Ok(freed) => (messages, bytes) = (messages + 1, bytes + freed),
                 Err(found) => {

@@ -48,6 +48,8 @@ pub(super) struct PublishScript {
     pub(super) refuse: Option<Status>,
     /// Answers nothing before this is true.
     pub(super) hold: Option<watch::Receiver<bool>>,
+    /// Takes messages and says nothing about them.
+    pub(super) is_silent: bool,
     /// Ends after so many results.
     pub(super) end: Option<(usize, End)>,
     /// What becomes of fresh tokens; each one is taken by default.
@@ -259,7 +261,8 @@ impl Fake {
     }
 }
 
-fn acceptor(
+/// For TLS 1.3.
+pub(super) fn acceptor(
     certified: &rcgen::CertifiedKey<rcgen::KeyPair>,
     protocols: &[&str],
     clients: Arc<dyn ClientCertVerifier>,
@@ -416,6 +419,9 @@ async fn answer(
         state.streamed.lock().unwrap()[number].extend(request.messages.iter().map(|message| message.id.clone()));
         if let Some(hold) = &mut script.hold {
             hold.wait_for(|is_free| *is_free).await.unwrap();
+        }
+        if script.is_silent {
+            continue;
         }
         for message in &request.messages {
             if let Some((after, end)) = &script.end

@@ -27,6 +27,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a provider may take.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call waits for another token before it tries with one that seems to have run out.
+const USABLE_WITHIN: Duration = Duration::from_secs(5);
 /// How many may wait for the task to notice them; others wait for that.
 const ASKS_QUEUED_MAX: usize = 64;
 /// Longer than any client runs; instants with it do not overflow.
@@ -90,9 +92,9 @@ impl Tokens {
         if held.left() != Some(Duration::ZERO) {
             return held.token;
         }
-        match self.instead_of(&held.token).await {
-            Ok(Some(other)) => other,
-            Ok(None) | Err(_) => held.token,
+        match timeout(USABLE_WITHIN, self.instead_of(&held.token)).await {
+            Ok(Ok(Some(other))) => other,
+            Ok(Ok(None) | Err(_)) | Err(_) => held.token,
         }
     }
 
@@ -229,4 +231,178 @@ impl Keeper {
 async fn ask(provider: &dyn TokenProvider) -> Result<Token, TokenError> {
     let silent = || TokenError::Unavailable(format!("no answer within {} s", PROVIDER_TIMEOUT.as_secs()));
     timeout(PROVIDER_TIMEOUT, provider.token()).await.unwrap_or_else(|_| Err(silent()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, Weak};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::TokenFuture;
+
+    const LIFE: Duration = Duration::from_secs(100);
+
+    /// Numbers its tokens; notes when it was asked.
+    #[derive(Debug, Default)]
+    struct Source {
+        asked_at: Mutex<Vec<Instant>>,
+        is_down: Mutex<bool>,
+        takes: Duration,
+    }
+
+    impl Source {
+        fn asked(&self) -> usize {
+            self.asked_at.lock().unwrap().len()
+        }
+    }
+
+    impl TokenProvider for Source {
+        fn token(&self) -> crate::TokenFuture<'_> {
+            Box::pin(async {
+                self.asked_at.lock().unwrap().push(Instant::now());
+                tokio::time::sleep(self.takes).await;
+                if *self.is_down.lock().unwrap() {
+                    return Err(TokenError::Unavailable("down".to_owned()));
+                }
+                Ok(Token::new(format!("t{}", self.asked()))?.expiring_at(SystemTime::now() + LIFE))
+            })
+        }
+    }
+
+    async fn start(source: Source) -> (Arc<Source>, Tokens) {
+        let source = Arc::new(source);
+        let tokens = Tokens::start(Arc::clone(&source) as Arc<dyn TokenProvider>).await.expect("a token");
+        (source, tokens)
+    }
+
+    async fn sleep(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_token_is_asked_for_when_some_80_percent_of_its_life_have_passed() {
+        let (source, tokens) = start(Source::default()).await;
+        sleep(74).await;
+        assert_eq!((source.asked(), tokens.current().jwt()), (1, "t1"));
+        sleep(12).await;
+        assert_eq!((source.asked(), tokens.current().jwt()), (2, "t2"));
+        sleep(50).await;
+        assert_eq!(source.asked(), 2);
+        sleep(50).await;
+        assert_eq!((source.asked(), tokens.current().jwt()), (3, "t3"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_began_together_do_not_ask_together() {
+        let mut asked = Vec::new();
+        for _ in 0..20 {
+            let (source, _tokens) = start(Source::default()).await;
+            sleep(90).await;
+            let at = source.asked_at.lock().unwrap();
+            asked.push(at[1].duration_since(at[0]).as_millis());
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        assert!(asked.len() > 15, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_fails_is_asked_ever_less_often_and_the_old_token_stays() {
+        let (source, tokens) = start(Source::default()).await;
+        *source.is_down.lock().unwrap() = true;
+        sleep(600).await;
+        assert_eq!(tokens.current().jwt(), "t1");
+        let asked = source.asked_at.lock().unwrap().clone();
+        let pauses: Vec<_> = asked[1..].windows(2).map(|pair| pair[1].duration_since(pair[0])).collect();
+        for (number, pause) in pauses.iter().enumerate() {
+            let whole = PAUSE_MAX.min(PAUSE_MIN * 2_u32.pow(u32::try_from(number).unwrap()));
+            let slack = Duration::from_millis(2); // the timer's granularity
+            assert!(*pause + slack >= whole / 2 && *pause <= whole + slack, "{number}: {pause:?}");
+        }
+        assert!(pauses.len() > 8, "{pauses:?}");
+        *source.is_down.lock().unwrap() = false;
+        sleep(61).await;
+        assert_ne!(tokens.current().jwt(), "t1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_wait_the_source_is_asked_once() {
+        let (source, tokens) = start(Source { takes: Duration::from_secs(3), ..Source::default() }).await;
+        sleep(10).await;
+        let refused = tokens.current();
+        let waiting = (0..200).map(|number| {
+            let (tokens, refused) = (&tokens, &refused);
+            async move {
+                tokio::time::sleep(Duration::from_millis(number * 10)).await;
+                tokens.instead_of(refused).await
+            }
+        });
+        for other in join_all(waiting).await {
+            assert_eq!(other.expect("an answer").expect("another").jwt(), "t2");
+        }
+        assert_eq!(source.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_refuses_every_token_does_not_make_the_client_flood_the_source() {
+        let (source, tokens) = start(Source::default()).await;
+        for _ in 0..1000 {
+            tokens.hurry();
+            let _ = tokens.instead_of(&tokens.current()).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(source.asked() <= 11, "{} times within 10 s", source.asked());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_source_rests_those_who_ask_hear_what_was_wrong() {
+        let (source, tokens) = start(Source::default()).await;
+        *source.is_down.lock().unwrap() = true;
+        sleep(10).await;
+        let refused = tokens.current();
+        for _ in 0..5 {
+            assert_eq!(tokens.instead_of(&refused).await.err(), Some(TokenError::Unavailable("down".to_owned())));
+        }
+        assert_eq!(source.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_has_run_out_is_not_used_if_there_is_another() {
+        let (source, tokens) = start(Source::default()).await;
+        *source.is_down.lock().unwrap() = true;
+        sleep(300).await;
+        assert_eq!(tokens.usable().await.jwt(), "t1", "the broker may see it otherwise");
+        *source.is_down.lock().unwrap() = false;
+        sleep(61).await;
+        assert_ne!(tokens.usable().await.jwt(), "t1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_hangs_is_given_up_and_asked_again() {
+        #[derive(Debug)]
+        struct Hangs(Source);
+        impl TokenProvider for Hangs {
+            fn token(&self) -> TokenFuture<'_> {
+                if self.0.asked() == 0 { self.0.token() } else { Box::pin(std::future::pending()) }
+            }
+        }
+        let tokens = Tokens::start(Arc::new(Hangs(Source::default()))).await.expect("a token");
+        sleep(10).await;
+        let error = tokens.instead_of(&tokens.current()).await.expect_err("no answer");
+        assert_eq!(error, TokenError::Unavailable("no answer within 30 s".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_ends_with_the_client() {
+        let (source, tokens) = start(Source::default()).await;
+        let held: Weak<Source> = Arc::downgrade(&source);
+        drop(source);
+        sleep(1).await;
+        assert!(held.upgrade().is_some());
+        drop(tokens);
+        sleep(1).await;
+        assert!(held.upgrade().is_none());
+    }
 }
