@@ -40,7 +40,6 @@ pub(super) enum Shortage {
 
 impl Rate {
     pub(super) const fn new(per_s: NonZeroU64, burst_s: NonZeroU32) -> Self {
-        #[expect(clippy::cast_lossless, reason = "`From` is not const")]
         Self { per_s, burst_ns: burst_s.get() as u64 * NS_PER_S }
     }
 

@@ -14,11 +14,12 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{connection::ConnectionInfo, refusals::Refusals, session_body::SessionBody, status};
+use super::{connection::ConnectionInfo, overruns::Overruns, refusals::Refusals, session_body::SessionBody, status};
 use crate::{
     authenticate::{BearerToken, Caller, OpenSession, SessionEnd, Sessions, TokenError, Verifier},
     metrics::{Metrics, Stage},
     model::Clock,
+    quota::{OpenCall, Quotas},
     record::{Draft, Recorder},
 };
 
@@ -29,9 +30,17 @@ const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.r
 #[derive(Clone)]
 pub struct GateLayer(Arc<Keeper>);
 
+/// What a call holds until it is over.
+struct Admitted {
+    open: OpenSession,
+    place: OpenCall,
+}
+
 struct Keeper {
     verifier: Arc<Verifier>,
     sessions: Arc<Sessions>,
+    quotas: Arc<Quotas>,
+    overruns: Arc<Overruns>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
     metrics: Metrics,
@@ -39,17 +48,20 @@ struct Keeper {
 }
 
 impl GateLayer {
-    /// Lets pass whom `verifier` recognises, each call in one of `sessions`.
+    /// Lets pass whom `verifier` recognises and whose quota has room, each call in one of `sessions`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "what the gate needs is put together here, once")]
     pub fn new(
         verifier: Arc<Verifier>,
         sessions: Arc<Sessions>,
+        quotas: Arc<Quotas>,
+        overruns: Arc<Overruns>,
         refusals: Arc<Refusals>,
         recorder: Recorder,
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
-        Self(Arc::new(Keeper { verifier, sessions, refusals, recorder, metrics, clock }))
+        Self(Arc::new(Keeper { verifier, sessions, quotas, overruns, refusals, recorder, metrics, clock }))
     }
 }
 
@@ -87,10 +99,11 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
         match self.keeper.admit(&request) {
             Ok(None) => Box::pin(self.inner.call(request)),
-            Ok(Some(open)) => {
+            Ok(Some(Admitted { open, place })) => {
                 let method = request.uri().path().to_owned();
                 let caller = Caller::new(Arc::clone(open.session()));
                 request.extensions_mut().insert(caller.clone());
+                request.extensions_mut().insert(place.meter());
                 let answer = self.inner.call(request);
                 let keeper = Arc::clone(&self.keeper);
                 Box::pin(async move {
@@ -100,7 +113,7 @@ where
                         response = answer => response?,
                     };
                     keeper.note_undecodable(&caller, &method, response.headers()).await;
-                    Ok(keeper.let_pass(open, response))
+                    Ok(keeper.let_pass(Admitted { open, place }, response))
                 })
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
@@ -110,7 +123,7 @@ where
 
 impl Keeper {
     /// A session for the caller of a request, or `None` for one that is open to everybody.
-    fn admit(&self, request: &Request<Body>) -> Result<Option<OpenSession>, Status> {
+    fn admit(&self, request: &Request<Body>) -> Result<Option<Admitted>, Status> {
         let path = request.uri().path();
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         if path.starts_with(HEALTH) {
@@ -130,7 +143,11 @@ impl Keeper {
             return Err(status::too_many_connections());
         }
         connection.expect();
-        Ok(Some(self.sessions.open(identity, connection.peer(), path)))
+        let place = self.quotas.open_call(Arc::clone(&identity)).map_err(|exceeded| {
+            self.overruns.note_identity(Arc::clone(&identity), connection.peer(), exceeded.kind, 1);
+            status::over_quota(&exceeded)
+        })?;
+        Ok(Some(Admitted { open: self.sessions.open(identity, connection.peer(), path), place }))
     }
 
     /// The answer to a caller whose session ended before the call was answered.
@@ -143,12 +160,12 @@ impl Keeper {
     }
 
     /// Lets an answer pass as long as its session lasts.
-    fn let_pass(&self, open: OpenSession, response: Response<Body>) -> Response<Body> {
+    fn let_pass(&self, Admitted { open, place }: Admitted, response: Response<Body>) -> Response<Body> {
         if open.session().pass(self.clock.now(), || ()).is_err() {
             return self.cut_short(&Caller::new(Arc::clone(open.session())));
         }
         let (clock, refusals) = (self.clock.clone(), Arc::clone(&self.refusals));
-        response.map(|body| SessionBody::wrap(open, body, clock, refusals))
+        response.map(|body| SessionBody::wrap(open, place, body, clock, refusals))
     }
 
     /// A call that ended before any service saw it, because its only message could not be decoded.

@@ -18,7 +18,6 @@ struct Fixture {
     quotas: Quotas,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "terms are optional")]
 fn max(value: u64) -> Option<Ceiling> {
     Some(Ceiling::Max(NonZeroU64::new(value).expect("some")))
 }
