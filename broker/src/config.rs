@@ -122,6 +122,13 @@ pub struct IdentityConfig {
     /// How many verified tokens are remembered.
     #[serde(default = "default_token_cache")]
     pub token_cache_entries_max: usize,
+    /// How long a token may be good for, from `iat` to `exp`. A revocation of tokens ends by itself once they must have
+    /// run out.
+    #[serde(default = "default_token_lifetime")]
+    pub token_lifetime_s_max: u64,
+    /// How many revocations may be in force.
+    #[serde(default = "default_revocations")]
+    pub revocations_max: usize,
 }
 
 /// `[[identity.issuers]]`
@@ -353,6 +360,12 @@ const fn default_drain_ms() -> u64 {
 const fn default_token_cache() -> usize {
     65_536
 }
+const fn default_token_lifetime() -> u64 {
+    86_400
+}
+const fn default_revocations() -> usize {
+    100_000
+}
 fn default_roles_claim() -> String {
     "roles".to_owned()
 }
@@ -490,6 +503,7 @@ impl Config {
             ("delivery.queue_messages_max", delivery.queue_messages_max),
             ("delivery.queue_bytes_max", delivery.queue_bytes_max),
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
+            ("identity.revocations_max", self.identity.revocations_max),
             ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
             ("quotas.agents_max", self.quotas.agents_max),
         ]

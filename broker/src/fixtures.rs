@@ -35,6 +35,13 @@ impl World {
         Self { issuer, verifier, clock }
     }
 
+    /// The same issuer and clock, and a verifier that has seen nothing yet.
+    pub(crate) fn restarted(self) -> Self {
+        let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
+        let verifier = Verifier::new(vec![trusted(&self.issuer)], settings, self.clock.clone());
+        Self { verifier, ..self }
+    }
+
     pub(crate) fn claims(&self, agent: &str) -> Claims {
         self.issuer.claims(agent, NOW, LIFETIME)
     }

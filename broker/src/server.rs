@@ -195,7 +195,8 @@ impl Builder {
         };
         let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
         let settings = writer_settings(&config)?;
-        let (writer, recorder, log) = Writer::start(store, settings, disk, clock.clone(), metrics.clone())?;
+        let (writer, recorder, log) =
+            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), Arc::clone(verifier.revocations()))?;
         Ok(Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log })
     }
 
@@ -205,7 +206,7 @@ impl Builder {
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
         let started = Draft::started(env!("CARGO_PKG_VERSION"), decider.policy_sha256());
-        recorder.access(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
+        recorder.report(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
 
         let (drain, close_all, stop_serving) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -416,6 +417,7 @@ fn writer_settings(config: &Config) -> Result<WriterSettings, IdError> {
         verify_at_start_entries_max: record.verify_at_start_entries_max,
         dedup_ids_per_sender_max: record.dedup_ids_per_sender_max,
         dedup_senders_max: record.dedup_senders_max,
+        revocations_max: config.identity.revocations_max,
     })
 }
 

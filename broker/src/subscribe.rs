@@ -91,11 +91,10 @@ impl Reading {
         identity.check_standing(self.clock.now())?;
         let verdict = self.decider.decide_access(access, &identity, caller.peer());
         let draft = Draft::access(access, &verdict, &identity, caller.peer()).with_detail(what);
-        let receipt = self.recorder.access(draft).await?;
-        if verdict.decision == Decision::Allow {
-            return Ok(receipt);
-        }
-        let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
+        let receipt = self.recorder.access(draft, identity).await?;
+        let denied =
+            (verdict.decision != Decision::Allow).then(|| verdict.reason.unwrap_or(RefusalReason::DecisionFailed));
+        let Some(reason) = denied.or(receipt.refused) else { return Ok(receipt) };
         Err(ReadRefusal::Denied { decision_id: receipt.decision_id, reason })
     }
 }

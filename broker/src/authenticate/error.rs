@@ -69,6 +69,9 @@ pub enum TokenError {
     /// `nbf` or `iat` has not come.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// The token was revoked.
+    #[error("the token is revoked")]
+    Revoked,
     /// A fresh token on a stream is not one of the agent that opened it.
     #[error("the fresh token is another agent's")]
     OtherAgent,
@@ -96,6 +99,7 @@ impl TokenError {
             Self::Claim(_) | Self::Identifier { .. } | Self::TooMany(_) => "claim",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
             Self::OtherAgent => "other_agent",
         }
     }

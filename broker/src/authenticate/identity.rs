@@ -1,6 +1,13 @@
 //! Who is calling. Only [`Verifier::verify`], in this file, makes an [`Identity`].
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use jsonwebtoken::Validation;
 use quick_cache::sync::Cache;
@@ -11,13 +18,13 @@ use super::{
     error::TokenError,
     keys::KeySet,
     permission::Permissions,
+    revocation::Revocations,
     token::{self, BearerToken, ParsedToken},
 };
 use crate::model::{AgentId, Clock, Destination, Issuer, RoleName, TokenId, UnixMicros, UnixSeconds};
 
 /// A caller whose token was verified.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
-#[derive(Debug)]
 pub struct Identity {
     issuer: Issuer,
     agent: AgentId,
@@ -31,6 +38,9 @@ pub struct Identity {
     expires_at: UnixSeconds,
     leeway_s: i64,
     claims: Map<String, Value>,
+    revocations: Arc<Revocations>,
+    /// At which generation of the revocations this was last found good.
+    unrevoked_at: AtomicU64,
 }
 
 impl Identity {
@@ -108,7 +118,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`TokenError::Expired`] from `exp` on (RFC 7519, section 4.1.4: "on or after"), [`TokenError::NotYetValid`] before
-    /// `nbf` or `iat`; each with the leeway of the verifier.
+    /// `nbf` or `iat`; each with the leeway of the verifier. [`TokenError::Revoked`].
     pub fn check_standing(&self, now: UnixMicros) -> Result<(), TokenError> {
         let now = now.seconds().0;
         if now >= self.expires_at.0.saturating_add(self.leeway_s) {
@@ -117,6 +127,11 @@ impl Identity {
         if now.saturating_add(self.leeway_s) < self.not_before.0.max(self.issued_at.0) {
             return Err(TokenError::NotYetValid);
         }
+        if self.unrevoked_at.load(Ordering::Relaxed) == self.revocations.generation() {
+            return Ok(());
+        }
+        let generation = self.revocations.look_up(self, UnixSeconds(now)).map_err(|_| TokenError::Revoked)?;
+        self.unrevoked_at.store(generation, Ordering::Relaxed);
         Ok(())
     }
 
@@ -125,6 +140,14 @@ impl Identity {
     pub fn remaining(&self, now: UnixMicros) -> std::time::Duration {
         let end = self.expires_at.0.saturating_add(self.leeway_s).saturating_mul(1_000_000);
         std::time::Duration::from_micros(u64::try_from(end.saturating_sub(now.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Identity");
+        shown.field("issuer", &self.issuer).field("agent", &self.agent).field("token_id", &self.token_id);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -158,6 +181,7 @@ pub struct Verifier {
     leeway_s: i64,
     clock: Clock,
     verified: Cache<[u8; 32], Arc<Identity>>,
+    revocations: Arc<Revocations>,
 }
 
 impl Verifier {
@@ -169,7 +193,14 @@ impl Verifier {
             leeway_s: i64::try_from(settings.leeway_s).unwrap_or(i64::MAX),
             clock,
             verified: Cache::new(settings.cache_entries_max),
+            revocations: Arc::default(),
         }
+    }
+
+    /// The revocations that its identities go by; none to begin with.
+    #[must_use]
+    pub const fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Recognises the bearer of a token.
@@ -201,7 +232,7 @@ impl Verifier {
         jsonwebtoken::decode::<serde::de::IgnoredAny>(token.as_str(), &found.key, &validation)
             .map_err(|error| refusal(error.kind()))?;
         claims::check_audience(&parsed.claims, &trusted.audience)?;
-        identity(parsed, trusted, self.leeway_s)
+        identity(parsed, trusted, self.leeway_s, Arc::clone(&self.revocations))
     }
 }
 
@@ -230,7 +261,12 @@ fn refusal(kind: &jsonwebtoken::errors::ErrorKind) -> TokenError {
     }
 }
 
-fn identity(parsed: ParsedToken, trusted: &TrustedIssuer, leeway_s: i64) -> Result<Identity, TokenError> {
+fn identity(
+    parsed: ParsedToken,
+    trusted: &TrustedIssuer,
+    leeway_s: i64,
+    revocations: Arc<Revocations>,
+) -> Result<Identity, TokenError> {
     let issued_at = claims::date(&parsed.claims, "iat")?;
     Ok(Identity {
         issuer: trusted.issuer.clone(),
@@ -245,6 +281,8 @@ fn identity(parsed: ParsedToken, trusted: &TrustedIssuer, leeway_s: i64) -> Resu
         expires_at: claims::date(&parsed.claims, "exp")?,
         leeway_s,
         claims: parsed.claims,
+        revocations,
+        unrevoked_at: AtomicU64::new(0),
     })
 }
 

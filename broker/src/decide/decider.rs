@@ -61,7 +61,7 @@ impl Decider {
         Decided::new(inspected, verdict)
     }
 
-    /// Decides whether a caller may read.
+    /// Decides whether a caller may read or administer.
     #[must_use]
     pub fn decide_access(&self, access: Access<'_>, agent: &Identity, peer: SocketAddr) -> Verdict {
         let permissions = agent.permissions();
@@ -70,6 +70,8 @@ impl Decider {
                 !patterns.is_empty() && patterns.iter().all(|pattern| permissions.subscribe(pattern))
             }
             Access::AuditRead => permissions.audit_read(),
+            Access::Revoke(_) | Access::Reinstate(_) => permissions.admin_revoke(),
+            Access::AdminRead(_) | Access::Disconnect(_) => permissions.admin_sessions(),
         };
         if !permitted {
             return self.native_denial("native/permission", RefusalReason::MissingPermission);

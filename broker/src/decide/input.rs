@@ -12,6 +12,14 @@
 //!  "patterns": ["finance.>"], "peer": {"address": "192.0.2.1"}, "time": {"unix_s": 1790000000}}
 //! ```
 //!
+//! ```json
+//! {"action": "admin.revoke", "operation": "revoke",
+//!  "revocation": {"issuer": "…", "agent": "…", "token_id": "…", "whole_issuer": false}, "agent": {…}, …}
+//! ```
+//!
+//! `admin.revoke` has the operations `revoke` and `reinstate`, `admin.sessions` has `read` and `disconnect`; `revocation`
+//! is there for `revoke`.
+//!
 //! `topic…`, `message` and `findings` are there for `publish`, `patterns` for `subscribe`. `body` is there where the
 //! content type is JSON and the data is. `topic_patterns` are the keys of `data.topics` that match, most specific first.
 
@@ -25,7 +33,7 @@ use super::{
     verdict::Access,
 };
 use crate::{
-    authenticate::Identity,
+    authenticate::{Identity, Revocation, RevocationTarget},
     inspect::Inspected,
     model::{Destination, Finding, Message, Topic, TopicPattern, UnixMicros},
 };
@@ -64,16 +72,43 @@ pub(super) fn describe<S: Sink>(
             caller(inspected.sender(), inspected.peer(), now, &mut input);
         }
         Question::Access { access, agent, peer } => {
-            match access {
-                Access::Subscribe(patterns) => {
-                    input.text("action", "subscribe");
-                    input.texts("patterns", patterns.iter().map(TopicPattern::as_str));
-                }
-                Access::AuditRead => input.text("action", "audit.read"),
-            }
+            requested(*access, &mut input);
             caller(agent, *peer, now, &mut input);
         }
     }
+}
+
+fn requested<S: Sink>(access: Access<'_>, input: &mut Projected<'_, S>) {
+    let mut administer = |action, operation| {
+        input.text("action", action);
+        input.text("operation", operation);
+    };
+    match access {
+        Access::Revoke(_) => administer("admin.revoke", "revoke"),
+        Access::Reinstate(_) => administer("admin.revoke", "reinstate"),
+        Access::AdminRead(_) => administer("admin.sessions", "read"),
+        Access::Disconnect(_) => administer("admin.sessions", "disconnect"),
+        Access::AuditRead => input.text("action", "audit.read"),
+        Access::Subscribe(patterns) => {
+            input.text("action", "subscribe");
+            input.texts("patterns", patterns.iter().map(TopicPattern::as_str));
+        }
+    }
+    if let Access::Revoke(revocation) = access {
+        input.object("revocation", |member| revoked(revocation, member));
+    }
+}
+
+fn revoked<S: Sink>(revocation: &Revocation, member: &mut Projected<'_, S>) {
+    let (agent, token_id) = match &revocation.target {
+        RevocationTarget::Token(token_id) => ("", token_id.as_str()),
+        RevocationTarget::Agent(agent) | RevocationTarget::IssuedBefore(agent, _) => (agent.as_str(), ""),
+        RevocationTarget::WholeIssuer => ("", ""),
+    };
+    member.text("issuer", revocation.issuer.as_str());
+    member.text("agent", agent);
+    member.text("token_id", token_id);
+    member.flag("whole_issuer", revocation.target == RevocationTarget::WholeIssuer);
 }
 
 fn topic<S: Sink>(message: &Message, settings: &TopicSettings, input: &mut Projected<'_, S>) {

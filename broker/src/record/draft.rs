@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use veribus_proto::v1::{self, AuditEntry, EntryKind};
 
-use super::{Malformed, Recipient};
+use super::{Malformed, Recipient, revocation_facts};
 use crate::{
     authenticate::Identity,
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
-    model::{Finding, RefusalReason, Severity, TopicPattern},
+    model::{DecisionId, Finding, RefusalReason, Severity, SubscriptionId, TopicPattern},
 };
 
 /// An entry to be.
@@ -73,19 +73,47 @@ impl Draft {
         Self(entry(EntryKind::BrokerStopped))
     }
 
-    /// A decision on a request to read.
+    /// A decision on a request to read or to administer.
     #[must_use]
     pub fn access(access: Access<'_>, verdict: &Verdict, agent: &Identity, peer: SocketAddr) -> Self {
         let (kind, resource) = match access {
             Access::Subscribe(patterns) => (EntryKind::Subscribe, pattern_list(patterns)),
             Access::AuditRead => (EntryKind::AuditRead, "log".to_owned()),
+            Access::Revoke(revocation) => (EntryKind::Revoked, revocation.to_string()),
+            Access::Reinstate(id) => (EntryKind::Reinstated, cut(id, RULE_BYTES_MAX)),
+            Access::AdminRead(what) => (EntryKind::AdminRead, what.to_owned()),
+            Access::Disconnect(whom) => (EntryKind::Disconnected, whom.to_owned()),
+        };
+        let revocation = match access {
+            Access::Revoke(revocation) => Some(revocation_facts(revocation, "")),
+            _ => None,
         };
         Self(AuditEntry {
+            revocation,
             actor: Some(actor(agent)),
             peer: peer.to_string(),
             resource,
             decision: Some(decision(verdict, &[])),
             ..entry(kind)
+        })
+    }
+
+    /// A stream goes on under a fresh token, or does not; `resource` is the call, or what is left of the subscription.
+    #[must_use]
+    pub fn refreshed(
+        resource: String,
+        verdict: Option<&Verdict>,
+        subscription: Option<SubscriptionId>,
+        agent: &Identity,
+        peer: SocketAddr,
+    ) -> Self {
+        Self(AuditEntry {
+            actor: Some(actor(agent)),
+            peer: peer.to_string(),
+            resource,
+            decision: verdict.map(|verdict| decision(verdict, &[])),
+            subscription_id: subscription.map(|id| id.to_string()).unwrap_or_default(),
+            ..entry(EntryKind::TokenRefreshed)
         })
     }
 
@@ -233,6 +261,13 @@ impl Draft {
         self.0.detail = "entry too long: cut down".to_owned();
     }
 
+    /// The revocation in it gets its name.
+    pub(super) fn name_revocation(&mut self, id: &DecisionId) {
+        if let Some(revocation) = &mut self.0.revocation {
+            revocation.id = id.to_string();
+        }
+    }
+
     pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
         let decision = self.0.decision.get_or_insert_default();
         decision.decision = v1::Decision::Deny.into();
@@ -253,7 +288,9 @@ fn malformed_decision() -> v1::DecisionFacts {
     }
 }
 
-fn actor(identity: &Identity) -> v1::Actor {
+/// Who acted, as verified.
+#[must_use]
+pub fn actor(identity: &Identity) -> v1::Actor {
     v1::Actor {
         issuer: identity.issuer().as_str().to_owned(),
         agent: identity.agent().as_str().to_owned(),

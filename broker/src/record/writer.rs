@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -18,10 +19,14 @@ use super::{
     commit::{ChainEnd, Commit},
     duplicates::{Duplicates, First, FirstOutcome, Key},
     queue::Submission,
+    revocation,
     routed::Ending,
     tail,
 };
+use request::{Changes, Unrecorded};
+
 use crate::{
+    authenticate::Revocations,
     decide::Permitted,
     engine::{AppendError, SharedLogStore},
     metrics::Metrics,
@@ -53,6 +58,8 @@ pub struct WriterSettings {
     pub dedup_ids_per_sender_max: usize,
     /// For how many senders.
     pub dedup_senders_max: usize,
+    /// How many revocations may be in force.
+    pub revocations_max: usize,
 }
 
 /// Why the writer stopped for good. Nothing is acknowledged after this.
@@ -94,11 +101,14 @@ pub struct Writer {
     duplicates: Duplicates,
     known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
     notes: Vec<Draft>,
+    revocations: Arc<Revocations>,
+    /// In force, and not known to be in the log.
+    unrecorded: Vec<Unrecorded>,
     failures: u32,
 }
 
 impl Writer {
-    /// Verifies the log's tail and begins after it.
+    /// Verifies the log's tail and begins after it. What was revoked before is put in force in `revocations`.
     ///
     /// # Errors
     /// [`StartError`]: the broker must not run on a log that it cannot continue.
@@ -108,9 +118,11 @@ impl Writer {
         disk: DiskWatch,
         clock: Clock,
         metrics: Metrics,
+        revocations: Arc<Revocations>,
     ) -> Result<(Self, Recorder, LogReader), StartError> {
         let mut duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         let end = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
+        revocations.change(revocation::load(&*store)?, &[]);
         let (recorder, submissions) = Recorder::new(settings.queue_submissions_max, settings.queue_bytes_max, disk);
         let (committed, reader) = watch::channel(end.next_index);
         let reader = LogReader::new(store.clone(), reader);
@@ -127,6 +139,8 @@ impl Writer {
             duplicates,
             known_audiences,
             notes,
+            revocations,
+            unrecorded: Vec::new(),
             failures: 0,
         };
         Ok((writer, recorder, reader))
@@ -201,15 +215,18 @@ impl Writer {
         for note in &notes {
             commit.push(note.clone());
         }
+        let mut changes = self.changes(&mut commit);
         let mut recorded = Vec::new();
-        let replies: Vec<Reply> = batch.drain(..).map(|one| self.take(one, &mut commit, &mut recorded)).collect();
+        let mut take = |one| self.take(one, &mut commit, &mut recorded, &mut changes);
+        let replies: Vec<Reply> = batch.drain(..).map(&mut take).collect();
         let (chunks, end) = commit.finish();
         let entries = end.next_index - self.end.next_index;
-        match self.store.append(&chunks) {
+        match self.store.append(&chunks, &changes.records) {
             Ok(()) => {}
             Err(AppendError::Write(detail)) => {
                 tracing::error!(detail, "a write to the audit log failed: everything in flight is refused");
                 drop(replies);
+                self.unrecorded = changes.revoked;
                 return self.recover(detail, notes, &recorded);
             }
             // A lost disk: what was in flight is neither acknowledged nor delivered.
@@ -217,6 +234,9 @@ impl Writer {
         }
         self.failures = 0;
         self.end = end;
+        if !changes.lifted.is_empty() {
+            self.revocations.change(Vec::new(), &changes.lifted);
+        }
         self.committed.send_replace(end.next_index);
         self.metrics.committed(entries, started.elapsed());
         let undelivered = handover.hand_over(recorded);
@@ -250,16 +270,19 @@ impl Writer {
         Ok(())
     }
 
-    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Reply {
+    fn take(
+        &mut self,
+        submission: Submission,
+        commit: &mut Commit<'_>,
+        recorded: &mut Vec<Recorded>,
+        changes: &mut Changes,
+    ) -> Reply {
         match submission {
             Submission::Messages(messages, reply, room) => {
                 let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
                 Reply::Messages(reply, outcomes, room)
             }
-            Submission::Access(draft, reply) => {
-                let receipt = AccessReceipt { decision_id: self.decision_id(commit.push(draft)) };
-                Reply::Access(reply, receipt)
-            }
+            Submission::Access(request, reply) => Reply::Access(reply, self.request(*request, commit, changes)),
             // Taken already, before all else.
             Submission::Note(_) => Reply::None,
             Submission::Finish(draft) => {
@@ -289,12 +312,13 @@ impl Writer {
             }
             return self.outcome(id, &first, true);
         }
-        // The token may have run out while the message waited.
-        let ending = if sender.check_standing(self.clock.now()).is_err() {
-            draft.deny("native/token-expired", RefusalReason::TokenExpired);
-            Ending::Refused(id.clone(), RefusalReason::TokenExpired)
-        } else {
-            ending
+        // The token may have run out or been revoked while the message waited.
+        let ending = match self.fallen(&sender) {
+            Some((rule, reason)) => {
+                draft.deny(&rule, reason);
+                Ending::Refused(id.clone(), reason)
+            }
+            None => ending,
         };
         let (outcome, handed_over) = match ending {
             Ending::HandedOver(permitted, audience) => (FirstOutcome::Accepted, Some((permitted, audience))),
@@ -420,5 +444,6 @@ fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
     recipients.chunks(per_entry.max(1))
 }
 
+mod request;
 #[cfg(test)]
 mod tests;

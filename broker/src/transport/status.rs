@@ -129,7 +129,9 @@ impl From<RefusalReason> for Told {
             RefusalReason::PolicyDenied => (Code::PermissionDenied, "denied by policy"),
             RefusalReason::DecisionFailed => (Code::PermissionDenied, "no decision could be made, so the answer is no"),
             RefusalReason::MalformedMessage => (Code::InvalidArgument, "the message is not well-formed"),
-            RefusalReason::TokenExpired => (Code::Unauthenticated, "unauthenticated"),
+            RefusalReason::TokenExpired | RefusalReason::TokenRevoked => (Code::Unauthenticated, "unauthenticated"),
+            RefusalReason::RevocationLimit => (Code::ResourceExhausted, "as many revocations are in force as are kept"),
+            RefusalReason::NoSuchRevocation => (Code::NotFound, "no such revocation is in force"),
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)
