@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -86,6 +87,9 @@ pub struct Config {
     /// How much it takes from whom.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// How much each agent may use.
+    #[serde(default)]
+    pub quotas: QuotasConfig,
 }
 
 /// `[node]`
@@ -267,6 +271,26 @@ pub struct LimitsConfig {
     pub authentication_refusals_recorded_per_s_max: u32,
 }
 
+/// `[quotas]`: for each agent, whatever its connections and tokens. The policy's `data.quotas` may say otherwise for
+/// single agents and roles.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotasConfig {
+    /// Messages published a second; unlimited if absent.
+    pub messages_per_s_max: Option<NonZeroU64>,
+    /// Bytes published a second, as the messages are encoded on the wire; unlimited if absent. A message that is larger
+    /// than `burst_s` seconds' worth never passes.
+    pub bytes_per_s_max: Option<NonZeroU64>,
+    /// How many seconds' worth of both may come at once.
+    pub burst_s: NonZeroU32,
+    /// Calls and streams at the same time.
+    pub streams_max: NonZeroU64,
+    /// Subscriptions at the same time.
+    pub subscriptions_max: NonZeroU64,
+    /// For how many agents at the same time accounts are kept; beyond, further agents must wait.
+    pub agents_max: usize,
+}
+
 const MIB: usize = 1024 * 1024;
 
 impl Default for DeliveryConfig {
@@ -299,6 +323,20 @@ impl Default for LimitsConfig {
             pending_accept_resets_max: 20,
             local_error_resets_max: 64,
             authentication_refusals_recorded_per_s_max: 20,
+        }
+    }
+}
+
+impl Default for QuotasConfig {
+    fn default() -> Self {
+        let places = NonZeroU64::MIN.saturating_add(1_023);
+        Self {
+            messages_per_s_max: None,
+            bytes_per_s_max: None,
+            burst_s: NonZeroU32::MIN,
+            streams_max: places,
+            subscriptions_max: places,
+            agents_max: 65_536,
         }
     }
 }
@@ -437,6 +475,7 @@ impl Config {
             ("identity.dpop_proofs_max", self.identity.dpop_proofs_max),
             ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),
             ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
+            ("quotas.agents_max", self.quotas.agents_max),
         ]
     }
 
@@ -607,6 +646,16 @@ data_directory = "data"
         let (_, after) = after.split_once("[policy]").expect("there");
         let error = parse(&format!("{before}[identity]\nissuers = []\n[policy]{after}")).expect_err("nobody");
         assert!(error.contains("identity.issuers"), "{error}");
+    }
+
+    #[test]
+    fn rates_are_unlimited_unless_they_are_set() {
+        let quotas = parse(VALID).expect("valid").quotas;
+        assert_eq!((quotas.messages_per_s_max, quotas.bytes_per_s_max), (None, None));
+        assert_eq!((quotas.streams_max.get(), quotas.subscriptions_max.get()), (1_024, 1_024));
+        let quotas = parse(&format!("{VALID}[quotas]\nmessages_per_s_max = 5")).expect("valid").quotas;
+        assert_eq!(quotas.messages_per_s_max, NonZeroU64::new(5));
+        assert!(parse(&format!("{VALID}[quotas]\nbytes_per_s_max = 0")).is_err());
     }
 
     #[test]

@@ -43,6 +43,7 @@ struct Inner {
     authentication_refusals: Family<Reason, Counter>,
     key_refreshes: Family<RefreshLabel, Counter>,
     undelivered: Family<Reason, Counter>,
+    quota_refusals: Family<Quota, Counter>,
     connections: Gauge,
     subscriptions: Gauge,
     queued_deliveries: Gauge,
@@ -62,6 +63,11 @@ struct Reason {
 struct RefreshLabel {
     issuer: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Quota {
+    quota: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +126,7 @@ impl Default for Metrics {
             authentication_refusals: Family::default(),
             key_refreshes: Family::default(),
             undelivered: Family::default(),
+            quota_refusals: Family::default(),
             connections: Gauge::default(),
             subscriptions: Gauge::default(),
             queued_deliveries: Gauge::default(),
@@ -138,6 +145,8 @@ impl Default for Metrics {
         registry.register("authentication_refusals", help, inner.authentication_refusals.clone());
         registry.register("key_refreshes", "Fetches of an issuer's keys", inner.key_refreshes.clone());
         registry.register("undelivered", "Messages that a recipient did not get", inner.undelivered.clone());
+        let help = "Messages and calls of agents beyond their quota";
+        registry.register("quota_refusals", help, inner.quota_refusals.clone());
         registry.register("connections", "Open connections", inner.connections.clone());
         registry.register("subscriptions", "Live subscriptions", inner.subscriptions.clone());
         registry.register("queued_deliveries", "Messages that wait for a subscriber", inner.queued_deliveries.clone());
@@ -191,6 +200,11 @@ impl Metrics {
     /// Messages did not reach a recipient.
     pub fn undelivered(&self, reason: &'static str, messages: u64) {
         self.0.undelivered.get_or_create(&Reason { reason }).inc_by(messages);
+    }
+
+    /// Messages or calls were beyond a quota.
+    pub fn quota_refused(&self, quota: &'static str, count: u64) {
+        self.0.quota_refusals.get_or_create(&Quota { quota }).inc_by(count);
     }
 
     /// Connections came (positive) or went (negative).

@@ -22,6 +22,7 @@ use crate::{
     metrics::Metrics,
     model::{Clock, IdError},
     publish::Publisher,
+    quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
     subscribe::Reading,
     transport::{
@@ -30,6 +31,7 @@ use crate::{
         connection::{ConnectionCounts, ConnectionLimits},
         gate::GateLayer,
         listener::{self, ListenerLimits},
+        overruns::Overruns,
         refusals::Refusals,
         tls::{self, ClientAuthorities, TlsError},
     },
@@ -138,6 +140,7 @@ pub struct RunningServer {
     recorder: Recorder,
     tasks: TaskTracker,
     refusals: Arc<Refusals>,
+    overruns: Arc<Overruns>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     background: Vec<JoinHandle<()>>,
     /// `None` once its end was told.
@@ -203,6 +206,8 @@ impl Builder {
         let sessions = Sessions::new(clock.clone());
         let limits = &config.limits;
         let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
+        let overruns = Overruns::new(metrics.clone());
+        let quotas = Arc::new(quotas(&config, &decider, clock.clone()));
         let publisher = Arc::new(Publisher::new(
             inspector,
             Arc::clone(&decider),
@@ -218,7 +223,9 @@ impl Builder {
             Arc::clone(&authenticator),
             recorder.clone(),
             Arc::clone(&refusals),
+            Arc::clone(&overruns),
             agent_limits(limits),
+            clock.clone(),
             drain.clone(),
         );
         let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock.clone(), drain.clone());
@@ -229,6 +236,8 @@ impl Builder {
         let gate = GateLayer::new(
             authenticator,
             Arc::clone(&sessions),
+            quotas,
+            Arc::clone(&overruns),
             Arc::clone(&refusals),
             recorder.clone(),
             metrics.clone(),
@@ -253,6 +262,7 @@ impl Builder {
             tokio::spawn(watch_disk(disk)),
             tokio::spawn(watch_sessions(sessions)),
             tokio::spawn(Refusals::record(Arc::downgrade(&refusals), recorder.clone())),
+            tokio::spawn(Overruns::record(Arc::downgrade(&overruns), recorder.clone())),
         ];
         let mut metrics_address = None;
         if let Some(listen_on) = config.metrics.listen {
@@ -272,6 +282,7 @@ impl Builder {
             recorder,
             tasks,
             refusals,
+            overruns,
             serving,
             background,
             writer: Some(writer),
@@ -323,7 +334,7 @@ impl RunningServer {
         self.tasks.close();
         // Each task writes one note; a writer that is gone ends them at once.
         self.tasks.wait().await;
-        for draft in self.refusals.end_of_second() {
+        for draft in self.refusals.end_of_second().into_iter().chain(self.overruns.end_of_second()) {
             self.recorder.note(draft).await.ok();
         }
         self.recorder.finish(Draft::stopped()).await.ok();
@@ -400,6 +411,18 @@ const fn queue_limits(config: &Config) -> QueueLimits {
         bytes_max: config.delivery.queue_bytes_max,
         drop_oldest: matches!(config.delivery.overflow, Overflow::DropOldest),
     }
+}
+
+fn quotas(config: &Config, decider: &Decider, clock: Clock) -> Quotas {
+    let quotas = &config.quotas;
+    let everybody = QuotaTerms {
+        messages_per_s: quotas.messages_per_s_max.map(Ceiling::Max),
+        bytes_per_s: quotas.bytes_per_s_max.map(Ceiling::Max),
+        burst_s: Some(quotas.burst_s),
+        streams: Some(Ceiling::Max(quotas.streams_max)),
+        subscriptions: Some(Ceiling::Max(quotas.subscriptions_max)),
+    };
+    Quotas::new(QuotaTable::new(everybody, decider.quotas().clone()), quotas.agents_max, clock)
 }
 
 const fn agent_limits(limits: &LimitsConfig) -> AgentLimits {

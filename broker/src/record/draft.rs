@@ -174,6 +174,23 @@ impl Draft {
         })
     }
 
+    /// Messages or calls beyond the quota of an agent, or, if `agent` is absent, of more agents than are told apart.
+    #[must_use]
+    pub fn quota_exceeded(agent: Option<(&Identity, SocketAddr)>, quota: &str, count: u64) -> Self {
+        Self(AuditEntry {
+            actor: agent.map(|(identity, _)| actor(identity)),
+            peer: agent.map(|(_, peer)| peer.to_string()).unwrap_or_default(),
+            detail: quota.to_owned(),
+            decision: Some(v1::DecisionFacts {
+                decision: v1::Decision::Deny.into(),
+                reason: "QUOTA_EXCEEDED".to_owned(),
+                ..v1::DecisionFacts::default()
+            }),
+            count,
+            ..entry(EntryKind::QuotaExceeded)
+        })
+    }
+
     /// A frame that could not be decoded, so that it is not known which messages it held.
     #[must_use]
     pub fn undecodable(agent: &Identity, peer: SocketAddr, method: &str, detail: &str) -> Self {

@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use veribus_proto::v1::{
@@ -42,12 +43,19 @@ impl Broker {
         authenticator: Arc<Authenticator>,
         recorder: Recorder,
         refusals: Arc<Refusals>,
+        overruns: Arc<Overruns>,
         limits: AgentLimits,
+        clock: Clock,
         drain: CancellationToken,
     ) -> Self {
         let senders = Senders::new(authenticator, Arc::clone(&refusals));
         let streams = PublishStreams { publisher, recorder, senders, refusals, limits, drain };
         Self { streams, reading }
+    }
+
+    fn over_quota(&self, caller: &Caller, exceeded: &QuotaExceeded) -> Status {
+        self.streams.overruns.note(caller, exceeded.kind, 1);
+        status::over_quota(exceeded)
     }
 }
 
@@ -57,6 +65,11 @@ pub type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// The caller that the gate let pass. Without one there is no call.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     request.extensions().get::<Caller>().cloned().ok_or_else(status::unauthenticated)
+}
+
+/// What measures the call, as the gate opened it.
+fn meter<T>(request: &Request<T>) -> Result<Meter, Status> {
+    request.extensions().get::<Meter>().cloned().ok_or_else(status::unauthenticated)
 }
 
 #[tonic::async_trait]
@@ -86,7 +99,8 @@ impl BrokerService for Broker {
         request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = caller(&request)?;
-        let responses = self.streams.clone().serve(caller, request.into_inner());
+        let meter = meter(&request)?;
+        let responses = self.streams.clone().serve(caller, meter, request.into_inner());
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -97,14 +111,16 @@ impl BrokerService for Broker {
         let caller = caller(&request)?;
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         let cut_off = connection.switch().clone();
+        let meter = meter(&request)?;
         let mut requests = request.into_inner();
         let patterns = tokio::select! {
             () = self.streams.drain.cancelled() => return Err(status::draining()),
             patterns = subscribe_stream::opening(&mut requests, self.streams.limits.subscription_patterns_max) => patterns?,
         };
+        let place = meter.open_subscription().map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
-        let responses = subscribe_stream::serve(inbox, receipt, requests, self.streams.drain.clone());
+        let responses = subscribe_stream::serve(inbox, receipt, place, requests, self.streams.drain.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 }

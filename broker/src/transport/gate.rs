@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{connection::ConnectionInfo, refusals::Refusals, session_body::SessionBody, status};
+use super::{connection::ConnectionInfo, overruns::Overruns, refusals::Refusals, session_body::SessionBody, status};
 use crate::{
     authenticate::{
         Authenticator, BearerToken, Caller, Identity, OpenSession, Presented, ProofError, Scheme, SessionEnd, Sessions,
@@ -22,6 +22,7 @@ use crate::{
     },
     metrics::{Metrics, Stage},
     model::Clock,
+    quota::{OpenCall, Quotas},
     record::{Draft, Recorder},
 };
 
@@ -34,9 +35,17 @@ const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.r
 #[derive(Clone)]
 pub struct GateLayer(Arc<Keeper>);
 
+/// What a call holds until it is over.
+struct Admitted {
+    open: OpenSession,
+    place: OpenCall,
+}
+
 struct Keeper {
     authenticator: Arc<Authenticator>,
     sessions: Arc<Sessions>,
+    quotas: Arc<Quotas>,
+    overruns: Arc<Overruns>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
     metrics: Metrics,
@@ -46,9 +55,12 @@ struct Keeper {
 impl GateLayer {
     /// Lets pass whom `authenticator` recognises, each call in one of `sessions`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "what the gate needs is put together here, once")]
     pub fn new(
         authenticator: Arc<Authenticator>,
         sessions: Arc<Sessions>,
+        quotas: Arc<Quotas>,
+        overruns: Arc<Overruns>,
         refusals: Arc<Refusals>,
         recorder: Recorder,
         metrics: Metrics,
@@ -204,12 +216,12 @@ impl Keeper {
     }
 
     /// Lets an answer pass as long as its session lasts.
-    fn let_pass(&self, open: OpenSession, response: Response<Body>) -> Response<Body> {
+    fn let_pass(&self, Admitted { open, place }: Admitted, response: Response<Body>) -> Response<Body> {
         if open.session().pass(self.clock.now(), || ()).is_err() {
             return self.cut_short(&Caller::new(Arc::clone(open.session())));
         }
         let (clock, refusals) = (self.clock.clone(), Arc::clone(&self.refusals));
-        response.map(|body| SessionBody::wrap(open, body, clock, refusals))
+        response.map(|body| SessionBody::wrap(open, place, body, clock, refusals))
     }
 
     fn refuse(&self, error: &TokenError, connection: &ConnectionInfo, path: &str) -> Status {

@@ -4,7 +4,7 @@
 //! one takes them from there to the record, in order; the response stream awaits the answers, in order. What may be in
 //! flight between the three is bounded in messages and bytes.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
@@ -50,6 +50,8 @@ pub(super) struct PublishStreams {
     pub(super) recorder: Recorder,
     pub(super) senders: Senders,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) overruns: Arc<Overruns>,
+    pub(super) clock: Clock,
     pub(super) limits: AgentLimits,
     pub(super) drain: CancellationToken,
 }
@@ -75,11 +77,15 @@ enum Answer {
     End(Status),
 }
 
+/// Messages of one request that did not go on, by their place in it, in rising order.
+type OverQuota = Vec<(usize, PublishResult)>;
+
 impl PublishStreams {
     /// Serves one stream.
     pub(super) fn serve(
         self,
         caller: Caller,
+        mut meter: Meter,
         requests: Streaming<PublishStreamRequest>,
     ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Send + 'static {
         let (steps, next_steps) = mpsc::channel(self.limits.in_flight_messages_max);
@@ -102,6 +108,7 @@ impl PublishStreams {
     async fn read(
         &self,
         caller: &Caller,
+        meter: &mut Meter,
         mut requests: Streaming<PublishStreamRequest>,
         room: &Room,
         steps: &mpsc::Sender<Step>,
@@ -217,8 +224,9 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
-        Ok(publishing) => publishing.outcomes().await,
-        Err(error) => Err(error),
+        Some(Ok(publishing)) => publishing.outcomes().await,
+        Some(Err(error)) => Err(error),
+        None => Ok(Vec::new()),
     };
     let results = match outcomes {
         Ok(outcomes) if refused.is_empty() => outcomes.into_iter().map(status::streamed).collect(),
@@ -228,6 +236,7 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         }
         Err(error) => in_order(ids, &refused, |id| Some(status::Told::from(error).refusal(id))),
     };
+    let results = in_order(results, over_quota);
     drop(room);
     Ok(PublishStreamResponse { results, refreshed: None })
 }
