@@ -11,7 +11,10 @@ use super::{
     algorithm::{Algorithms, SignatureAlgorithm},
     standing::KeyStanding,
 };
-use crate::authenticate::error::KeySetError;
+use crate::authenticate::{
+    error::{KeySetError, TokenError},
+    token::Jws,
+};
 
 /// The smallest and largest RSA modulus, in bits: NIST SP 800-131A, and what our cryptography library verifies.
 const RSA_MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -21,14 +24,29 @@ const RSA_EXPONENT_BYTES_MAX: usize = 4;
 
 /// A public key, the algorithm that it verifies, and until when it counts.
 pub(in crate::authenticate) struct VerificationKey {
-    pub(in crate::authenticate) algorithm: SignatureAlgorithm,
-    pub(in crate::authenticate) key: DecodingKey,
+    algorithm: SignatureAlgorithm,
+    key: DecodingKey,
     pub(in crate::authenticate) standing: Arc<KeyStanding>,
     /// SHA-256 of algorithm and parameters: whether a key under the same name is the same key.
     material: [u8; 32],
 }
 
 impl VerificationKey {
+    /// Whether this key made the token's signature, by its own algorithm.
+    ///
+    /// # Errors
+    /// [`TokenError::KeyAlgorithmMismatch`], [`TokenError::Signature`].
+    pub(in crate::authenticate) fn check_signature(&self, jws: &Jws<'_>) -> Result<(), TokenError> {
+        if jws.algorithm != self.algorithm {
+            return Err(TokenError::KeyAlgorithmMismatch);
+        }
+        let signed = jws.signing_input.as_bytes();
+        match jsonwebtoken::crypto::verify(jws.signature, signed, &self.key, self.algorithm.jws()) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(TokenError::Signature),
+        }
+    }
+
     pub(super) fn is_the_same_as(&self, other: &Self) -> bool {
         self.material == other.material
     }
