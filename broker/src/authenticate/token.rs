@@ -67,14 +67,27 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// A token whose form is beyond doubt; nothing in it is verified.
-pub(super) struct ParsedToken {
+/// A token whose form and header are beyond doubt; nothing in it is verified.
+pub(super) struct Jws<'a> {
     pub(super) algorithm: SignatureAlgorithm,
     pub(super) key_id: String,
     /// Whether `typ` says that this is an access token, and nothing else (RFC 9068, section 2.1).
     pub(super) is_at_jwt: bool,
-    pub(super) claims: Map<String, Value>,
-    pub(super) signing_input_sha256: [u8; 32],
+    /// Header and payload as they are signed.
+    pub(super) signing_input: &'a str,
+    /// Base64url.
+    pub(super) signature: &'a str,
+    payload: Vec<u8>,
+}
+
+impl Jws<'_> {
+    pub(super) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
+        object(&self.payload, "payload")
+    }
+
+    pub(super) fn signing_input_sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.signing_input.as_bytes()).into()
+    }
 }
 
 /// Header members that tell a verifier to fetch, trust, unpack or understand something else.
@@ -85,26 +98,26 @@ pub(super) const FORBIDDEN_HEADERS: [&str; 11] =
 const ACCESS_TOKEN_TYPES: [&str; 2] = ["at+jwt", "application/at+jwt"];
 const PLAIN_TYPES: [&str; 2] = ["jwt", "application/jwt"];
 
-pub(super) fn parse(token: &BearerToken) -> Result<ParsedToken, TokenError> {
-    let text = token.as_str();
-    let (signing_input, signature) = text.rsplit_once('.').ok_or(TokenError::NotCompact)?;
+pub(super) fn parse(token: &BearerToken) -> Result<Jws<'_>, TokenError> {
+    let (signing_input, signature) = token.as_str().rsplit_once('.').ok_or(TokenError::NotCompact)?;
     let (header, payload) = signing_input.split_once('.').ok_or(TokenError::NotCompact)?;
-    let [header, payload, signature] = [header, payload, signature].map(decode);
-    if signature?.is_empty() {
+    let (header, payload) = (decode(header)?, decode(payload)?);
+    if decode(signature)?.is_empty() {
         return Err(TokenError::NotCompact);
     }
-    let header = object(&header?, "header")?;
+    let header = object(&header, "header")?;
     for name in FORBIDDEN_HEADERS {
         if header.contains_key(name) {
             return Err(TokenError::ForbiddenHeader(name));
         }
     }
-    Ok(ParsedToken {
+    Ok(Jws {
         is_at_jwt: is_access_token_type(&header)?,
         algorithm: algorithm(&header)?,
         key_id: key_id(&header)?,
-        claims: object(&payload?, "payload")?,
-        signing_input_sha256: Sha256::digest(signing_input.as_bytes()).into(),
+        signing_input,
+        signature,
+        payload,
     })
 }
 
@@ -155,7 +168,8 @@ mod tests {
     }
 
     fn error(text: &str) -> TokenError {
-        match BearerToken::new(text).and_then(|token| parse(&token)) {
+        let parsed = BearerToken::new(text).and_then(|token| parse(&token)?.claims());
+        match parsed {
             Ok(_) => panic!("accepted: {text}"),
             Err(error) => error,
         }
@@ -165,8 +179,9 @@ mod tests {
 
     #[test]
     fn a_token_of_good_form_passes() {
-        let parsed = parse(&BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short")).map(|p| p.claims);
-        assert_eq!(parsed.expect("good form").get("sub"), Some(&Value::from("a")));
+        let token = BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short");
+        let claims = parse(&token).and_then(|jws| jws.claims()).expect("good form");
+        assert_eq!(claims.get("sub"), Some(&Value::from("a")));
     }
 
     #[test]

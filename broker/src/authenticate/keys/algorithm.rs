@@ -41,7 +41,7 @@ impl SignatureAlgorithm {
         }
     }
 
-    pub(in crate::authenticate) const fn jws(self) -> Algorithm {
+    pub(super) const fn jws(self) -> Algorithm {
         match self {
             Self::Es256 => Algorithm::ES256,
             Self::Es384 => Algorithm::ES384,

@@ -11,7 +11,10 @@ use super::{
     algorithm::{Algorithms, SignatureAlgorithm},
     standing::KeyStanding,
 };
-use crate::authenticate::error::KeySetError;
+use crate::authenticate::{
+    error::{KeySetError, TokenError},
+    token::Jws,
+};
 
 /// The smallest and largest RSA modulus, in bits: NIST SP 800-131A, and what our cryptography library verifies.
 const RSA_MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -21,14 +24,29 @@ const RSA_EXPONENT_BYTES_MAX: usize = 4;
 
 /// A public key, the algorithm that it verifies, and until when it counts.
 pub(in crate::authenticate) struct VerificationKey {
-    pub(in crate::authenticate) algorithm: SignatureAlgorithm,
-    pub(in crate::authenticate) key: DecodingKey,
+    algorithm: SignatureAlgorithm,
+    key: DecodingKey,
     pub(in crate::authenticate) standing: Arc<KeyStanding>,
     /// SHA-256 of algorithm and parameters: whether a key under the same name is the same key.
     material: [u8; 32],
 }
 
 impl VerificationKey {
+    /// Whether this key made the token's signature, by its own algorithm.
+    ///
+    /// # Errors
+    /// [`TokenError::KeyAlgorithmMismatch`], [`TokenError::Signature`].
+    pub(in crate::authenticate) fn check_signature(&self, jws: &Jws<'_>) -> Result<(), TokenError> {
+        if jws.algorithm != self.algorithm {
+            return Err(TokenError::KeyAlgorithmMismatch);
+        }
+        let signed = jws.signing_input.as_bytes();
+        match jsonwebtoken::crypto::verify(jws.signature, signed, &self.key, self.algorithm.jws()) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(TokenError::Signature),
+        }
+    }
+
     pub(super) fn is_the_same_as(&self, other: &Self) -> bool {
         self.material == other.material
     }
@@ -137,4 +155,75 @@ fn text<'a>(jwk: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
 
 fn decode(text: &str) -> Option<Vec<u8>> {
     BASE64URL_NOPAD.decode(text.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<Option<SignatureAlgorithm>, KeySetError> {
+        let [n, e] = [modulus, exponent].map(|number| BASE64URL_NOPAD.encode(number));
+        let jwk = json!({"kid": "k", "kty": "RSA", "n": n, "e": e});
+        let members = jwk.as_object().expect("an object");
+        read(members, &Algorithms::default()).map(|found| found.map(|(_, key)| key.algorithm))
+    }
+
+    fn modulus(bits: usize) -> Vec<u8> {
+        let mut bytes = vec![0x55; bits.div_ceil(8)];
+        bytes[0] = if bits % 8 == 0 { 0x80 } else { (1 << (bits % 8)) >> 1 };
+        bytes
+    }
+
+    const E: [u8; 3] = [1, 0, 1];
+
+    #[test]
+    fn an_rsa_key_is_neither_weak_nor_too_much_work() {
+        for (bits, is_accepted) in
+            [(1024, false), (2047, false), (2048, true), (2049, true), (4096, true), (8192, true), (8193, false)]
+        {
+            assert_eq!(rsa_key(&modulus(bits), &E).is_ok(), is_accepted, "{bits}");
+        }
+        let even = [&modulus(2048)[..255], &[0x54]].concat();
+        assert_eq!(rsa_key(&even, &E), Err(KeySetError::Invalid("k".to_owned())));
+        assert!(rsa_key(&[&[0][..], &modulus(2048)].concat(), &E).is_err(), "not its shortest form");
+        assert!(rsa_key(&[], &E).is_err());
+    }
+
+    #[test]
+    fn an_rsa_exponent_is_odd_and_neither_small_nor_huge() {
+        for (exponent, is_accepted) in [
+            (&[1, 0, 1][..], true),
+            (&[1, 0, 3], true),
+            (&[255, 255, 255, 255], true),
+            (&[], false),
+            (&[0], false),
+            (&[1], false),
+            (&[3], false),
+            (&[255, 255], false),
+            (&[1, 0, 2], false),
+            (&[0, 1, 0, 1], false),
+            (&[1, 0, 0, 0, 1], false),
+        ] {
+            assert_eq!(rsa_key(&modulus(2048), exponent).is_ok(), is_accepted, "{exponent:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_whose_alg_is_not_of_its_kind_is_passed_over() {
+        for (kty, crv, alg) in [
+            ("EC", Some("P-256"), json!("ES384")),
+            ("EC", Some("P-384"), json!("ES256")),
+            ("OKP", Some("Ed25519"), json!("ES256")),
+            ("RSA", None, json!("RS512")),
+            ("RSA", None, json!("HS256")),
+            ("RSA", None, json!("RSA-OAEP")),
+            ("RSA", None, json!(1)),
+            ("RSA", Some("P-256"), json!("RS256")),
+        ] {
+            let jwk = json!({"kid": "k", "kty": kty, "crv": crv, "alg": alg});
+            assert!(matches!(read(jwk.as_object().expect("an object"), &Algorithms::default()), Ok(None)), "{jwk}");
+        }
+    }
 }

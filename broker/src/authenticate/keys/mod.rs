@@ -12,6 +12,9 @@ mod set;
 mod source;
 mod standing;
 
+#[cfg(test)]
+mod corpus_tests;
+
 pub use address::AddressError;
 pub use algorithm::{Algorithms, SignatureAlgorithm};
 pub use remote::{RemoteKeys, RemoteKeysSettings};

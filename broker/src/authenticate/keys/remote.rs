@@ -195,3 +195,6 @@ impl Shared {
         Some(self.fetches.subscribe())
     }
 }
+
+#[cfg(test)]
+mod tests;
