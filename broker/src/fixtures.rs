@@ -45,7 +45,8 @@ impl World {
         Self::of(issuer("https://issuer.example", kind), Clock::manual(NOW))
     }
 
-    fn of(issuer: TokenIssuer, clock: Clock) -> Self {
+    /// With this issuer and clock.
+    pub(crate) fn of(issuer: TokenIssuer, clock: Clock) -> Self {
         let verifier = Arc::new(Verifier::new(vec![trusted(&issuer)], VERIFIER_SETTINGS, clock.clone()));
         let authenticator = Authenticator::new(Arc::clone(&verifier), proofs(Some(PUBLIC_URL)), clock.clone());
         Self { issuer, verifier, authenticator, clock }

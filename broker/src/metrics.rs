@@ -247,6 +247,7 @@ mod tests {
         metrics.message(MessageEnd::Quarantine);
         metrics.stage(Stage::Record, Duration::from_millis(1));
         metrics.undelivered("slow_subscriber", 3);
+        metrics.quota_refused("messages_per_s_max", 2);
         metrics.keys_refreshed(&Issuer::parse("https://login.example").expect("an issuer"), false);
         let gauges = Gauges { queued_submissions: 1, log_entries: 2, log_bytes: 3, free_disk_bytes: 4 };
         let text = metrics.render(gauges).expect("text");
@@ -255,6 +256,7 @@ mod tests {
             r#"veribus_messages_total{decision="allow"} 0"#,
             r#"veribus_stage_seconds_count{stage="record"} 1"#,
             r#"veribus_undelivered_total{reason="slow_subscriber"} 3"#,
+            r#"veribus_quota_refusals_total{quota="messages_per_s_max"} 2"#,
             r#"veribus_key_refreshes_total{issuer="https://login.example",outcome="failed"} 1"#,
             "veribus_log_entries 2",
             "veribus_log_bytes 3",

@@ -20,7 +20,7 @@ use crate::{
     },
     inspect::{Inspector, InspectorSettings, RulesError},
     metrics::Metrics,
-    model::{Clock, IdError},
+    model::{Ceiling, Clock, IdError, QuotaTerms},
     publish::Publisher,
     quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},

@@ -21,7 +21,7 @@ use super::{
     keys::{IssuerKeys, KeyStanding},
     permission::Permissions,
     revocation::Revocations,
-    token::{self, BearerToken, ParsedToken},
+    token::{self, BearerToken},
 };
 use crate::model::{AgentId, Clock, Destination, Issuer, RoleName, TokenId, UnixMicros, UnixSeconds};
 
@@ -291,8 +291,8 @@ impl Verifier {
     /// Asks the issuer of a token for its keys, as often as the settings allow: it may have published the token's key just
     /// now. Waits a few seconds for the answer.
     pub(super) async fn fetch_keys(&self, token: &BearerToken) {
-        let parsed = token::parse(token);
-        let trusted = parsed.and_then(|parsed| self.trusted(&parsed));
+        let claims = token::parse(token).and_then(|jws| jws.claims());
+        let trusted = claims.and_then(|claims| self.trusted(&claims));
         if let Ok(TrustedIssuer { keys: IssuerKeys::Remote(keys), .. }) = trusted {
             keys.fetch_once_more().await;
         }
@@ -328,7 +328,7 @@ impl Verifier {
         if expires_at.0.saturating_sub(issued_at.0) > self.lifetime_s_max {
             return Err(TokenError::LifetimeTooLong { max: self.lifetime_s_max });
         }
-        let confirmation = Confirmation::from_claims(claims)?;
+        let confirmation = Confirmation::from_claims(&claims)?;
         if trusted.require_bound && confirmation.is_none() {
             return Err(TokenError::Unbound);
         }
@@ -346,8 +346,8 @@ impl Verifier {
             leeway_s: self.leeway_s,
             key,
             confirmation,
-            actors: delegation::actors(claims, &trusted.issuer)?,
-            claims: parsed.claims,
+            actors: delegation::actors(&claims, &trusted.issuer)?,
+            claims,
             revocations: Arc::clone(&self.revocations),
             unrevoked_at: AtomicU64::new(0),
         })

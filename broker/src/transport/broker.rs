@@ -15,6 +15,7 @@ pub use super::publish_stream::AgentLimits;
 use super::{
     connection::ConnectionInfo,
     convert,
+    overruns::Overruns,
     publish_stream::PublishStreams,
     refusals::Refusals,
     senders::{Senders, Unrecognised},
@@ -22,7 +23,9 @@ use super::{
 };
 use crate::{
     authenticate::{Authenticator, Caller},
+    model::Clock,
     publish::Publisher,
+    quota::{Meter, QuotaExceeded},
     record::Recorder,
     subscribe::Reading,
 };
@@ -37,6 +40,7 @@ impl Broker {
     /// Serves publishes by `publisher` and subscriptions by `reading`, until `drain` is cancelled. Senders of single
     /// messages are recognised by `authenticator`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "what the service needs is put together here, once")]
     pub fn new(
         publisher: Arc<Publisher>,
         reading: Arc<Reading>,
@@ -49,7 +53,7 @@ impl Broker {
         drain: CancellationToken,
     ) -> Self {
         let senders = Senders::new(authenticator, Arc::clone(&refusals));
-        let streams = PublishStreams { publisher, recorder, senders, refusals, limits, drain };
+        let streams = PublishStreams { publisher, recorder, senders, refusals, overruns, clock, limits, drain };
         Self { streams, reading }
     }
 
@@ -79,7 +83,12 @@ impl BrokerService for Broker {
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let caller = caller(&request)?;
+        let meter = meter(&request)?;
         let mut message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
+        if meter.has_rates() {
+            let taken = meter.take(self.streams.clock.now(), message.encoded_len());
+            taken.map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
+        }
         let sender = self.streams.senders.recognise(&caller, message.credentials.take());
         let message = convert::message(
             &caller.identity(),

@@ -53,7 +53,7 @@ struct Keeper {
 }
 
 impl GateLayer {
-    /// Lets pass whom `authenticator` recognises, each call in one of `sessions`.
+    /// Lets pass whom `authenticator` recognises and whose quota has room, each call in one of `sessions`.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "what the gate needs is put together here, once")]
     pub fn new(
@@ -66,7 +66,7 @@ impl GateLayer {
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
-        Self(Arc::new(Keeper { authenticator, sessions, refusals, recorder, metrics, clock }))
+        Self(Arc::new(Keeper { authenticator, sessions, quotas, overruns, refusals, recorder, metrics, clock }))
     }
 }
 
@@ -104,14 +104,14 @@ where
     fn call(&mut self, request: Request<Body>) -> Answer<S::Error> {
         match self.keeper.admit(&request) {
             Ok(Admission::Open) => Box::pin(self.inner.call(request)),
-            Ok(Admission::Known(open)) => serve(Arc::clone(&self.keeper), &mut self.inner, open, request),
+            Ok(Admission::Known(admitted)) => serve(Arc::clone(&self.keeper), &mut self.inner, admitted, request),
             Ok(Admission::Wait(asking)) => {
                 let next = self.inner.clone();
                 let mut ready = std::mem::replace(&mut self.inner, next);
                 let keeper = Arc::clone(&self.keeper);
                 Box::pin(async move {
                     match keeper.admit_later(asking).await {
-                        Ok(open) => serve(keeper, &mut ready, open, request).await,
+                        Ok(admitted) => serve(keeper, &mut ready, admitted, request).await,
                         Err(status) => Ok(status.into_http()),
                     }
                 })
@@ -122,7 +122,7 @@ where
 }
 
 /// Calls the service for a caller who was recognised.
-fn serve<S>(keeper: Arc<Keeper>, inner: &mut S, open: OpenSession, mut request: Request<Body>) -> Answer<S::Error>
+fn serve<S>(keeper: Arc<Keeper>, inner: &mut S, admitted: Admitted, mut request: Request<Body>) -> Answer<S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
@@ -130,8 +130,9 @@ where
 {
     let method = request.uri().path().to_owned();
     let certificate = request.extensions().get().and_then(ConnectionInfo::certificate_sha256);
-    let caller = Caller::new(Arc::clone(open.session())).over(certificate);
+    let caller = Caller::new(Arc::clone(admitted.open.session())).over(certificate);
     request.extensions_mut().insert(caller.clone());
+    request.extensions_mut().insert(admitted.place.meter());
     let answer = inner.call(request);
     Box::pin(async move {
         let response = tokio::select! {
@@ -140,7 +141,7 @@ where
             response = answer => response?,
         };
         keeper.note_undecodable(&caller, &method, response.headers()).await;
-        Ok(keeper.let_pass(open, response))
+        Ok(keeper.let_pass(admitted, response))
     })
 }
 
@@ -149,7 +150,7 @@ enum Admission {
     /// It is open to everybody.
     Open,
     /// The caller is recognised.
-    Known(OpenSession),
+    Known(Admitted),
     /// The token's key is not known; its issuer may have published it just now.
     Wait(Box<Asking>),
 }
@@ -189,7 +190,7 @@ impl Keeper {
     }
 
     /// The same, once the issuer was asked for its keys.
-    async fn admit_later(&self, asking: Box<Asking>) -> Result<OpenSession, Status> {
+    async fn admit_later(&self, asking: Box<Asking>) -> Result<Admitted, Status> {
         let Asking { headers, connection, path } = *asking;
         let recognised = match presented(&headers, &connection, &path) {
             Ok(presented) => self.authenticator.authenticate_or_fetch(&presented).await,
@@ -198,12 +199,16 @@ impl Keeper {
         self.welcome(recognised.map_err(|error| self.refuse(&error, &connection, &path))?, &connection, &path)
     }
 
-    fn welcome(&self, identity: Arc<Identity>, connection: &ConnectionInfo, path: &str) -> Result<OpenSession, Status> {
+    fn welcome(&self, identity: Arc<Identity>, connection: &ConnectionInfo, path: &str) -> Result<Admitted, Status> {
         if !connection.admit(&identity) {
             return Err(status::too_many_connections());
         }
         connection.expect();
-        Ok(self.sessions.open(identity, connection.peer(), path))
+        let place = self.quotas.open_call(Arc::clone(&identity)).map_err(|exceeded| {
+            self.overruns.note_identity(Arc::clone(&identity), connection.peer(), exceeded.kind, 1);
+            status::over_quota(&exceeded)
+        })?;
+        Ok(Admitted { open: self.sessions.open(identity, connection.peer(), path), place })
     }
 
     /// The answer to a caller whose session ended before the call was answered.

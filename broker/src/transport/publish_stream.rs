@@ -18,13 +18,16 @@ use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStream
 
 use super::{
     convert,
+    overruns::Overruns,
     refusals::Refusals,
     senders::{Senders, Unrecognised},
     status,
 };
 use crate::{
     authenticate::{Caller, Identity, TokenError},
-    publish::{Posted, Publisher, Publishing},
+    model::Clock,
+    publish::{Publisher, Publishing},
+    quota::Meter,
     record::{Draft, RecordError, Recorder, Routed},
 };
 
@@ -58,27 +61,31 @@ pub(super) struct PublishStreams {
 
 /// One request on its way to the record.
 enum Step {
-    Publish { ids: Vec<String>, routed: JoinHandle<Result<OnTheWay, TokenError>>, room: [OwnedSemaphorePermit; 2] },
+    Publish { on_the_way: JoinHandle<Result<OnTheWay, TokenError>>, room: [OwnedSemaphorePermit; 2] },
     End(Status),
 }
 
-/// Messages for the record, and the places of those that were refused for their own credentials, in rising order.
-type OnTheWay = (Vec<Routed>, Vec<usize>);
+/// The messages of one request, ready for the record, with their ids as sent.
+struct OnTheWay {
+    routed: Vec<Routed>,
+    ids: Vec<String>,
+    settled: Settled,
+}
+
+/// Messages of one request that do not go on, by their place in it, in rising order.
+type Settled = Vec<(usize, PublishResult)>;
 
 /// One answer to come.
 enum Answer {
     Results {
         ids: Vec<String>,
-        /// Which of them were refused for their own credentials, in rising order; the others are pending.
-        refused: Vec<usize>,
-        pending: Result<Publishing, RecordError>,
+        settled: Settled,
+        /// `None` where no message went on.
+        pending: Option<Result<Publishing, RecordError>>,
         room: [OwnedSemaphorePermit; 2],
     },
     End(Status),
 }
-
-/// Messages of one request that did not go on, by their place in it, in rising order.
-type OverQuota = Vec<(usize, PublishResult)>;
 
 impl PublishStreams {
     /// Serves one stream.
@@ -93,7 +100,7 @@ impl PublishStreams {
         tokio::spawn(self.clone().record(caller.clone(), next_steps, answers));
         tokio::spawn(async move {
             let room = Room::new(self.limits);
-            if let Err(end) = self.read(&caller, requests, &room, &steps).await {
+            if let Err(end) = self.read(&caller, &mut meter, requests, &room, &steps).await {
                 // An error means that the client is gone.
                 drop(steps.send(Step::End(end)).await);
             }
@@ -123,7 +130,7 @@ impl PublishStreams {
             };
             match request {
                 Ok(Some(request)) => {
-                    let step = self.route(caller, request, room).await?;
+                    let step = self.set_out(caller, meter, request, room).await?;
                     if steps.send(step).await.is_err() {
                         return Ok(());
                     }
@@ -138,10 +145,8 @@ impl PublishStreams {
     async fn record(self, caller: Caller, mut steps: mpsc::Receiver<Step>, answers: mpsc::Sender<Answer>) {
         while let Some(step) = steps.recv().await {
             let answer = match step {
-                Step::Publish { ids, routed, room } => match routed.await {
-                    Ok(Ok((routed, refused))) => {
-                        Answer::Results { ids, refused, pending: self.publisher.record(routed).await, room }
-                    }
+                Step::Publish { on_the_way, room } => match on_the_way.await {
+                    Ok(Ok(arrived)) => self.results(arrived, room).await,
                     Ok(Err(error)) => Answer::End(self.refused(&caller, &error)),
                     // A stage that broke off: nothing of this request, and nothing after it, is recorded.
                     Err(_) => Answer::End(status::record_status(RecordError::Failed)),
@@ -156,8 +161,21 @@ impl PublishStreams {
         }
     }
 
+    async fn results(&self, arrived: OnTheWay, room: [OwnedSemaphorePermit; 2]) -> Answer {
+        let OnTheWay { routed, ids, settled } = arrived;
+        let is_all_settled = routed.is_empty() && !settled.is_empty();
+        let pending = if is_all_settled { None } else { Some(self.publisher.record(routed).await) };
+        Answer::Results { ids, settled, pending, room }
+    }
+
     /// Sets a request on its way through the stages before the record.
-    async fn route(&self, caller: &Caller, request: PublishStreamRequest, room: &Room) -> Result<Step, Status> {
+    async fn set_out(
+        &self,
+        caller: &Caller,
+        meter: &mut Meter,
+        request: PublishStreamRequest,
+        room: &Room,
+    ) -> Result<Step, Status> {
         if request.messages.len() > self.limits.frame_messages_max {
             self.note(caller, "a request holds too many messages").await?;
             return Err(status::invalid("too many messages in one request"));
@@ -165,32 +183,58 @@ impl PublishStreams {
         // All that the request takes, not only its payloads.
         let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
-        let ids = request.messages.iter().map(|message| convert::cut(&message.id)).collect();
+        let over_quota = self.over_quota(caller, meter, &request.messages);
         // As it is now: a fresh token speaks for what comes after it.
         let identity = caller.identity();
         let (this, caller) = (self.clone(), caller.clone());
-        let routed = tokio::spawn(async move {
-            let (messages, refused) = this.posted(&caller, &identity, request.messages);
-            Ok((this.publisher.route(&identity, caller.peer(), messages)?, refused))
-        });
-        Ok(Step::Publish { ids, routed, room: taken })
+        let on_the_way = tokio::spawn(async move { this.route(&caller, &identity, request.messages, over_quota) });
+        Ok(Step::Publish { on_the_way, room: taken })
     }
 
-    /// The messages whose sender is known, and the places of the others.
-    fn posted(
+    /// Answers to the messages that the caller's quota does not let pass. They are not looked into; what comes after them
+    /// and fits passes.
+    fn over_quota(&self, caller: &Caller, meter: &mut Meter, messages: &[v1::Message]) -> Settled {
+        meter.follow(&caller.identity());
+        if !meter.has_rates() {
+            return Settled::new();
+        }
+        let now = self.clock.now();
+        let (mut over, mut counts) = (Settled::new(), HashMap::new());
+        for (place, message) in messages.iter().enumerate() {
+            if let Err(exceeded) = meter.take(now, message.encoded_len()) {
+                over.push((place, status::over_quota_in_stream(&exceeded, convert::cut(&message.id))));
+                *counts.entry(exceeded.kind).or_default() += 1;
+            }
+        }
+        counts.into_iter().for_each(|(kind, count)| self.overruns.note(caller, kind, count));
+        over
+    }
+
+    /// Carries through the stages before the record what is not settled yet and whose sender is known.
+    fn route(
         &self,
         caller: &Caller,
         identity: &Arc<Identity>,
         messages: Vec<v1::Message>,
-    ) -> (Vec<Posted>, Vec<usize>) {
-        let (mut posted, mut refused) = (Vec::with_capacity(messages.len()), Vec::new());
+        mut settled: Settled,
+    ) -> Result<OnTheWay, TokenError> {
+        let over_quota: Vec<usize> = settled.iter().map(|(place, _)| *place).collect();
+        let (mut posted, mut ids) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
         for (place, mut message) in messages.into_iter().enumerate() {
+            if over_quota.binary_search(&place).is_ok() {
+                continue;
+            }
+            let id = convert::cut(&message.id);
             match self.senders.recognise(caller, message.credentials.take()) {
-                Ok(sender) => posted.push(convert::message(identity, caller.peer(), sender, message)),
-                Err(Unrecognised) => refused.push(place),
+                Ok(sender) => {
+                    posted.push(convert::message(identity, caller.peer(), sender, message));
+                    ids.push(id);
+                }
+                Err(Unrecognised) => settled.push((place, status::UNAUTHENTICATED.refusal(id))),
             }
         }
-        (posted, refused)
+        settled.sort_unstable_by_key(|(place, _)| *place);
+        Ok(OnTheWay { routed: self.publisher.route(identity, caller.peer(), posted)?, ids, settled })
     }
 
     /// A caller whose token was good when the call began.
@@ -219,8 +263,8 @@ impl PublishStreams {
 }
 
 async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
-    let (ids, refused, pending, room) = match answer {
-        Answer::Results { ids, refused, pending, room } => (ids, refused, pending, room),
+    let (ids, settled, pending, room) = match answer {
+        Answer::Results { ids, settled, pending, room } => (ids, settled, pending, room),
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
@@ -229,30 +273,27 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         None => Ok(Vec::new()),
     };
     let results = match outcomes {
-        Ok(outcomes) if refused.is_empty() => outcomes.into_iter().map(status::streamed).collect(),
-        Ok(outcomes) => {
-            let mut told = outcomes.into_iter().map(status::streamed);
-            in_order(ids, &refused, |_| told.next())
-        }
-        Err(error) => in_order(ids, &refused, |id| Some(status::Told::from(error).refusal(id))),
+        Ok(outcomes) => outcomes.into_iter().map(status::streamed).collect(),
+        Err(error) => ids.into_iter().map(|id| status::Told::from(error).refusal(id)).collect(),
     };
-    let results = in_order(results, over_quota);
+    let results = in_order(results, settled);
     drop(room);
     Ok(PublishStreamResponse { results, refreshed: None })
 }
 
-/// One result for each message, in the order of sending: for those that were `refused` for their own credentials that, for
-/// the others what `pending` says.
-fn in_order(
-    ids: Vec<String>,
-    refused: &[usize],
-    mut pending: impl FnMut(String) -> Option<PublishResult>,
-) -> Vec<PublishResult> {
-    let result = |(place, id)| match refused.binary_search(&place) {
-        Ok(_) => Some(status::UNAUTHENTICATED.refusal(id)),
-        Err(_) => pending(id),
-    };
-    ids.into_iter().enumerate().filter_map(result).collect()
+/// The answers in the order of the messages.
+fn in_order(results: Vec<PublishResult>, settled: Settled) -> Vec<PublishResult> {
+    if settled.is_empty() {
+        return results;
+    }
+    let mut all = Vec::with_capacity(results.len() + settled.len());
+    let mut results = results.into_iter();
+    for (place, result) in settled {
+        all.extend(results.by_ref().take(place - all.len()));
+        all.push(result);
+    }
+    all.extend(results);
+    all
 }
 
 /// What may still come into flight.

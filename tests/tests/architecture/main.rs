@@ -24,6 +24,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("config", &["model"]),
     ("dev", &["config", "issue", "model"]),
     ("authenticate", &["metrics", "model"]),
+    ("quota", &["authenticate", "model"]),
     ("inspect", &["authenticate", "model"]),
     ("decide", &["authenticate", "inspect", "model"]),
     ("record", &["authenticate", "decide", "engine", "inspect", "metrics", "model"]),

@@ -113,13 +113,7 @@ fn all_calls_of_an_agent_share_what_it_may_use_and_nobody_else_does() {
 fn an_agent_of_the_same_name_of_another_issuer_is_another_agent() {
     let ours = World::new(KeyKind::EdDsa);
     let elsewhere = crate::fixtures::issuer("https://elsewhere.example", KeyKind::EdDsa);
-    let settings = crate::authenticate::VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-    let trusted = vec![crate::fixtures::trusted(&elsewhere)];
-    let world = World {
-        verifier: crate::authenticate::Verifier::new(trusted, settings, ours.clock.clone()),
-        issuer: elsewhere,
-        clock: ours.clock.clone(),
-    };
+    let world = World::of(elsewhere, ours.clock.clone());
     let quotas = fixture(QuotaTerms { streams: max(1), ..QuotaTerms::default() }).quotas;
     let _one = quotas.open_call(ours.identity(&ours.claims("a"))).expect("open");
     let _other = quotas.open_call(world.identity(&world.claims("a"))).expect("open");
