@@ -32,11 +32,12 @@ pub(super) async fn opening(
 
 /// The state between two responses.
 struct Subscriber {
+    /// Before the inbox: who reads in the log that the subscription ended may open another.
+    _place: OpenSubscription,
     inbox: Inbox,
     requests: Streaming<SubscribeRequest>,
     drain: CancellationToken,
     receipt: Option<AccessReceipt>,
-    _place: OpenSubscription,
 }
 
 /// Serves a live subscription: says that it stands, and hands over what comes.
