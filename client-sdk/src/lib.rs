@@ -22,12 +22,14 @@
 //!   [`Receipt`] or in an [`Error`] that says whether it was recorded, was not, or may have been.
 //! - [`Subscription`]: deliveries in the order of the audit log, each checked before it is handed on.
 //! - [`Audit`]: the audit log.
+//! - [`Admin`]: revoking, and open sessions.
 //!
 //! What breaks is taken up again: connections, streams, tokens that ran out where their file holds a newer one.
 //! Messages are sent again with the same id, which the broker records once.
 //!
-//! In scope: the broker's `BrokerService` and `AuditService`. Out of scope: getting a token.
+//! In scope: the broker's `BrokerService`, `AuditService` and `AdminService`. Out of scope: getting a token.
 
+mod admin;
 mod audit;
 mod builder;
 mod client;
@@ -47,6 +49,7 @@ mod token;
 pub use tonic::Code;
 pub use veribus_proto as proto;
 
+pub use admin::{Admin, Disconnect, Disconnected, Revocation, Revoked};
 pub use audit::{Audit, AuditEntries, AuditFilter, StoredEntry};
 pub use builder::ClientBuilder;
 pub use client::Client;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tonic::{Request, transport::Channel};
-use veribus_proto::v1::{audit_service_client::AuditServiceClient, broker_service_client::BrokerServiceClient};
+use veribus_proto::v1::{
+    admin_service_client::AdminServiceClient, audit_service_client::AuditServiceClient,
+    broker_service_client::BrokerServiceClient,
+};
 
 use crate::{
     retry::{Attempts, BackoffBounds},
@@ -38,6 +41,10 @@ impl Session {
 
     pub(crate) fn auditor(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
+    }
+
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
     }
 
     /// A request that carries `token`.

@@ -105,15 +105,22 @@ impl Session {
         self.renewals.load(Ordering::Acquire)
     }
 
+    /// Whether a fresh token is one of the agent that opened the session.
+    ///
+    /// # Errors
+    /// [`TokenError::OtherAgent`].
+    pub fn check_same_agent(&self, fresh: &Identity) -> Result<(), TokenError> {
+        let held = self.identity.load();
+        let same = fresh.issuer() == held.issuer() && fresh.agent() == held.agent();
+        if same { Ok(()) } else { Err(TokenError::OtherAgent) }
+    }
+
     /// Goes on under a fresh token of the same agent.
     ///
     /// # Errors
     /// [`TokenError::OtherAgent`]: the session is as before.
     pub fn renew(&self, fresh: Arc<Identity>) -> Result<(), TokenError> {
-        let held = self.identity.load();
-        if fresh.issuer() != held.issuer() || fresh.agent() != held.agent() {
-            return Err(TokenError::OtherAgent);
-        }
+        self.check_same_agent(&fresh)?;
         self.identity.store(fresh);
         self.renewals.fetch_add(1, Ordering::AcqRel);
         Ok(())

@@ -67,19 +67,10 @@ impl Sessions {
         self.all().iter().filter(|session| fallen(session)).count()
     }
 
-    /// Ends one session, and says whether it was open.
+    /// The session of this number, if it is open.
     #[must_use]
-    pub fn disconnect(&self, id: SessionId) -> bool {
-        let found = self.open.get(&id).map(|session| Arc::clone(&session));
-        found.is_some_and(|session| session.end(&SessionEnd::Disconnected))
-    }
-
-    /// Ends all sessions of an agent, and says how many.
-    #[must_use]
-    pub fn disconnect_agent(&self, issuer: &Issuer, agent: &AgentId) -> usize {
-        let filter = SessionFilter { agent: Some(agent.clone()), issuer: Some(issuer.clone()) };
-        let meant = self.all().into_iter().filter(|session| filter.matches(session));
-        meant.filter(|session| session.end(&SessionEnd::Disconnected)).count()
+    pub fn find(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.open.get(&id).map(|session| Arc::clone(&session))
     }
 
     /// The first `max` sessions after `after`, in the order of their numbers.

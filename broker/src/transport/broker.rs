@@ -12,7 +12,13 @@ use veribus_proto::v1::{
 
 pub use super::publish_stream::AgentLimits;
 use super::{
-    connection::ConnectionInfo, convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream,
+    connection::ConnectionInfo,
+    convert,
+    publish_stream::PublishStreams,
+    refusals::Refusals,
+    renewal::Renewals,
+    status,
+    subscribe_stream::{self, Opened},
 };
 use crate::{authenticate::Caller, publish::Publisher, record::Recorder, subscribe::Reading};
 
@@ -30,10 +36,11 @@ impl Broker {
         reading: Arc<Reading>,
         recorder: Recorder,
         refusals: Arc<Refusals>,
+        renewals: Renewals,
         limits: AgentLimits,
         drain: CancellationToken,
     ) -> Self {
-        let streams = PublishStreams { publisher, recorder, refusals, limits, drain };
+        let streams = PublishStreams { publisher, recorder, refusals, renewals, limits, drain };
         Self { streams, reading }
     }
 }
@@ -85,7 +92,9 @@ impl BrokerService for Broker {
         };
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
-        let responses = subscribe_stream::serve(inbox, receipt, requests, self.streams.drain.clone());
+        let (reading, renewals) = (Arc::clone(&self.reading), self.streams.renewals.clone());
+        let opened = Opened { inbox, receipt, caller, reading, renewals };
+        let responses = subscribe_stream::serve(opened, requests, self.streams.drain.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 }

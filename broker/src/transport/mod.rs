@@ -3,9 +3,10 @@
 //! - [`tls`]: TLS 1.3, and nothing older.
 //! - [`listener`], [`connection`]: who may connect, how often, and for how long without saying who they are.
 //! - [`gate`]: no call passes without a verified caller, before any of its body is decoded.
-//! - [`broker`], [`audit`]: the services of `veribus.v1`.
+//! - [`broker`], [`audit`], [`admin`]: the services of `veribus.v1`.
 //! - [`status`]: the one table from errors to gRPC statuses.
 
+pub mod admin;
 pub mod audit;
 pub mod broker;
 pub mod connection;
@@ -14,6 +15,7 @@ pub mod gate;
 pub mod listener;
 mod publish_stream;
 pub mod refusals;
+pub mod renewal;
 mod session_body;
 mod status;
 mod subscribe_stream;

@@ -10,9 +10,9 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
+use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse, Refreshed};
 
-use super::{convert, refusals::Refusals, status};
+use super::{convert, refusals::Refusals, renewal::Renewals, status};
 use crate::{
     authenticate::{Caller, TokenError},
     publish::{PublishError, Publisher, Publishing},
@@ -40,13 +40,19 @@ pub(super) struct PublishStreams {
     pub(super) publisher: Arc<Publisher>,
     pub(super) recorder: Recorder,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) renewals: Renewals,
     pub(super) limits: AgentLimits,
     pub(super) drain: CancellationToken,
 }
 
 /// One answer to come.
 enum Answer {
-    Results { ids: Vec<String>, pending: Result<Publishing, RecordError>, room: [OwnedSemaphorePermit; 2] },
+    Results {
+        refreshed: Option<Refreshed>,
+        ids: Vec<String>,
+        pending: Result<Publishing, RecordError>,
+        room: [OwnedSemaphorePermit; 2],
+    },
     End(Status),
 }
 
@@ -105,6 +111,10 @@ impl PublishStreams {
             self.note(caller, "a request holds too many messages").await?;
             return Err(status::invalid("too many messages in one request"));
         }
+        let refreshed = match &request.refresh {
+            Some(credentials) => Some(self.renewals.renew(caller, credentials).await?),
+            None => None,
+        };
         // All that the request takes, not only its payloads.
         let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
@@ -115,7 +125,7 @@ impl PublishStreams {
             Err(PublishError::Record(error)) => Err(error),
             Err(PublishError::Token(error)) => return Err(self.refused(caller, &error)),
         };
-        Ok(Answer::Results { ids, pending, room: taken })
+        Ok(Answer::Results { refreshed, ids, pending, room: taken })
     }
 
     /// A caller whose token was good when the call began.
@@ -144,8 +154,8 @@ impl PublishStreams {
 }
 
 async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
-    let (ids, pending, room) = match answer {
-        Answer::Results { ids, pending, room } => (ids, pending, room),
+    let (refreshed, ids, pending, room) = match answer {
+        Answer::Results { refreshed, ids, pending, room } => (refreshed, ids, pending, room),
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
@@ -157,7 +167,7 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
         Err(error) => ids.into_iter().map(|id| status::Told::from(error).refusal(id)).collect(),
     };
     drop(room);
-    Ok(PublishStreamResponse { results, refreshed: None })
+    Ok(PublishStreamResponse { results, refreshed })
 }
 
 /// What may still come into flight.
