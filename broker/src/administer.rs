@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     authenticate::{
         Caller, Revocation, RevocationTarget, Revocations, Revoked, Session, SessionEnd, SessionFilter, SessionId,
-        Sessions,
+        Sessions, TokenError,
     },
     decide::{Access, Decider, Decision},
     deliver::{EndReason, Router},
@@ -150,11 +150,15 @@ impl AdminStages {
     async fn revoke(&self, caller: &Caller, mut revocation: Revocation) -> Result<Revoking, ReadRefusal> {
         revocation.expires_at = revocation.expires_at.or_else(|| self.runs_out(&revocation.target));
         let draft = self.decide(caller, Access::Revoke(&revocation)).await?;
+        let mut named = self.sessions.named_by(&revocation);
         let receipt = self.recorder.revoke(draft, revocation.clone(), caller.identity()).await?;
         let id = accepted(receipt)?;
+        named.extend(self.sessions.named_by(&revocation));
         let now = self.clock.now();
         let reports = self.router.retire(|session| session.check(now).err().map(|end| EndReason::from(&end)));
-        let sessions_ended = self.sessions.end_fallen();
+        self.sessions.end_fallen();
+        let is_revoked = |session: &Session| session.end_reason() == Some(&SessionEnd::Token(TokenError::Revoked));
+        let sessions_ended = named.values().filter(|session| is_revoked(session)).count();
         self.report(reports).await?;
         Ok(Revoking { revoked: Revoked { index: id.audit_index(), id: id.to_string(), revocation }, sessions_ended })
     }

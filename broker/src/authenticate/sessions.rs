@@ -2,6 +2,7 @@
 //! limited where connections are made.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use std::{
 use dashmap::DashMap;
 
 use super::{
-    Identity,
+    Identity, Revocation,
     session::{Session, SessionEnd, SessionId},
 };
 use crate::model::{AgentId, Clock, Issuer};
@@ -58,6 +59,13 @@ impl Sessions {
             session.end(&end);
         }
         OpenSession { session, sessions: Arc::clone(self) }
+    }
+
+    /// The sessions that a revocation names.
+    #[must_use]
+    pub fn named_by(&self, revocation: &Revocation) -> HashMap<SessionId, Arc<Session>> {
+        let named = self.all().into_iter().filter(|session| revocation.names(&session.identity()));
+        named.map(|session| (session.id(), session)).collect()
     }
 
     /// Ends the sessions whose token is no longer good, and says how many. When this returns, nothing passes through them.
