@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_token_of_good_form_passes() {
-        let parsed = parse(&BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short")).map(|p| p.claims);
+        let parsed = parse(&BearerToken::new(token(HEADER, r#"{"sub":"a"}"#)).expect("short")).map(|p| p.claims);
         assert_eq!(parsed.expect("good form").get("sub"), Some(&Value::from("a")));
     }
 
