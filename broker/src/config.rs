@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +14,11 @@ use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
-use crate::model::{IdError, Issuer, NodeName};
+mod identity;
+
+pub use identity::{IdentityConfig, IssuerConfig, KeysFrom, OneOrMore, Preset};
+
+use crate::model::{IdError, NodeName};
 
 /// Why there are no settings.
 #[derive(Debug, Error)]
@@ -82,6 +87,9 @@ pub struct Config {
     /// How much it takes from whom.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// How much each agent may use.
+    #[serde(default)]
+    pub quotas: QuotasConfig,
 }
 
 /// `[node]`
@@ -126,59 +134,6 @@ pub enum ClientCertificates {
     Optional,
     /// No connection without a good one.
     Required,
-}
-
-/// `[identity]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdentityConfig {
-    /// The issuers whose tokens are accepted, by their `iss`.
-    pub issuers: Vec<IssuerConfig>,
-    /// How far clocks may differ, for `exp`, `nbf` and `iat`.
-    #[serde(default)]
-    pub leeway_s: u64,
-    /// How many verified tokens are remembered.
-    #[serde(default = "default_token_cache")]
-    pub token_cache_entries_max: usize,
-    /// Whether tokens must be bound to a client certificate or a key, so that a stolen one is worth nothing.
-    #[serde(default)]
-    pub require_bound: bool,
-    /// How old a DPoP proof may be.
-    #[serde(default = "default_dpop_max_age")]
-    pub dpop_max_age_s: u64,
-    /// How many DPoP proofs are remembered, so that none counts twice. Where no more can be, none is accepted.
-    #[serde(default = "default_dpop_proofs")]
-    pub dpop_proofs_max: usize,
-    /// How many of one agent.
-    #[serde(default = "default_dpop_proofs_per_agent")]
-    pub dpop_proofs_per_agent_max: usize,
-    /// How long a token may be good for, from `iat` to `exp`. A revocation of tokens ends by itself once they must have
-    /// run out.
-    #[serde(default = "default_token_lifetime")]
-    pub token_lifetime_s_max: u64,
-    /// How many revocations may be in force.
-    #[serde(default = "default_revocations")]
-    pub revocations_max: usize,
-}
-
-/// `[[identity.issuers]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IssuerConfig {
-    /// The `iss` claim, exactly.
-    pub issuer: String,
-    /// The `aud` claim that names this broker.
-    pub audience: String,
-    /// The issuer's public keys, a JWK Set (RFC 7517).
-    pub jwks_file: PathBuf,
-    /// Where roles stand in the claims, for example `realm_access.roles`.
-    #[serde(default = "default_roles_claim")]
-    pub roles_claim: String,
-    /// Where permissions stand: a list, or a space-separated string as OAuth's `scope`.
-    #[serde(default = "default_permissions_claim")]
-    pub permissions_claim: String,
-    /// As `identity.require_bound`, for the tokens of this issuer.
-    pub require_bound: Option<bool>,
 }
 
 /// `[policy]`
@@ -316,6 +271,26 @@ pub struct LimitsConfig {
     pub authentication_refusals_recorded_per_s_max: u32,
 }
 
+/// `[quotas]`: for each agent, whatever its connections and tokens. The policy's `data.quotas` may say otherwise for
+/// single agents and roles.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotasConfig {
+    /// Messages published a second; unlimited if absent.
+    pub messages_per_s_max: Option<NonZeroU64>,
+    /// Bytes published a second, as the messages are encoded on the wire; unlimited if absent. A message that is larger
+    /// than `burst_s` seconds' worth never passes.
+    pub bytes_per_s_max: Option<NonZeroU64>,
+    /// How many seconds' worth of both may come at once.
+    pub burst_s: NonZeroU32,
+    /// Calls and streams at the same time.
+    pub streams_max: NonZeroU64,
+    /// Subscriptions at the same time.
+    pub subscriptions_max: NonZeroU64,
+    /// For how many agents at the same time accounts are kept; beyond, further agents must wait.
+    pub agents_max: usize,
+}
+
 const MIB: usize = 1024 * 1024;
 
 impl Default for DeliveryConfig {
@@ -352,32 +327,22 @@ impl Default for LimitsConfig {
     }
 }
 
+impl Default for QuotasConfig {
+    fn default() -> Self {
+        let places = NonZeroU64::MIN.saturating_add(1_023);
+        Self {
+            messages_per_s_max: None,
+            bytes_per_s_max: None,
+            burst_s: NonZeroU32::MIN,
+            streams_max: places,
+            subscriptions_max: places,
+            agents_max: 65_536,
+        }
+    }
+}
+
 const fn default_drain_ms() -> u64 {
     10_000
-}
-const fn default_token_cache() -> usize {
-    65_536
-}
-const fn default_dpop_max_age() -> u64 {
-    60
-}
-const fn default_dpop_proofs() -> usize {
-    131_072
-}
-const fn default_dpop_proofs_per_agent() -> usize {
-    16_384
-}
-const fn default_token_lifetime() -> u64 {
-    86_400
-}
-const fn default_revocations() -> usize {
-    100_000
-}
-fn default_roles_claim() -> String {
-    "roles".to_owned()
-}
-fn default_permissions_claim() -> String {
-    "permissions".to_owned()
 }
 const fn default_evaluation_ms() -> u64 {
     50
@@ -453,7 +418,7 @@ impl Config {
             &mut self.policy.directory,
             &mut self.record.data_directory,
         ];
-        paths.extend(self.identity.issuers.iter_mut().map(|issuer| &mut issuer.jwks_file));
+        paths.extend(self.identity.issuers.iter_mut().flat_map(IssuerConfig::files_mut));
         paths.extend(self.inspection.rules_file.as_mut());
         paths.extend(server.client_ca_file.as_mut());
         for path in paths {
@@ -466,16 +431,8 @@ impl Config {
         if let Err(error) = self.node_name() {
             return fail("node.name", format!("is not a node name: {error}"));
         }
-        if self.identity.issuers.is_empty() {
-            return fail("identity.issuers", "names no issuer, so nobody could connect".to_owned());
-        }
-        for issuer in &self.identity.issuers {
-            if let Err(error) = Issuer::parse(&issuer.issuer) {
-                return fail("identity.issuers.issuer", format!("is not an issuer: {error}"));
-            }
-            if issuer.audience.is_empty() {
-                return fail("identity.issuers.audience", "is empty".to_owned());
-            }
+        if let Some((key, fault)) = self.identity.fault() {
+            return fail(key, fault);
         }
         if let Some((key, fault)) = self.server.fault() {
             return fail(key, fault.to_owned());
@@ -495,7 +452,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 20] {
+    fn positive_settings(&self) -> [(&'static str, usize); 21] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -514,10 +471,11 @@ impl Config {
             ("delivery.queue_messages_max", delivery.queue_messages_max),
             ("delivery.queue_bytes_max", delivery.queue_bytes_max),
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
+            ("identity.revocations_max", self.identity.revocations_max),
             ("identity.dpop_proofs_max", self.identity.dpop_proofs_max),
             ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),
-            ("identity.revocations_max", self.identity.revocations_max),
             ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
+            ("quotas.agents_max", self.quotas.agents_max),
         ]
     }
 
@@ -526,7 +484,7 @@ impl Config {
             ("server.certificate_file", &self.server.certificate_file),
             ("server.private_key_file", &self.server.private_key_file),
         ];
-        files.extend(self.identity.issuers.iter().map(|issuer| ("identity.issuers.jwks_file", &issuer.jwks_file)));
+        files.extend(self.identity.issuers.iter().flat_map(IssuerConfig::files));
         files.extend(self.server.client_ca_file.iter().map(|file| ("server.client_ca_file", file)));
         files.extend(self.inspection.rules_file.iter().map(|file| ("inspection.rules_file", file)));
         for (key, file) in files {
@@ -688,6 +646,16 @@ data_directory = "data"
         let (_, after) = after.split_once("[policy]").expect("there");
         let error = parse(&format!("{before}[identity]\nissuers = []\n[policy]{after}")).expect_err("nobody");
         assert!(error.contains("identity.issuers"), "{error}");
+    }
+
+    #[test]
+    fn rates_are_unlimited_unless_they_are_set() {
+        let quotas = parse(VALID).expect("valid").quotas;
+        assert_eq!((quotas.messages_per_s_max, quotas.bytes_per_s_max), (None, None));
+        assert_eq!((quotas.streams_max.get(), quotas.subscriptions_max.get()), (1_024, 1_024));
+        let quotas = parse(&format!("{VALID}[quotas]\nmessages_per_s_max = 5")).expect("valid").quotas;
+        assert_eq!(quotas.messages_per_s_max, NonZeroU64::new(5));
+        assert!(parse(&format!("{VALID}[quotas]\nbytes_per_s_max = 0")).is_err());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::{
     authenticate::{
-        Authenticator, BearerToken, Identity, KeySet, Presented, ProofLimits, ProofSettings, Scheme, TokenError,
-        TrustedIssuer, Verifier, VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
+        Scheme, TokenError, TrustedIssuer, Verifier, VerifierSettings,
     },
     decide::{Decider, DeciderSettings},
     inspect::{Inspector, InspectorSettings},
@@ -24,6 +24,9 @@ pub(crate) use prover::Prover;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3_600);
+
+pub(crate) const VERIFIER_SETTINGS: VerifierSettings =
+    VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
 
 /// Where the broker is, for DPoP proofs, and the path of the method that is called.
 pub(crate) const PUBLIC_URL: &str = "https://broker.example";
@@ -39,20 +42,19 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(kind: KeyKind) -> Self {
-        let clock = Clock::manual(NOW);
-        let issuer = issuer("https://issuer.example", kind);
-        let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-        let verifier = Arc::new(Verifier::new(vec![trusted(&issuer)], settings, clock.clone()));
+        Self::of(issuer("https://issuer.example", kind), Clock::manual(NOW))
+    }
+
+    /// With this issuer and clock.
+    pub(crate) fn of(issuer: TokenIssuer, clock: Clock) -> Self {
+        let verifier = Arc::new(Verifier::new(vec![trusted(&issuer)], VERIFIER_SETTINGS, clock.clone()));
         let authenticator = Authenticator::new(Arc::clone(&verifier), proofs(Some(PUBLIC_URL)), clock.clone());
         Self { issuer, verifier, authenticator, clock }
     }
 
     /// The same issuer and clock, and a verifier that has seen nothing yet.
     pub(crate) fn restarted(self) -> Self {
-        let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-        let verifier = Arc::new(Verifier::new(vec![trusted(&self.issuer)], settings, self.clock.clone()));
-        let authenticator = Authenticator::new(Arc::clone(&verifier), proofs(Some(PUBLIC_URL)), self.clock.clone());
-        Self { verifier, authenticator, ..self }
+        Self::of(self.issuer, self.clock)
     }
 
     pub(crate) fn claims(&self, agent: &str) -> Claims {
@@ -96,10 +98,10 @@ pub(crate) fn issuer(name: &str, kind: KeyKind) -> TokenIssuer {
 pub(crate) fn trusted(issuer: &TokenIssuer) -> TrustedIssuer {
     TrustedIssuer {
         issuer: Issuer::parse(issuer.issuer()).expect("an issuer"),
-        audience: issuer.audience().to_owned(),
-        keys: KeySet::from_json(issuer.jwks().as_bytes()).expect("a key set"),
-        roles_claim: "roles".to_owned(),
-        permissions_claim: "permissions".to_owned(),
+        audiences: vec![issuer.audience().to_owned()],
+        keys: KeySet::from_json(issuer.jwks().as_bytes(), &Algorithms::default()).expect("a key set").into(),
+        claims: ClaimPaths::default(),
+        require_at_jwt: false,
         require_bound: false,
     }
 }

@@ -71,22 +71,41 @@ impl Publisher {
     /// # Errors
     /// On error nothing was delivered, and none of them is recorded.
     pub async fn publish(&self, caller: &Caller, messages: Vec<Posted>) -> Result<Publishing, PublishError> {
-        let (identity, peer) = (caller.identity(), caller.peer());
-        let mut routed = Vec::with_capacity(messages.len());
-        for Posted { sender, message } in messages {
-            routed.push(match message {
-                Ok(message) => self.route(&identity, sender, peer, message)?,
-                Err(malformed) => Routed::malformed(malformed),
-            });
-        }
+        let routed = self.route(&caller.identity(), caller.peer(), messages)?;
+        Ok(self.record(routed).await?)
+    }
+
+    /// Every stage between the caller and the record. Several requests of one stream may be under way here at once: it is
+    /// the record that puts them in order.
+    ///
+    /// # Errors
+    /// [`TokenError`]: the caller's token is no longer good.
+    pub fn route(
+        &self,
+        identity: &Arc<Identity>,
+        peer: SocketAddr,
+        messages: Vec<Posted>,
+    ) -> Result<Vec<Routed>, TokenError> {
+        let route = |Posted { sender, message }| match message {
+            Ok(message) => self.route_one(identity, sender, peer, message),
+            Err(malformed) => Ok(Routed::malformed(malformed)),
+        };
+        messages.into_iter().map(route).collect()
+    }
+
+    /// Queues what was routed for its record, in this order.
+    ///
+    /// # Errors
+    /// [`RecordError`]: none of them is recorded.
+    pub async fn record(&self, routed: Vec<Routed>) -> Result<Publishing, RecordError> {
         let pending = self.recorder.messages(routed).await?;
         Ok(Publishing { pending, started: Instant::now(), metrics: self.metrics.clone() })
     }
 
-    /// Every stage between the caller and the record. The token's signature was checked when the call began; its standing
+    /// The token's signature was checked when the call began; its standing
     /// is checked here, for each message. That of another sender was checked a moment ago, and is checked again when the
     /// message is recorded: it may refuse this message, never the call.
-    fn route(
+    fn route_one(
         &self,
         caller: &Arc<Identity>,
         sender: Option<Arc<Identity>>,

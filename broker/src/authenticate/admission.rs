@@ -67,9 +67,24 @@ impl Authenticator {
     /// protection that is not there.
     ///
     /// # Errors
-    /// [`TokenError`]: for the audit log, not for the caller.
+    /// [`TokenError`]: for the audit log, not for the caller. [`TokenError::UnknownKey`] is worth an
+    /// [`Authenticator::authenticate_or_fetch`].
     pub fn authenticate(&self, presented: &Presented<'_>) -> Result<Arc<Identity>, TokenError> {
         self.verifier.verify(&presented.token)?.bound(|identity| self.check_binding(identity, presented))
+    }
+
+    /// The same; where the token's key is not known, its issuer is asked first, as often as the settings allow. That takes
+    /// a few seconds at most.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn authenticate_or_fetch(&self, presented: &Presented<'_>) -> Result<Arc<Identity>, TokenError> {
+        match self.authenticate(presented) {
+            Err(TokenError::UnknownKey) => {}
+            decided => return decided,
+        }
+        self.verifier.fetch_keys(&presented.token).await;
+        self.authenticate(presented)
     }
 
     fn check_binding(&self, identity: &Identity, presented: &Presented<'_>) -> Result<(), TokenError> {

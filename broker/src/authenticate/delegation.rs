@@ -40,7 +40,7 @@ pub(super) fn actors(claims: &Map<String, Value>, own: &Issuer) -> Result<Vec<De
 
 fn actor(act: &Map<String, Value>, own: &Issuer) -> Result<DelegatedActor, TokenError> {
     let issuer = if act.contains_key("iss") { claims::issuer(act)? } else { own.clone() };
-    Ok(DelegatedActor { issuer, agent: claims::agent(act)? })
+    Ok(DelegatedActor { issuer, agent: claims::agent(act, "sub")? })
 }
 
 /// What is wrong is wrong within `act`.

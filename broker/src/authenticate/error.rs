@@ -36,12 +36,19 @@ pub enum TokenError {
     /// No `kid`, so no key can be looked up.
     #[error("the header names no key")]
     NoKeyId,
+    /// Claims that only another kind of token has: an ID token or a logout token is no access token (RFC 8725, section
+    /// 3.12; RFC 9068, section 5).
+    #[error("the claim `{0}` is that of another kind of token")]
+    OtherKind(&'static str),
     /// The issuer is not one that we trust.
     #[error("the issuer is not trusted")]
     UnknownIssuer,
     /// The issuer has no key of that name.
     #[error("the issuer has no such key")]
     UnknownKey,
+    /// The key that vouched for the token is withdrawn, or its issuer has been silent for too long.
+    #[error("the key of the token is withdrawn")]
+    KeyWithdrawn,
     /// The key is for another algorithm than the header says.
     #[error("the header's `alg` is not that of the key")]
     KeyAlgorithmMismatch,
@@ -65,12 +72,21 @@ pub enum TokenError {
     /// Longer list than we take.
     #[error("the claim `{0}` has too many members")]
     TooMany(&'static str),
+    /// `exp` lies too long after `iat`.
+    #[error("the token's lifetime is longer than {max} s")]
+    LifetimeTooLong {
+        /// The longest accepted, in seconds.
+        max: i64,
+    },
     /// `exp` has passed (RFC 7519, section 4.1.4).
     #[error("the token has expired")]
     Expired,
     /// `nbf` or `iat` has not come.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// The token was revoked.
+    #[error("the token is revoked")]
+    Revoked,
     /// `cnf` binds the token to something that is not checked here (RFC 7800).
     #[error("the claim `cnf` asks for a check that is not made here")]
     Confirmation,
@@ -86,9 +102,6 @@ pub enum TokenError {
     /// The token is bound to a key, and the caller did not show that it holds it.
     #[error(transparent)]
     Proof(#[from] ProofError),
-    /// The token was revoked.
-    #[error("the token is revoked")]
-    Revoked,
     /// A fresh token on a stream is not one of the agent that opened it.
     #[error("the fresh token is another agent's")]
     OtherAgent,
@@ -111,20 +124,23 @@ impl TokenError {
             Self::WrongType => "wrong_type",
             Self::Algorithm => "algorithm",
             Self::NoKeyId => "no_key_id",
+            Self::OtherKind(_) => "other_kind",
             Self::UnknownIssuer => "unknown_issuer",
             Self::UnknownKey => "unknown_key",
+            Self::KeyWithdrawn => "key_withdrawn",
             Self::KeyAlgorithmMismatch => "key_algorithm_mismatch",
             Self::Signature => "signature",
             Self::Audience => "audience",
             Self::Claim(_) | Self::Identifier { .. } | Self::TooMany(_) => "claim",
+            Self::LifetimeTooLong { .. } => "lifetime_too_long",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
             Self::Confirmation => "confirmation",
             Self::Unbound => "unbound",
             Self::NoCertificate => "certificate_missing",
             Self::OtherCertificate => "certificate_mismatch",
             Self::Proof(error) => error.reason(),
-            Self::Revoked => "revoked",
             Self::OtherAgent => "other_agent",
             Self::OtherBinding => "other_binding",
         }
@@ -162,6 +178,6 @@ pub enum KeySetError {
     #[error("the key `{0}` is not a valid key")]
     Invalid(String),
     /// Nothing that we could verify with.
-    #[error("the key set holds no ES256 or EdDSA signature key with a `kid`")]
+    #[error("the key set holds no signature key with a `kid` for an algorithm that is allowed")]
     NoUsableKey,
 }

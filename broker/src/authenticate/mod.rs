@@ -31,8 +31,11 @@ pub use confirmation::Confirmation;
 pub use delegation::DelegatedActor;
 pub use dpop::{ProofError, ProofLimits, ProofSettings};
 pub use error::{KeySetError, TokenError};
-pub use identity::{Identity, TrustedIssuer, Verifier, VerifierSettings};
-pub use keys::KeySet;
+pub use identity::{ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
+pub use keys::{
+    Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, RemoteKeys,
+    RemoteKeysSettings, SignatureAlgorithm, SourceError,
+};
 pub use permission::{Permission, Permissions};
 pub use revocation::{Revocation, RevocationTarget, Revocations, Revoked};
 pub use session::{Session, SessionEnd, SessionId};

@@ -174,6 +174,23 @@ impl Draft {
         })
     }
 
+    /// Messages or calls beyond the quota of an agent, or, if `agent` is absent, of more agents than are told apart.
+    #[must_use]
+    pub fn quota_exceeded(agent: Option<(&Identity, SocketAddr)>, quota: &str, count: u64) -> Self {
+        Self(AuditEntry {
+            actor: agent.map(|(identity, _)| actor(identity)),
+            peer: agent.map(|(_, peer)| peer.to_string()).unwrap_or_default(),
+            detail: quota.to_owned(),
+            decision: Some(v1::DecisionFacts {
+                decision: v1::Decision::Deny.into(),
+                reason: "QUOTA_EXCEEDED".to_owned(),
+                ..v1::DecisionFacts::default()
+            }),
+            count,
+            ..entry(EntryKind::QuotaExceeded)
+        })
+    }
+
     /// A frame that could not be decoded, so that it is not known which messages it held.
     #[must_use]
     pub fn undecodable(agent: &Identity, peer: SocketAddr, method: &str, detail: &str) -> Self {
@@ -254,11 +271,15 @@ impl Draft {
     }
 
     pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
-        let decision = self.0.decision.get_or_insert_default();
-        decision.decision = v1::Decision::Deny.into();
-        decision.reason = reason.as_str().to_owned();
-        decision.rules.push(rule.to_owned());
+        deny(self.0.decision.get_or_insert_default(), rule, reason);
     }
+}
+
+/// Turns a decision into a denial.
+pub(super) fn deny(decision: &mut v1::DecisionFacts, rule: &str, reason: RefusalReason) {
+    decision.decision = v1::Decision::Deny.into();
+    reason.as_str().clone_into(&mut decision.reason);
+    decision.rules.push(rule.to_owned());
 }
 
 fn entry(kind: EntryKind) -> AuditEntry {

@@ -1,13 +1,13 @@
 //! Between the wire's words and ours. What does not parse is not guessed at.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use prost_types::Timestamp;
 use uuid::Uuid;
 use veribus_proto::v1;
 
 use crate::{
-    authenticate::{Caller, Identity},
+    authenticate::Identity,
     model::{
         ATTRIBUTES_MAX, ContentType, Destination, Message, MessageId, MessageType, TEXT_BYTES_MAX, Topic, UnixMicros,
     },
@@ -16,14 +16,16 @@ use crate::{
 };
 
 /// Reads a message of `sender`, or of the caller if there is none, or says what is wrong with it.
-pub(super) fn message(caller: &Caller, sender: Option<Arc<Identity>>, wire: v1::Message) -> Posted {
+pub(super) fn message(
+    caller: &Arc<Identity>,
+    peer: SocketAddr,
+    sender: Option<Arc<Identity>>,
+    wire: v1::Message,
+) -> Posted {
     let (message_id, size_bytes) = (cut(&wire.id), wire.data.len());
     let message = parse(wire).map_err(|fault| {
-        let (caller_identity, peer) = (caller.identity(), caller.peer());
-        let (sender, via) = match &sender {
-            Some(sender) => (Arc::clone(sender), Some(caller_identity)),
-            None => (caller_identity, None),
-        };
+        let via = sender.is_some().then(|| Arc::clone(caller));
+        let sender = Arc::clone(sender.as_ref().unwrap_or(caller));
         Malformed { sender, via, peer, message_id, fault, size_bytes }
     });
     Posted { sender, message }

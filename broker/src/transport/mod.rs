@@ -12,6 +12,7 @@ pub mod connection;
 mod convert;
 pub mod gate;
 pub mod listener;
+pub mod overruns;
 mod publish_stream;
 pub mod refusals;
 mod senders;

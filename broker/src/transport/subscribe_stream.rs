@@ -8,7 +8,7 @@ use veribus_proto::v1::{
 };
 
 use super::{convert, status};
-use crate::{deliver::Inbox, model::TopicPattern, record::AccessReceipt};
+use crate::{deliver::Inbox, model::TopicPattern, quota::OpenSubscription, record::AccessReceipt};
 
 /// How much one response carries, about.
 const BATCH_MESSAGES_MAX: usize = 256;
@@ -36,16 +36,18 @@ struct Subscriber {
     requests: Streaming<SubscribeRequest>,
     drain: CancellationToken,
     receipt: Option<AccessReceipt>,
+    _place: OpenSubscription,
 }
 
 /// Serves a live subscription: says that it stands, and hands over what comes.
 pub(super) fn serve(
     inbox: Inbox,
     receipt: AccessReceipt,
+    place: OpenSubscription,
     requests: Streaming<SubscribeRequest>,
     drain: CancellationToken,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send + 'static {
-    let subscriber = Subscriber { inbox, requests, drain, receipt: Some(receipt) };
+    let subscriber = Subscriber { inbox, requests, drain, receipt: Some(receipt), _place: place };
     stream::unfold(Some(subscriber), |subscriber| async move {
         let mut subscriber = subscriber?;
         match subscriber.next().await {

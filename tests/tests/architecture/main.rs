@@ -16,14 +16,15 @@ use rules::{Edge, cycle, edges};
 use source::{SourceFile, mentions};
 
 /// Every module of the broker, and whom it may import. Nothing else is allowed.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("metrics", &["model"]),
     ("engine", &["model"]),
     ("issue", &["model"]),
     ("config", &["model"]),
     ("dev", &["config", "issue", "model"]),
-    ("authenticate", &["model"]),
+    ("authenticate", &["metrics", "model"]),
+    ("quota", &["authenticate", "model"]),
     ("inspect", &["authenticate", "model"]),
     ("decide", &["authenticate", "inspect", "model"]),
     ("record", &["authenticate", "decide", "engine", "inspect", "metrics", "model"]),
@@ -31,7 +32,10 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("publish", &["authenticate", "decide", "deliver", "inspect", "metrics", "model", "record"]),
     ("subscribe", &["authenticate", "decide", "deliver", "model", "record"]),
     // The pipelines; of the stages what goes in, what comes out, and what can go wrong.
-    ("transport", &["authenticate", "deliver", "engine", "metrics", "model", "publish", "record", "subscribe"]),
+    (
+        "transport",
+        &["authenticate", "deliver", "engine", "metrics", "model", "publish", "quota", "record", "subscribe"],
+    ),
     (
         "server",
         &[
@@ -44,24 +48,26 @@ const ALLOWED: [(&str, &[&str]); 18] = [
             "metrics",
             "model",
             "publish",
+            "quota",
             "record",
             "subscribe",
             "transport",
         ],
     ),
     // Whether a broker could start with these settings.
-    ("check", &["authenticate", "config", "decide", "inspect", "transport"]),
+    ("check", &["authenticate", "config", "decide", "inspect", "server", "transport"]),
     ("cli", &["check", "config", "dev", "issue", "model", "server"]),
     // The binary.
     ("main", &["cli"]),
 ];
 
 /// What a module may name of another, where that is not all that is public.
-const ONLY: [(&str, &str, &[&str]); 4] = [
+const ONLY: [(&str, &str, &[&str]); 5] = [
     ("transport", "engine", &["ReadError"]),
     ("transport", "deliver", &["EndReason", "Inbox", "InboxError"]),
     ("record", "engine", &["AppendError", "CHUNK_BYTES_MAX", "Chunk", "LogStore", "ReadError", "SharedLogStore"]),
     ("check", "transport", &["tls"]),
+    ("check", "server", &["issuers"]),
 ];
 
 /// Crates that the domain may be made of.

@@ -288,8 +288,7 @@ fn an_issuer_may_be_held_to_binding_its_tokens() {
     let clock = Clock::manual(NOW);
     let issuer = fixtures::issuer("https://issuer.example", KeyKind::Es256);
     let trusted = TrustedIssuer { require_bound: true, ..trusted(&issuer) };
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-    let verifier = Arc::new(Verifier::new(vec![trusted], settings, clock.clone()));
+    let verifier = Arc::new(Verifier::new(vec![trusted], fixtures::VERIFIER_SETTINGS, clock.clone()));
     let authenticator = Authenticator::new(verifier, proofs(None), clock);
     let claims: Claims = issuer.claims("agent", NOW, fixtures::LIFETIME);
     let outcome = |claims: &Claims| {
