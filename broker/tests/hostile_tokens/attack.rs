@@ -474,7 +474,7 @@ impl Attack {
                 format!("{text}x").into_bytes(),
                 format!("\u{feff}{text}").into_bytes(),
                 format!("[{text}]").into_bytes(),
-                text[..text.len() - 1].as_bytes().to_vec(),
+                text.as_bytes()[..text.len() - 1].to_vec(),
                 text.replace('"', "'").into_bytes(),
                 [text.as_bytes(), b"\0"].concat(),
                 [&text.as_bytes()[..text.len() - 1], b",\"x\":\"\xff\"}"].concat(),
