@@ -86,6 +86,20 @@ deny contains {"rule": "unknown-topic"} if {
 	count(governing) == 0
 }
 
+# ---- By which token
+
+deny contains {"rule": "token-not-bound"} if {
+	input.action == "publish"
+	settings.require_bound
+	not input.agent.token.bound
+}
+
+deny contains {"rule": "token-not-bound"} if {
+	some pattern in governing
+	data.topics[pattern].require_bound
+	not input.agent.token.bound
+}
+
 # ---- What inspection found
 
 deny contains {"rule": "inspection-failed"} if {

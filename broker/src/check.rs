@@ -8,11 +8,12 @@ use std::{fs, path::Path, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    authenticate::KeySet,
+    authenticate::FetchError,
     config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
     decide::Bundle,
     inspect::{Inspector, InspectorSettings},
-    transport::tls,
+    server::issuers::{self, Keys},
+    transport::tls::{self, ClientAuthorities},
 };
 
 /// What was looked at, and what came of it.
@@ -23,6 +24,8 @@ pub struct Check {
     pub name: &'static str,
     /// Whether a broker could start with it.
     pub ok: bool,
+    /// Whether it could, but there is something to look after.
+    pub warning: bool,
     /// What it is, or what is wrong with it, on one line.
     pub detail: String,
 }
@@ -30,40 +33,70 @@ pub struct Check {
 impl Check {
     fn new(name: &'static str, outcome: Result<String, String>) -> Self {
         let ok = outcome.is_ok();
-        Self { name, ok, detail: outcome.unwrap_or_else(|fault| fault) }
+        Self { name, ok, warning: false, detail: outcome.unwrap_or_else(|fault| fault) }
+    }
+
+    const fn warning(name: &'static str, detail: String) -> Self {
+        Self { name, ok: true, warning: true, detail }
     }
 }
 
 /// Looks at the file, and at all that it names.
 #[must_use]
-pub fn check_file(path: &Path) -> Vec<Check> {
+pub async fn check_file(path: &Path) -> Vec<Check> {
     match Config::load(path) {
-        Ok(config) => checks(&config),
+        Ok(config) => checks(&config).await,
         Err(error) => vec![Check::new("settings", Err(error.to_string()))],
     }
 }
 
-fn checks(config: &Config) -> Vec<Check> {
+async fn checks(config: &Config) -> Vec<Check> {
     let mut checks = vec![
         Check::new("settings", Ok(format!("node `{}`, listening on {}", config.node.name, config.server.listen))),
         Check::new("certificate", certificate(&config.server)),
     ];
-    checks.extend(config.identity.issuers.iter().map(|issuer| Check::new("issuer", key_set(issuer))));
+    for one in &config.identity.issuers {
+        checks.push(issuer(one).await);
+    }
     checks.push(Check::new("policy", policy(&config.policy)));
     checks.push(Check::new("inspection", inspection(config)));
     checks
 }
 
 fn certificate(server: &ServerConfig) -> Result<String, String> {
-    tls::server_config(&server.certificate_file, &server.private_key_file).map_err(|error| error.to_string())?;
-    Ok(format!("`{}` and its key", server.certificate_file.display()))
+    let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
+    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
+        .map_err(|error| error.to_string())?;
+    let own = format!("`{}` and its key", server.certificate_file.display());
+    Ok(match clients {
+        None => own,
+        Some(ClientAuthorities { file, is_required }) => {
+            let necessity = if is_required { "required" } else { "optional" };
+            format!("{own}; those of clients are {necessity}, by `{}`", file.display())
+        }
+    })
 }
 
-fn key_set(issuer: &IssuerConfig) -> Result<String, String> {
-    let invalid = |fault: &dyn ToString| format!("`{}`: {}", issuer.jwks_file.display(), fault.to_string());
-    let bytes = fs::read(&issuer.jwks_file).map_err(|error| invalid(&error))?;
-    let keys = KeySet::from_json(&bytes).map_err(|error| invalid(&error))?;
-    Ok(format!("`{}`, audience `{}`, keys: {}", issuer.issuer, issuer.audience, keys.len()))
+/// An issuer that cannot be reached is no fault: the broker starts, and asks again until it can.
+async fn issuer(config: &IssuerConfig) -> Check {
+    const NAME: &str = "issuer";
+    let audiences = config.audience.to_vec().join("`, `");
+    let known = |keys: usize| format!("`{}`, audience `{audiences}`, keys: {keys}", config.issuer);
+    let source = match issuers::keys(config) {
+        Ok(Keys::Local(keys)) => return Check::new(NAME, Ok(known(keys.len()))),
+        Ok(Keys::Remote(source)) => source,
+        Err(error) => return Check::new(NAME, Err(error.to_string())),
+    };
+    match source.fetch().await {
+        Ok(keys) if keys.is_empty() => Check::warning(NAME, format!("{}: it lists no key that can be used", known(0))),
+        Ok(keys) => Check::new(NAME, Ok(known(keys.len()))),
+        Err(error) => unfetched(&config.issuer, &error),
+    }
+}
+
+fn unfetched(issuer: &str, error: &FetchError) -> Check {
+    let detail = format!("`{issuer}`: {error}");
+    if error.is_unreachable() { Check::warning("issuer", detail) } else { Check::new("issuer", Err(detail)) }
 }
 
 fn policy(policy: &PolicyConfig) -> Result<String, String> {
@@ -85,7 +118,10 @@ fn inspection(config: &Config) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dev::{DevDirectory, DevOptions};
+    use crate::{
+        config::ClientCertificates,
+        dev::{DevDirectory, DevOptions},
+    };
 
     fn directory() -> (tempfile::TempDir, DevDirectory) {
         let outer = tempfile::tempdir().expect("a directory");
@@ -93,53 +129,101 @@ mod tests {
         (outer, directory)
     }
 
-    fn all_checks(directory: &DevDirectory) -> Vec<Check> {
-        checks(&Config::load(&directory.config_path()).expect("valid settings"))
+    async fn all_checks(directory: &DevDirectory) -> Vec<Check> {
+        checks(&Config::load(&directory.config_path()).expect("valid settings")).await
     }
 
-    fn failed(directory: &DevDirectory) -> Vec<&'static str> {
-        all_checks(directory).iter().filter(|check| !check.ok).map(|check| check.name).collect()
+    async fn failed(directory: &DevDirectory) -> Vec<&'static str> {
+        all_checks(directory).await.iter().filter(|check| !check.ok).map(|check| check.name).collect()
     }
 
-    #[test]
-    fn a_development_directory_passes_every_check() {
+    #[tokio::test]
+    async fn a_development_directory_passes_every_check() {
         let (_outer, directory) = directory();
-        let names: Vec<_> = all_checks(&directory).iter().map(|check| check.name).collect();
+        let names: Vec<_> = all_checks(&directory).await.iter().map(|check| check.name).collect();
         assert_eq!(names, ["settings", "certificate", "issuer", "policy", "inspection"]);
-        assert_eq!(failed(&directory), [""; 0]);
+        assert_eq!(failed(&directory).await, [""; 0]);
     }
 
-    #[test]
-    fn a_key_of_another_certificate_is_found() {
+    #[tokio::test]
+    async fn a_key_of_another_certificate_is_found() {
         let (_outer, directory) = directory();
         fs::copy(directory.root().join("ca.key"), directory.root().join("server.key")).expect("copied");
-        assert_eq!(failed(&directory), ["certificate"]);
+        assert_eq!(failed(&directory).await, ["certificate"]);
     }
 
-    #[test]
-    fn a_certificate_that_is_none_is_found() {
+    #[tokio::test]
+    async fn a_certificate_that_is_none_is_found() {
         let (_outer, directory) = directory();
         fs::write(directory.root().join("server.pem"), "nothing").expect("written");
-        assert_eq!(failed(&directory), ["certificate"]);
+        assert_eq!(failed(&directory).await, ["certificate"]);
     }
 
     #[test]
-    fn a_key_set_that_is_none_is_found() {
+    fn authorities_of_clients_that_are_none_are_found() {
+        let (_outer, directory) = directory();
+        let mut config = Config::load(&directory.config_path()).expect("valid settings");
+        config.server.client_certificates = ClientCertificates::Required;
+        config.server.client_ca_file = Some(directory.root().join("ca.pem"));
+        assert!(certificate(&config.server).is_ok_and(|detail| detail.contains("required")));
+        config.server.client_ca_file = Some(directory.root().join("jwks.json"));
+        assert!(certificate(&config.server).is_err_and(|fault| fault.contains("jwks.json")));
+        config.server.client_ca_file = None;
+        assert!(certificate(&config.server).is_err(), "never for want of a file as if it were off");
+    }
+
+    #[tokio::test]
+    async fn a_key_set_that_is_none_is_found() {
         let (_outer, directory) = directory();
         fs::write(directory.root().join("jwks.json"), "{}").expect("written");
-        assert_eq!(failed(&directory), ["issuer"]);
+        assert_eq!(failed(&directory).await, ["issuer"]);
     }
 
-    #[test]
-    fn a_policy_that_does_not_compile_is_found_with_every_other_fault() {
+    #[tokio::test]
+    async fn a_policy_that_does_not_compile_is_found_with_every_other_fault() {
         let (_outer, directory) = directory();
         fs::write(directory.policies_path().join("veribus.rego"), "package veribus\nallow if {").expect("written");
         fs::write(directory.root().join("jwks.json"), "{}").expect("written");
-        assert_eq!(failed(&directory), ["issuer", "policy"]);
+        assert_eq!(failed(&directory).await, ["issuer", "policy"]);
     }
 
-    #[test]
-    fn rules_that_are_none_are_found() {
+    async fn check_issuer(directory: &DevDirectory, settings: &str) -> (bool, bool, String) {
+        let path = directory.config_path();
+        let text = fs::read_to_string(&path).expect("read").replace("jwks_file = \"jwks.json\"", settings);
+        fs::write(&path, text).expect("written");
+        let checks = check_file(&path).await;
+        let check = checks.into_iter().find(|check| check.name == "issuer").expect("an issuer");
+        (check.ok, check.warning, check.detail)
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_cannot_be_reached_is_a_warning() {
+        let (_outer, directory) = directory();
+        // Nobody listens on port 1.
+        let url = "jwks_url = \"http://127.0.0.1:1/keys\"\nallow_loopback_http = true";
+        let (ok, warning, detail) = check_issuer(&directory, url).await;
+        assert!(ok && warning && detail.contains("127.0.0.1:1"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn an_address_or_an_algorithm_that_cannot_be_is_a_fault() {
+        for (settings, word) in [
+            ("jwks_url = \"http://login.example/keys\"", "https:"),
+            ("jwks_url = \"http://127.0.0.1:1/keys\"", "https:"),
+            ("jwks_url = \"keys\"", "not a URL"),
+            ("discovery = true", "not a URL"), // the issuer is `veribus-dev`
+            ("jwks_file = \"jwks.json\"\nalgorithms = [\"HS256\"]", "HS256"),
+            ("jwks_file = \"jwks.json\"\nalgorithms = [\"RS256\"]", "no signature key"),
+            ("jwks_url = \"https://127.0.0.1:1/keys\"\nca_file = \"veribus.toml\"", "certificate"),
+        ] {
+            let (_outer, directory) = directory();
+            let (ok, warning, detail) = check_issuer(&directory, settings).await;
+            assert!(!ok && !warning && detail.contains(word), "{settings}: {detail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn rules_that_are_none_are_found() {
         let (_outer, directory) = directory();
         let mut config = Config::load(&directory.config_path()).expect("valid settings");
         config.inspection.rules_file = Some(directory.root().join("veribus.toml"));

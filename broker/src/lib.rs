@@ -16,6 +16,7 @@ pub mod issue;
 pub mod metrics;
 pub mod model;
 pub mod publish;
+pub mod quota;
 pub mod record;
 pub mod server;
 pub mod subscribe;

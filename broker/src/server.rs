@@ -14,8 +14,8 @@ use veribus_proto::v1::{
 
 use crate::{
     administer::{AdminStages, Administration, TokenLifetime},
-    authenticate::{KeySet, KeySetError, Sessions, TrustedIssuer, Verifier, VerifierSettings},
-    config::{Config, LimitsConfig, Overflow},
+    authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
+    config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
     engine::{
@@ -24,8 +24,9 @@ use crate::{
     },
     inspect::{Inspector, InspectorSettings, RulesError},
     metrics::Metrics,
-    model::{Clock, IdError, Issuer},
+    model::{Ceiling, Clock, IdError, QuotaTerms},
     publish::Publisher,
+    quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
     subscribe::Reading,
     transport::{
@@ -35,13 +36,17 @@ use crate::{
         connection::{ConnectionCounts, ConnectionLimits},
         gate::GateLayer,
         listener::{self, ListenerLimits},
+        overruns::Overruns,
         refusals::Refusals,
         renewal::Renewals,
-        tls::{self, TlsError},
+        tls::{self, ClientAuthorities, TlsError},
     },
 };
 
 mod exposition;
+pub(crate) mod issuers;
+
+pub use issuers::IssuerError;
 
 /// The largest requests of the services that are open to everybody, and of the auditors' and operators': names and filters only.
 const HEALTH_BYTES_MAX: usize = 1024;
@@ -57,22 +62,9 @@ pub enum ServerError {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An issuer's keys cannot be read.
-    #[error("cannot read the key set `{path}`: {source}")]
-    ReadKeys {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// An issuer's keys are no key set.
-    #[error("the key set `{path}` is not valid: {source}")]
-    Keys {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: KeySetError,
-    },
+    /// An issuer cannot be trusted as it is configured.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// The policy cannot be used.
     #[error(transparent)]
     Policy(#[from] BundleError),
@@ -119,8 +111,7 @@ impl ServerError {
         match self {
             Self::Name(_)
             | Self::Tls(_)
-            | Self::ReadKeys { .. }
-            | Self::Keys { .. }
+            | Self::Issuer(_)
             | Self::Policy(_)
             | Self::Rules(_)
             | Self::ReadRules { .. } => true,
@@ -155,6 +146,7 @@ pub struct RunningServer {
     recorder: Recorder,
     tasks: TaskTracker,
     refusals: Arc<Refusals>,
+    overruns: Arc<Overruns>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     background: Vec<JoinHandle<()>>,
     /// `None` once its end was told.
@@ -174,7 +166,7 @@ struct Builder {
     config: Config,
     clock: Clock,
     metrics: Metrics,
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
     decider: Arc<Decider>,
     router: Arc<Router>,
     inspector: Inspector,
@@ -187,8 +179,10 @@ struct Builder {
 impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
         let (clock, metrics) = (options.clock, Metrics::default());
-        let tls = tls::server_config(&config.server.certificate_file, &config.server.private_key_file)?;
-        let verifier = Arc::new(verifier(&config, clock.clone())?);
+        let tls = server_tls(&config.server)?;
+        let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics)?);
+        let revocations = Arc::clone(verifier.revocations());
+        let authenticator = Arc::new(Authenticator::new(verifier, proof_settings(&config), clock.clone()));
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
         let inspector = inspector(&config)?;
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
@@ -199,12 +193,13 @@ impl Builder {
         let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
         let settings = writer_settings(&config)?;
         let (writer, recorder, log) =
-            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), Arc::clone(verifier.revocations()))?;
-        Ok(Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log })
+            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations)?;
+        Ok(Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log })
     }
 
     async fn serve(self) -> Result<RunningServer, ServerError> {
-        let Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log } = self;
+        let Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log } =
+            self;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
@@ -217,6 +212,8 @@ impl Builder {
         let sessions = Sessions::new(clock.clone());
         let limits = &config.limits;
         let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
+        let overruns = Overruns::new(metrics.clone());
+        let quotas = Arc::new(quotas(&config, &decider, clock.clone()));
         let publisher = Arc::new(Publisher::new(
             inspector,
             Arc::clone(&decider),
@@ -225,13 +222,13 @@ impl Builder {
             clock.clone(),
             metrics.clone(),
         ));
-        let renewals = Renewals::new(Arc::clone(&verifier), Arc::clone(&refusals), recorder.clone());
+        let renewals = Renewals::new(Arc::clone(&authenticator), Arc::clone(&refusals), recorder.clone());
         let admin = Admin::new(Administration::new(AdminStages {
             decider: Arc::clone(&decider),
             router: Arc::clone(&router),
             recorder: recorder.clone(),
             sessions: Arc::clone(&sessions),
-            revocations: Arc::clone(verifier.revocations()),
+            revocations: Arc::clone(authenticator.revocations()),
             tasks: tasks.clone(),
             clock: clock.clone(),
             lifetime: token_lifetime(&config),
@@ -240,10 +237,13 @@ impl Builder {
         let broker = Broker::new(
             publisher,
             Arc::clone(&reading),
+            Arc::clone(&authenticator),
             recorder.clone(),
             Arc::clone(&refusals),
             renewals,
+            Arc::clone(&overruns),
             agent_limits(limits),
+            clock.clone(),
             drain.clone(),
         );
         let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock.clone(), drain.clone());
@@ -253,8 +253,10 @@ impl Builder {
         health.set_serving::<AdminServiceServer<Admin>>().await;
 
         let gate = GateLayer::new(
-            verifier,
+            authenticator,
             Arc::clone(&sessions),
+            quotas,
+            Arc::clone(&overruns),
             Arc::clone(&refusals),
             recorder.clone(),
             metrics.clone(),
@@ -280,6 +282,7 @@ impl Builder {
             tokio::spawn(watch_disk(disk)),
             tokio::spawn(watch_sessions(sessions)),
             tokio::spawn(Refusals::record(Arc::downgrade(&refusals), recorder.clone())),
+            tokio::spawn(Overruns::record(Arc::downgrade(&overruns), recorder.clone())),
         ];
         let mut metrics_address = None;
         if let Some(listen_on) = config.metrics.listen {
@@ -299,6 +302,7 @@ impl Builder {
             recorder,
             tasks,
             refusals,
+            overruns,
             serving,
             background,
             writer: Some(writer),
@@ -351,7 +355,7 @@ impl RunningServer {
         self.tasks.close();
         // Each task writes one note; a writer that is gone ends them at once.
         self.tasks.wait().await;
-        for draft in self.refusals.end_of_second() {
+        for draft in self.refusals.end_of_second().into_iter().chain(self.overruns.end_of_second()) {
             self.recorder.note(draft).await.ok();
         }
         self.recorder.finish(Draft::stopped()).await.ok();
@@ -370,24 +374,15 @@ fn writer_gone() -> ServerError {
     ServerError::Start("the writer of the audit log is gone".to_owned())
 }
 
-fn verifier(config: &Config, clock: Clock) -> Result<Verifier, ServerError> {
-    let mut issuers = Vec::new();
-    for issuer in &config.identity.issuers {
-        let path = issuer.jwks_file.clone();
-        let bytes = fs::read(&path).map_err(|source| ServerError::ReadKeys { path: path.clone(), source })?;
-        issuers.push(TrustedIssuer {
-            issuer: Issuer::parse(&issuer.issuer)?,
-            audience: issuer.audience.clone(),
-            keys: KeySet::from_json(&bytes).map_err(|source| ServerError::Keys { path, source })?,
-            roles_claim: issuer.roles_claim.clone(),
-            permissions_claim: issuer.permissions_claim.clone(),
-        });
-    }
-    let settings = VerifierSettings {
-        leeway_s: config.identity.leeway_s,
-        cache_entries_max: config.identity.token_cache_entries_max,
-    };
-    Ok(Verifier::new(issuers, settings, clock))
+fn server_tls(server: &ServerConfig) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
+    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
+}
+
+fn proof_settings(config: &Config) -> ProofSettings {
+    let identity = &config.identity;
+    let limits = ProofLimits { total_max: identity.dpop_proofs_max, per_agent_max: identity.dpop_proofs_per_agent_max };
+    ProofSettings { public_url: config.server.public_url.clone(), max_age_s: identity.dpop_max_age_s, limits }
 }
 
 fn inspector(config: &Config) -> Result<Inspector, ServerError> {
@@ -441,6 +436,18 @@ const fn queue_limits(config: &Config) -> QueueLimits {
         bytes_max: config.delivery.queue_bytes_max,
         drop_oldest: matches!(config.delivery.overflow, Overflow::DropOldest),
     }
+}
+
+fn quotas(config: &Config, decider: &Decider, clock: Clock) -> Quotas {
+    let quotas = &config.quotas;
+    let everybody = QuotaTerms {
+        messages_per_s: quotas.messages_per_s_max.map(Ceiling::Max),
+        bytes_per_s: quotas.bytes_per_s_max.map(Ceiling::Max),
+        burst_s: Some(quotas.burst_s),
+        streams: Some(Ceiling::Max(quotas.streams_max)),
+        subscriptions: Some(Ceiling::Max(quotas.subscriptions_max)),
+    };
+    Quotas::new(QuotaTable::new(everybody, decider.quotas().clone()), quotas.agents_max, clock)
 }
 
 const fn agent_limits(limits: &LimitsConfig) -> AgentLimits {

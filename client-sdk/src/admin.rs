@@ -11,7 +11,13 @@ use veribus_proto::v1::{
     ReinstateRequest, RevokeRequest, admin_service_client::AdminServiceClient, disconnect_request, revocation::Target,
 };
 
-use crate::{Error, retry::Failed, session::Session, status::may_have_happened};
+use crate::{
+    Error,
+    present::Method,
+    retry::Failed,
+    session::Session,
+    status::{Verdict, may_have_happened},
+};
 
 /// What is to be revoked, of one issuer's.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,7 +118,8 @@ impl Admin {
     /// connection from coming back in time. Where the connection was lost, it may be in force: look, or try again.
     pub async fn revoke(&self, revocation: Revocation) -> Result<Revoked, Error> {
         let request = RevokeRequest { revocation: Some(revocation.0) };
-        let answer = self.call(request, |mut admin, request| async move { admin.revoke(request).await }).await?;
+        let answer =
+            self.call(Method::REVOKE, request, |mut admin, request| async move { admin.revoke(request).await }).await?;
         let revocation = answer.revocation.ok_or(Error::Protocol("an answer to a revocation holds none"))?;
         Ok(Revoked { revocation, audit_index: answer.audit_index, sessions_ended: answer.sessions_ended })
     }
@@ -123,7 +130,9 @@ impl Admin {
     /// As [`Admin::revoke`].
     pub async fn reinstate(&self, revocation_id: impl Into<String>) -> Result<u64, Error> {
         let request = ReinstateRequest { revocation_id: revocation_id.into() };
-        let answer = self.call(request, |mut admin, request| async move { admin.reinstate(request).await }).await?;
+        let answer = self
+            .call(Method::REINSTATE, request, |mut admin, request| async move { admin.reinstate(request).await })
+            .await?;
         Ok(answer.audit_index)
     }
 
@@ -135,7 +144,9 @@ impl Admin {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
             let request = ListRevocationsRequest { page_size: 0, page_token };
-            let call = self.call(request, |mut admin, request| async move { admin.list_revocations(request).await });
+            let call = self.call(Method::LIST_REVOCATIONS, request, |mut admin, request| async move {
+                admin.list_revocations(request).await
+            });
             let page = call.await?;
             all.extend(page.revocations);
             page_token = page.next_page_token;
@@ -155,7 +166,9 @@ impl Admin {
         loop {
             let (agent, issuer) = (agent.to_owned(), issuer.to_owned());
             let request = ListSessionsRequest { agent, issuer, page_size: 0, page_token };
-            let call = self.call(request, |mut admin, request| async move { admin.list_sessions(request).await });
+            let call = self.call(Method::LIST_SESSIONS, request, |mut admin, request| async move {
+                admin.list_sessions(request).await
+            });
             let page = call.await?;
             all.extend(page.sessions);
             page_token = page.next_page_token;
@@ -175,13 +188,16 @@ impl Admin {
             Disconnect::Agent { issuer, agent } => disconnect_request::Target::Agent(AgentSessions { issuer, agent }),
         };
         let request = DisconnectRequest { target: Some(target) };
-        let answer = self.call(request, |mut admin, request| async move { admin.disconnect(request).await }).await?;
+        let answer = self
+            .call(Method::DISCONNECT, request, |mut admin, request| async move { admin.disconnect(request).await })
+            .await?;
         Ok(Disconnected { audit_index: answer.audit_index, sessions_ended: answer.sessions_ended })
     }
 
     /// Calls, and again as long as it is certain that nothing has happened.
     async fn call<Q: Clone, A, F>(
         &self,
+        method: Method,
         request: Q,
         once: impl Fn(AdminServiceClient<Channel>, Request<Q>) -> F,
     ) -> Result<A, Error>
@@ -190,15 +206,18 @@ impl Admin {
     {
         let mut attempts = self.session.publish_attempts();
         loop {
-            let token = self.session.tokens.current();
-            let call = once(self.session.admin(), Session::request(&token, request.clone()));
+            let token = self.session.tokens.usable().await;
+            let call = async {
+                let request = self.session.presenter.request(&token, method, request.clone())?;
+                once(self.session.admin(), request).await
+            };
             let status = match attempts.in_time(call).await {
                 Some(Ok(answer)) => return Ok(answer.into_inner()),
                 Some(Err(status)) => status,
                 None => return Err(attempts.timed_out()),
             };
             if may_have_happened(&status) {
-                return Err(crate::status::Verdict::of(&status).to_error());
+                return Err(Verdict::of(&status).to_error());
             }
             attempts.after(&self.session, &Failed { status, token }).await?;
         }

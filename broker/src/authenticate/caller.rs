@@ -2,19 +2,41 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Identity, Session};
+use super::{BearerToken, Identity, Presented, Scheme, Session, TokenError};
 
 /// Who calls, in which session.
 #[derive(Debug, Clone)]
 pub struct Caller {
     session: Arc<Session>,
+    certificate_sha256: Option<[u8; 32]>,
 }
 
 impl Caller {
     /// Who calls in `session`.
     #[must_use]
     pub const fn new(session: Arc<Session>) -> Self {
-        Self { session }
+        Self { session, certificate_sha256: None }
+    }
+
+    /// The same over a connection with this client certificate.
+    #[must_use]
+    pub const fn over(mut self, certificate_sha256: Option<[u8; 32]>) -> Self {
+        self.certificate_sha256 = certificate_sha256;
+        self
+    }
+
+    /// Credentials that came within the call: they count for its method and its connection.
+    ///
+    /// # Errors
+    /// [`TokenError::TooLong`].
+    pub fn presents<'a>(&'a self, token: String, proof: Option<&'a str>) -> Result<Presented<'a>, TokenError> {
+        Ok(Presented {
+            token: BearerToken::new(token)?,
+            scheme: Scheme::Unsaid,
+            proof,
+            certificate_sha256: self.certificate_sha256,
+            method: self.session.method(),
+        })
     }
 
     /// Who, as in the token that is in force now.

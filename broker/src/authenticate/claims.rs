@@ -16,22 +16,41 @@ pub(super) fn issuer(claims: &Map<String, Value>) -> Result<Issuer, TokenError> 
     Issuer::parse(text).map_err(|source| TokenError::Identifier { claim: "iss", source })
 }
 
-pub(super) fn agent(claims: &Map<String, Value>) -> Result<AgentId, TokenError> {
-    let text = string(claims, "sub")?;
-    AgentId::parse(text).map_err(|source| TokenError::Identifier { claim: "sub", source })
+/// The agent id, at `path`; `sub` must be there whatever the path (RFC 9068, section 2.2).
+pub(super) fn agent(claims: &Map<String, Value>, path: &str) -> Result<AgentId, TokenError> {
+    string(claims, "sub")?;
+    let text = at(claims, path).and_then(Value::as_str).ok_or(TokenError::Claim("agent"))?;
+    AgentId::parse(text).map_err(|source| TokenError::Identifier { claim: "agent", source })
 }
 
-pub(super) fn token_id(claims: &Map<String, Value>) -> Result<TokenId, TokenError> {
-    let text = string(claims, "jti")?;
-    TokenId::parse(text).map_err(|source| TokenError::Identifier { claim: "jti", source })
+pub(super) fn token_id(claims: &Map<String, Value>, path: &str) -> Result<TokenId, TokenError> {
+    let text = at(claims, path).and_then(Value::as_str).ok_or(TokenError::Claim("token id"))?;
+    TokenId::parse(text).map_err(|source| TokenError::Identifier { claim: "token id", source })
 }
 
-/// `aud` is one string or a list of strings (RFC 7519, section 4.1.3).
-pub(super) fn check_audience(claims: &Map<String, Value>, ours: &str) -> Result<(), TokenError> {
+/// A token that its issuer made for another purpose, where its `typ` does not say that it is an access token: an ID token
+/// (OpenID Connect Core 1.0, sections 2 and 3.3.2.11) is about a user and for a client, a logout token (Back-Channel
+/// Logout 1.0, section 2.4) is about a session. Keycloak tells them apart by a claim `typ`. `client_id` names the client
+/// where it is there; section 4 of RFC 9068 does not ask the receiver to demand it.
+pub(super) fn check_purpose(claims: &Map<String, Value>, is_at_jwt: bool) -> Result<(), TokenError> {
+    const ELSEWHERE: [&str; 5] = ["nonce", "at_hash", "c_hash", "s_hash", "events"];
+    if let Some(name) = ELSEWHERE.into_iter().find(|name| !is_at_jwt && claims.contains_key(*name)) {
+        return Err(TokenError::OtherKind(name));
+    }
+    if claims.get("typ").is_some_and(|typ| typ != "Bearer" && typ != "DPoP") {
+        return Err(TokenError::OtherKind("typ"));
+    }
+    let names_client = claims.get("client_id").is_none_or(|id| id.as_str().is_some_and(|id| !id.is_empty()));
+    if names_client { Ok(()) } else { Err(TokenError::Claim("client_id")) }
+}
+
+/// One of ours must be named. `aud` is one string or a list of strings (RFC 7519, section 4.1.3).
+pub(super) fn check_audience(claims: &Map<String, Value>, ours: &[String]) -> Result<(), TokenError> {
+    let is_ours = |name: &str| ours.iter().any(|one| one == name);
     let named = match claims.get("aud") {
-        Some(Value::String(one)) => one == ours,
+        Some(Value::String(one)) => is_ours(one),
         Some(Value::Array(several)) if several.iter().all(Value::is_string) => {
-            several.iter().any(|one| one.as_str() == Some(ours))
+            several.iter().any(|one| one.as_str().is_some_and(is_ours))
         }
         _ => return Err(TokenError::Claim("aud")),
     };
@@ -59,18 +78,24 @@ pub(super) fn optional_date(
     }
 }
 
+/// The roles. What reads as a permission is no role: some providers have but one list for both.
 pub(super) fn roles(claims: &Map<String, Value>, path: &str) -> Result<Vec<RoleName>, TokenError> {
     let texts = list_at(claims, path, "roles")?;
     texts
         .iter()
+        .filter(|text| Permission::parse(text).is_none())
         .map(|text| RoleName::parse(text).map_err(|source| TokenError::Identifier { claim: "roles", source }))
         .collect()
 }
 
 /// The permissions; texts that are none of ours, such as OAuth's `openid`, grant nothing.
-pub(super) fn permissions(claims: &Map<String, Value>, path: &str) -> Result<Permissions, TokenError> {
-    let texts = list_at(claims, path, "permissions")?;
-    Ok(Permissions::new(texts.iter().filter_map(|text| Permission::parse(text)).collect()))
+pub(super) fn permissions(claims: &Map<String, Value>, paths: &[String]) -> Result<Permissions, TokenError> {
+    let mut permissions = Vec::new();
+    for path in paths {
+        let texts = list_at(claims, path, "permissions")?;
+        permissions.extend(texts.iter().filter_map(|text| Permission::parse(text)));
+    }
+    Ok(Permissions::new(permissions))
 }
 
 /// The message types that the token may send; all if the claim is absent.
@@ -118,18 +143,21 @@ mod tests {
 
     #[test]
     fn the_audience_is_one_name_or_a_list_of_names() {
+        let ours = ["veribus", "api://veribus"].map(str::to_owned);
         for (aud, expected) in [
             (json!("veribus"), Ok(())),
+            (json!("api://veribus"), Ok(())),
             (json!(["x", "veribus"]), Ok(())),
+            (json!("veribus api://veribus"), Err(TokenError::Audience)),
             (json!("other"), Err(TokenError::Audience)),
             (json!([]), Err(TokenError::Audience)),
             (json!(["veribus", 1]), Err(TokenError::Claim("aud"))),
             (json!({"veribus": true}), Err(TokenError::Claim("aud"))),
             (json!(null), Err(TokenError::Claim("aud"))),
         ] {
-            assert_eq!(check_audience(&claims(&json!({ "aud": aud })), "veribus"), expected, "{aud}");
+            assert_eq!(check_audience(&claims(&json!({ "aud": aud })), &ours), expected, "{aud}");
         }
-        assert_eq!(check_audience(&claims(&json!({})), "veribus"), Err(TokenError::Claim("aud")));
+        assert_eq!(check_audience(&claims(&json!({})), &ours), Err(TokenError::Claim("aud")));
     }
 
     #[test]
@@ -151,7 +179,7 @@ mod tests {
         let keycloak = claims(&json!({"realm_access": {"roles": ["finance", "ops"]}, "scope": "openid audit.read"}));
         let roles = roles(&keycloak, "realm_access.roles").expect("roles");
         assert_eq!(roles.iter().map(RoleName::as_str).collect::<Vec<_>>(), ["finance", "ops"]);
-        assert_eq!(permissions(&keycloak, "scope"), Ok(Permissions::new(vec![Permission::AuditRead])));
+        assert_eq!(permissions(&keycloak, &["scope".to_owned()]), Ok(Permissions::new(vec![Permission::AuditRead])));
         assert_eq!(list_at(&claims(&json!({"roles": 1})), "roles", "roles"), Err(TokenError::Claim("roles")));
         let many = claims(&json!({"roles": vec!["r"; LIST_MAX + 1]}));
         assert_eq!(list_at(&many, "roles", "roles"), Err(TokenError::TooMany("roles")));

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::dpop::ProofError;
 use crate::model::IdError;
 
 /// Why a token does not identify a caller.
@@ -10,8 +11,9 @@ pub enum TokenError {
     /// No `authorization` metadata.
     #[error("no token")]
     Missing,
-    /// The `authorization` metadata does not read `Bearer TOKEN` (RFC 6750, section 2.1).
-    #[error("the authorization is not a bearer token")]
+    /// The `authorization` metadata does not read `Bearer TOKEN` (RFC 6750, section 2.1) or `DPoP TOKEN` (RFC 9449,
+    /// section 7.1).
+    #[error("the authorization is neither a bearer nor a DPoP token")]
     NotBearer,
     /// Longer than [`BearerToken::LEN_BYTES_MAX`](super::BearerToken::LEN_BYTES_MAX).
     #[error("the token is longer than 8192 bytes")]
@@ -34,12 +36,19 @@ pub enum TokenError {
     /// No `kid`, so no key can be looked up.
     #[error("the header names no key")]
     NoKeyId,
+    /// Claims that only another kind of token has: an ID token or a logout token is no access token (RFC 8725, section
+    /// 3.12; RFC 9068, section 5).
+    #[error("the claim `{0}` is that of another kind of token")]
+    OtherKind(&'static str),
     /// The issuer is not one that we trust.
     #[error("the issuer is not trusted")]
     UnknownIssuer,
     /// The issuer has no key of that name.
     #[error("the issuer has no such key")]
     UnknownKey,
+    /// The key that vouched for the token is withdrawn, or its issuer has been silent for too long.
+    #[error("the key of the token is withdrawn")]
+    KeyWithdrawn,
     /// The key is for another algorithm than the header says.
     #[error("the header's `alg` is not that of the key")]
     KeyAlgorithmMismatch,
@@ -63,6 +72,12 @@ pub enum TokenError {
     /// Longer list than we take.
     #[error("the claim `{0}` has too many members")]
     TooMany(&'static str),
+    /// `exp` lies too long after `iat`.
+    #[error("the token's lifetime is longer than {max} s")]
+    LifetimeTooLong {
+        /// The longest accepted, in seconds.
+        max: i64,
+    },
     /// `exp` has passed (RFC 7519, section 4.1.4).
     #[error("the token has expired")]
     Expired,
@@ -72,9 +87,27 @@ pub enum TokenError {
     /// The token was revoked.
     #[error("the token is revoked")]
     Revoked,
+    /// `cnf` binds the token to something that is not checked here (RFC 7800).
+    #[error("the claim `cnf` asks for a check that is not made here")]
+    Confirmation,
+    /// The token is bound to nothing, where its issuer's tokens must be.
+    #[error("the token is bound neither to a certificate nor to a key")]
+    Unbound,
+    /// The token is bound to a certificate, and the connection has none.
+    #[error("the token is bound to a client certificate, and the connection has none")]
+    NoCertificate,
+    /// The token is bound to another certificate than the connection's.
+    #[error("the token is bound to another client certificate")]
+    OtherCertificate,
+    /// The token is bound to a key, and the caller did not show that it holds it.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// A fresh token on a stream is not one of the agent that opened it.
     #[error("the fresh token is another agent's")]
     OtherAgent,
+    /// A fresh token on a stream is not bound to the same as the one before.
+    #[error("the fresh token is not bound to the same certificate or key")]
+    OtherBinding,
 }
 
 impl TokenError {
@@ -91,16 +124,25 @@ impl TokenError {
             Self::WrongType => "wrong_type",
             Self::Algorithm => "algorithm",
             Self::NoKeyId => "no_key_id",
+            Self::OtherKind(_) => "other_kind",
             Self::UnknownIssuer => "unknown_issuer",
             Self::UnknownKey => "unknown_key",
+            Self::KeyWithdrawn => "key_withdrawn",
             Self::KeyAlgorithmMismatch => "key_algorithm_mismatch",
             Self::Signature => "signature",
             Self::Audience => "audience",
             Self::Claim(_) | Self::Identifier { .. } | Self::TooMany(_) => "claim",
+            Self::LifetimeTooLong { .. } => "lifetime_too_long",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::Revoked => "revoked",
+            Self::Confirmation => "confirmation",
+            Self::Unbound => "unbound",
+            Self::NoCertificate => "certificate_missing",
+            Self::OtherCertificate => "certificate_mismatch",
+            Self::Proof(error) => error.reason(),
             Self::OtherAgent => "other_agent",
+            Self::OtherBinding => "other_binding",
         }
     }
 }
@@ -136,6 +178,6 @@ pub enum KeySetError {
     #[error("the key `{0}` is not a valid key")]
     Invalid(String),
     /// Nothing that we could verify with.
-    #[error("the key set holds no ES256 or EdDSA signature key with a `kid`")]
+    #[error("the key set holds no signature key with a `kid` for an algorithm that is allowed")]
     NoUsableKey,
 }

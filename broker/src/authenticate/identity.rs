@@ -1,4 +1,5 @@
-//! Who is calling. Only [`Verifier::verify`], in this file, makes an [`Identity`].
+//! Who is calling. Only [`Verifier`], in this file, makes an [`Identity`], and only [`Authenticator`](super::Authenticator)
+//! hands one out.
 
 use std::{
     collections::HashMap,
@@ -9,17 +10,18 @@ use std::{
     },
 };
 
-use jsonwebtoken::Validation;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 
 use super::{
     claims,
+    confirmation::Confirmation,
+    delegation::{self, DelegatedActor},
     error::TokenError,
-    keys::KeySet,
+    keys::{IssuerKeys, KeyStanding},
     permission::Permissions,
     revocation::Revocations,
-    token::{self, BearerToken, ParsedToken},
+    token::{self, BearerToken},
 };
 use crate::model::{AgentId, Clock, Destination, Issuer, RoleName, TokenId, UnixMicros, UnixSeconds};
 
@@ -37,6 +39,9 @@ pub struct Identity {
     not_before: UnixSeconds,
     expires_at: UnixSeconds,
     leeway_s: i64,
+    key: Arc<KeyStanding>,
+    confirmation: Option<Confirmation>,
+    actors: Vec<DelegatedActor>,
     claims: Map<String, Value>,
     revocations: Arc<Revocations>,
     /// At which generation of the revocations this was last found good.
@@ -98,6 +103,19 @@ impl Identity {
         self.expires_at
     }
 
+    /// What the token is bound to, if anything. Whoever has the identity has shown it.
+    #[must_use]
+    pub const fn confirmation(&self) -> Option<&Confirmation> {
+        self.confirmation.as_ref()
+    }
+
+    /// Who acts for the agent, the current actor first. Only that one may count for access; the others are history
+    /// (RFC 8693, section 4.1).
+    #[must_use]
+    pub fn actors(&self) -> &[DelegatedActor] {
+        &self.actors
+    }
+
     /// All claims, for the policy.
     #[must_use]
     pub const fn claims(&self) -> &Map<String, Value> {
@@ -118,19 +136,23 @@ impl Identity {
     ///
     /// # Errors
     /// [`TokenError::Expired`] from `exp` on (RFC 7519, section 4.1.4: "on or after"), [`TokenError::NotYetValid`] before
-    /// `nbf` or `iat`; each with the leeway of the verifier. [`TokenError::Revoked`].
-    pub fn check_standing(&self, now: UnixMicros) -> Result<(), TokenError> {
-        let now = now.seconds().0;
+    /// `nbf` or `iat`; each with the leeway of the verifier. [`TokenError::KeyWithdrawn`] once the key that vouched for
+    /// the token no longer counts. [`TokenError::Revoked`].
+    pub fn check_standing(&self, at: UnixMicros) -> Result<(), TokenError> {
+        let now = at.seconds().0;
         if now >= self.expires_at.0.saturating_add(self.leeway_s) {
             return Err(TokenError::Expired);
         }
         if now.saturating_add(self.leeway_s) < self.not_before.0.max(self.issued_at.0) {
             return Err(TokenError::NotYetValid);
         }
+        if !self.key.is_good(at) {
+            return Err(TokenError::KeyWithdrawn);
+        }
         if self.unrevoked_at.load(Ordering::Relaxed) == self.revocations.generation() {
             return Ok(());
         }
-        let generation = self.revocations.look_up(self, UnixSeconds(now)).map_err(|_| TokenError::Revoked)?;
+        let generation = self.revocations.look_up(self, at.seconds()).map_err(|_| TokenError::Revoked)?;
         self.unrevoked_at.store(generation, Ordering::Relaxed);
         Ok(())
     }
@@ -151,18 +173,56 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// What a verified token says of its bearer, before it is known whether the bearer is the one that it is bound to. That
+/// is a matter of each presentation, while the token's signature is remembered.
+// INVARIANT: the identity comes out only through `Verified::bound`.
+pub(super) struct Verified(Arc<Identity>);
+
+impl Verified {
+    /// The identity, if `check` finds that it is presented by whom it is bound to.
+    pub(super) fn bound(
+        self,
+        check: impl FnOnce(&Identity) -> Result<(), TokenError>,
+    ) -> Result<Arc<Identity>, TokenError> {
+        check(&self.0)?;
+        Ok(self.0)
+    }
+}
+
 /// An issuer whose tokens are accepted.
 pub struct TrustedIssuer {
     /// Its `iss`.
     pub issuer: Issuer,
-    /// The `aud` that names this broker.
-    pub audience: String,
+    /// Each `aud` that names this broker.
+    pub audiences: Vec<String>,
     /// Its public keys.
-    pub keys: KeySet,
-    /// Where roles stand in the claims.
-    pub roles_claim: String,
-    /// Where permissions stand in the claims.
-    pub permissions_claim: String,
+    pub keys: IssuerKeys,
+    /// Where it says what in the claims.
+    pub claims: ClaimPaths,
+    /// Whether only tokens count whose `typ` says that they are access tokens (RFC 9068, section 4).
+    pub require_at_jwt: bool,
+    /// Whether its tokens must be bound to a certificate or a key.
+    pub require_bound: bool,
+}
+
+/// Where an issuer's tokens say what: the names of claims, or dotted paths to them.
+#[derive(Debug, Clone)]
+pub struct ClaimPaths {
+    /// The agent id.
+    pub agent: String,
+    /// The token's own id.
+    pub token_id: String,
+    /// Roles.
+    pub roles: String,
+    /// Permissions: a list, or words in one string; all of them count.
+    pub permissions: Vec<String>,
+}
+
+impl Default for ClaimPaths {
+    fn default() -> Self {
+        let [agent, token_id, roles, permissions] = ["sub", "jti", "roles", "permissions"].map(str::to_owned);
+        Self { agent, token_id, roles, permissions: vec![permissions] }
+    }
 }
 
 /// How tokens are verified.
@@ -172,13 +232,16 @@ pub struct VerifierSettings {
     pub leeway_s: u64,
     /// How many verified tokens are remembered.
     pub cache_entries_max: usize,
+    /// How long after `iat` a token's `exp` may lie, in seconds.
+    pub token_lifetime_s_max: u64,
 }
 
-/// Verifies tokens. The signature of one token is checked once and remembered under its SHA-256; its lifetime is checked
-/// each time.
+/// Verifies tokens. The signature of one token is checked once and remembered under its SHA-256; its lifetime, and whether
+/// its key still counts, are checked each time.
 pub struct Verifier {
     issuers: HashMap<Issuer, TrustedIssuer>,
     leeway_s: i64,
+    lifetime_s_max: i64,
     clock: Clock,
     verified: Cache<[u8; 32], Arc<Identity>>,
     revocations: Arc<Revocations>,
@@ -191,6 +254,7 @@ impl Verifier {
         Self {
             issuers: issuers.into_iter().map(|issuer| (issuer.issuer.clone(), issuer)).collect(),
             leeway_s: i64::try_from(settings.leeway_s).unwrap_or(i64::MAX),
+            lifetime_s_max: i64::try_from(settings.token_lifetime_s_max).unwrap_or(i64::MAX),
             clock,
             verified: Cache::new(settings.cache_entries_max),
             revocations: Arc::default(),
@@ -203,87 +267,91 @@ impl Verifier {
         &self.revocations
     }
 
-    /// Recognises the bearer of a token.
+    /// Verifies a token by the keys that are known now, whoever presents it. Does not wait.
     ///
     /// # Errors
-    /// [`TokenError`]: for the audit log, not for the caller.
-    pub fn verify(&self, token: &BearerToken) -> Result<Arc<Identity>, TokenError> {
-        let key = token.sha256();
-        let identity = match self.verified.get(&key) {
+    /// [`TokenError`]: for the audit log, not for the caller. [`TokenError::UnknownKey`] is worth a
+    /// [`Verifier::fetch_keys`].
+    pub(super) fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
+        let (key, now) = (token.sha256(), self.clock.now());
+        // A key may be withdrawn and come back: then the token is verified anew.
+        let remembered = self.verified.get(&key).filter(|identity| identity.key.is_good(now));
+        let identity = match remembered {
             Some(identity) => identity,
             None => {
-                let identity = Arc::new(self.verify_signature(token)?);
+                let identity = Arc::new(self.verify_signature(token, now)?);
                 self.verified.insert(key, Arc::clone(&identity));
                 identity
             }
         };
-        identity.check_standing(self.clock.now())?;
-        Ok(identity)
+        identity.check_standing(now)?;
+        Ok(Verified(identity))
     }
 
-    fn verify_signature(&self, token: &BearerToken) -> Result<Identity, TokenError> {
-        let parsed = token::parse(token)?;
-        let trusted = self.issuers.get(&claims::issuer(&parsed.claims)?).ok_or(TokenError::UnknownIssuer)?;
-        let found = trusted.keys.find(&parsed.key_id).ok_or(TokenError::UnknownKey)?;
-        if found.algorithm != parsed.algorithm {
-            return Err(TokenError::KeyAlgorithmMismatch);
+    /// Asks the issuer of a token for its keys, as often as the settings allow: it may have published the token's key just
+    /// now. Waits a few seconds for the answer.
+    pub(super) async fn fetch_keys(&self, token: &BearerToken) {
+        let claims = token::parse(token).and_then(|jws| jws.claims());
+        let trusted = claims.and_then(|claims| self.trusted(&claims));
+        if let Ok(TrustedIssuer { keys: IssuerKeys::Remote(keys), .. }) = trusted {
+            keys.fetch_once_more().await;
         }
-        let validation = validation(found.algorithm, trusted);
-        jsonwebtoken::decode::<serde::de::IgnoredAny>(token.as_str(), &found.key, &validation)
-            .map_err(|error| refusal(error.kind()))?;
-        claims::check_audience(&parsed.claims, &trusted.audience)?;
-        identity(parsed, trusted, self.leeway_s, Arc::clone(&self.revocations))
     }
-}
 
-/// Every option by name: the crate's defaults leave gaps. Times are checked against our own clock, for every message.
-fn validation(algorithm: jsonwebtoken::Algorithm, trusted: &TrustedIssuer) -> Validation {
-    let mut validation = Validation::new(algorithm);
-    validation.algorithms = vec![algorithm];
-    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-    validation.set_issuer(&[trusted.issuer.as_str()]);
-    validation.validate_aud = true;
-    validation.set_audience(&[&trusted.audience]);
-    validation.leeway = 0;
-    validation.reject_tokens_expiring_in_less_than = 0;
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation
-}
-
-fn refusal(kind: &jsonwebtoken::errors::ErrorKind) -> TokenError {
-    use jsonwebtoken::errors::ErrorKind;
-    match kind {
-        ErrorKind::InvalidAudience => TokenError::Audience,
-        ErrorKind::InvalidIssuer => TokenError::UnknownIssuer,
-        ErrorKind::MissingRequiredClaim(_) => TokenError::Claim("required"),
-        _ => TokenError::Signature,
+    fn trusted(&self, claims: &Map<String, Value>) -> Result<&TrustedIssuer, TokenError> {
+        self.issuers.get(&claims::issuer(claims)?).ok_or(TokenError::UnknownIssuer)
     }
-}
 
-fn identity(
-    parsed: ParsedToken,
-    trusted: &TrustedIssuer,
-    leeway_s: i64,
-    revocations: Arc<Revocations>,
-) -> Result<Identity, TokenError> {
-    let issued_at = claims::date(&parsed.claims, "iat")?;
-    Ok(Identity {
-        issuer: trusted.issuer.clone(),
-        agent: claims::agent(&parsed.claims)?,
-        roles: claims::roles(&parsed.claims, &trusted.roles_claim)?,
-        permissions: claims::permissions(&parsed.claims, &trusted.permissions_claim)?,
-        types: claims::types(&parsed.claims)?,
-        token_id: claims::token_id(&parsed.claims)?,
-        token_sha256: parsed.signing_input_sha256,
-        issued_at,
-        not_before: claims::optional_date(&parsed.claims, "nbf")?.unwrap_or(issued_at),
-        expires_at: claims::date(&parsed.claims, "exp")?,
-        leeway_s,
-        claims: parsed.claims,
-        revocations,
-        unrevoked_at: AtomicU64::new(0),
-    })
+    fn verify_signature(&self, token: &BearerToken, now: UnixMicros) -> Result<Identity, TokenError> {
+        let jws = token::parse(token)?;
+        let claims = jws.claims()?;
+        let trusted = self.trusted(&claims)?;
+        if trusted.require_at_jwt && !jws.is_at_jwt {
+            return Err(TokenError::WrongType);
+        }
+        let key = trusted.keys.find(&jws.key_id, now).ok_or(TokenError::UnknownKey)?;
+        key.check_signature(&jws)?;
+        claims::check_audience(&claims, &trusted.audiences)?;
+        claims::check_purpose(&claims, jws.is_at_jwt)?;
+        self.identity(claims, jws.signing_input_sha256(), trusted, Arc::clone(&key.standing))
+    }
+
+    fn identity(
+        &self,
+        claims: Map<String, Value>,
+        token_sha256: [u8; 32],
+        trusted: &TrustedIssuer,
+        key: Arc<KeyStanding>,
+    ) -> Result<Identity, TokenError> {
+        let paths = &trusted.claims;
+        let (issued_at, expires_at) = (claims::date(&claims, "iat")?, claims::date(&claims, "exp")?);
+        if expires_at.0.saturating_sub(issued_at.0) > self.lifetime_s_max {
+            return Err(TokenError::LifetimeTooLong { max: self.lifetime_s_max });
+        }
+        let confirmation = Confirmation::from_claims(&claims)?;
+        if trusted.require_bound && confirmation.is_none() {
+            return Err(TokenError::Unbound);
+        }
+        Ok(Identity {
+            issuer: trusted.issuer.clone(),
+            agent: claims::agent(&claims, &paths.agent)?,
+            roles: claims::roles(&claims, &paths.roles)?,
+            permissions: claims::permissions(&claims, &paths.permissions)?,
+            types: claims::types(&claims)?,
+            token_id: claims::token_id(&claims, &paths.token_id)?,
+            token_sha256,
+            issued_at,
+            not_before: claims::optional_date(&claims, "nbf")?.unwrap_or(issued_at),
+            expires_at,
+            leeway_s: self.leeway_s,
+            key,
+            confirmation,
+            actors: delegation::actors(&claims, &trusted.issuer)?,
+            claims,
+            revocations: Arc::clone(&self.revocations),
+            unrevoked_at: AtomicU64::new(0),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -105,22 +105,28 @@ impl Session {
         self.renewals.load(Ordering::Acquire)
     }
 
-    /// Whether a fresh token is one of the agent that opened the session.
+    /// Whether a fresh token is one of the agent that opened the session, and bound to the same as the one before, if that
+    /// was bound.
     ///
     /// # Errors
-    /// [`TokenError::OtherAgent`].
-    pub fn check_same_agent(&self, fresh: &Identity) -> Result<(), TokenError> {
+    /// [`TokenError::OtherAgent`], [`TokenError::OtherBinding`].
+    pub fn check_renewal(&self, fresh: &Identity) -> Result<(), TokenError> {
         let held = self.identity.load();
-        let same = fresh.issuer() == held.issuer() && fresh.agent() == held.agent();
-        if same { Ok(()) } else { Err(TokenError::OtherAgent) }
+        if fresh.issuer() != held.issuer() || fresh.agent() != held.agent() {
+            return Err(TokenError::OtherAgent);
+        }
+        if held.confirmation().is_some() && held.confirmation() != fresh.confirmation() {
+            return Err(TokenError::OtherBinding);
+        }
+        Ok(())
     }
 
-    /// Goes on under a fresh token of the same agent.
+    /// Goes on under a fresh token of the same agent, bound to the same as the one before, if that was bound.
     ///
     /// # Errors
-    /// [`TokenError::OtherAgent`]: the session is as before.
+    /// [`TokenError::OtherAgent`], [`TokenError::OtherBinding`]: the session is as before.
     pub fn renew(&self, fresh: Arc<Identity>) -> Result<(), TokenError> {
-        self.check_same_agent(&fresh)?;
+        self.check_renewal(&fresh)?;
         self.identity.store(fresh);
         self.renewals.fetch_add(1, Ordering::AcqRel);
         Ok(())

@@ -3,12 +3,22 @@
 use std::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{error::TokenError, strict_json};
+use super::{error::TokenError, keys::SignatureAlgorithm, strict_json};
+
+/// As what a token was presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `authorization: Bearer`.
+    Bearer,
+    /// `authorization: DPoP`.
+    Dpop,
+    /// In a message of ours, where no scheme is said.
+    Unsaid,
+}
 
 /// A bearer token as presented: secret, bounded, not yet looked into. Its memory is zeroed when it is dropped.
 #[derive(Clone)]
@@ -18,28 +28,28 @@ impl BearerToken {
     /// The longest token accepted, in bytes.
     pub const LEN_BYTES_MAX: usize = 8192;
 
-    /// Takes the token out of an `authorization` header value (RFC 6750, section 2.1).
+    /// Takes the token out of an `authorization` header value (RFC 6750, section 2.1; RFC 9449, section 7.1).
     ///
     /// # Errors
     /// [`TokenError::NotBearer`], [`TokenError::TooLong`].
-    pub fn from_authorization(value: &[u8]) -> Result<Self, TokenError> {
-        let (scheme, token) = value.split_at_checked(7).ok_or(TokenError::NotBearer)?;
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(TokenError::NotBearer);
-        }
-        let text = std::str::from_utf8(token).map_err(|_| TokenError::NotBearer)?;
-        Self::new(text)
+    pub fn from_authorization(value: &[u8]) -> Result<(Scheme, Self), TokenError> {
+        let text = std::str::from_utf8(value).map_err(|_| TokenError::NotBearer)?;
+        let (scheme, token) = text.split_once(' ').ok_or(TokenError::NotBearer)?;
+        let scheme = match scheme {
+            name if name.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+            name if name.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
+            _ => return Err(TokenError::NotBearer),
+        };
+        Ok((scheme, Self::new(token)?))
     }
 
     /// Takes a bare token.
     ///
     /// # Errors
     /// [`TokenError::TooLong`].
-    pub fn new(text: &str) -> Result<Self, TokenError> {
-        if text.len() > Self::LEN_BYTES_MAX {
-            return Err(TokenError::TooLong);
-        }
-        Ok(Self(Zeroizing::new(text.to_owned())))
+    pub fn new(text: impl Into<String>) -> Result<Self, TokenError> {
+        let text = Zeroizing::new(text.into());
+        if text.len() > Self::LEN_BYTES_MAX { Err(TokenError::TooLong) } else { Ok(Self(text)) }
     }
 
     pub(super) fn sha256(&self) -> [u8; 32] {
@@ -57,70 +67,89 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// A token whose form is beyond doubt; nothing in it is verified.
-pub(super) struct ParsedToken {
-    pub(super) algorithm: Algorithm,
+/// A token whose form and header are beyond doubt; nothing in it is verified.
+pub(super) struct Jws<'a> {
+    pub(super) algorithm: SignatureAlgorithm,
     pub(super) key_id: String,
-    pub(super) claims: Map<String, Value>,
-    pub(super) signing_input_sha256: [u8; 32],
+    /// Whether `typ` says that this is an access token, and nothing else (RFC 9068, section 2.1).
+    pub(super) is_at_jwt: bool,
+    /// Header and payload as they are signed.
+    pub(super) signing_input: &'a str,
+    /// Base64url.
+    pub(super) signature: &'a str,
+    payload: Vec<u8>,
+}
+
+impl Jws<'_> {
+    pub(super) fn claims(&self) -> Result<Map<String, Value>, TokenError> {
+        object(&self.payload, "payload")
+    }
+
+    pub(super) fn signing_input_sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.signing_input.as_bytes()).into()
+    }
 }
 
 /// Header members that tell a verifier to fetch, trust, unpack or understand something else.
-const FORBIDDEN_HEADERS: [&str; 11] = ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
+pub(super) const FORBIDDEN_HEADERS: [&str; 11] =
+    ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
 
-/// Media types of `typ` that say "access token" or nothing (RFC 9068, section 4).
-const TYPES: [&str; 3] = ["jwt", "at+jwt", "application/at+jwt"];
+/// Media types of `typ` that say "access token" (RFC 9068, section 4), and those that say no more than "JWT".
+const ACCESS_TOKEN_TYPES: [&str; 2] = ["at+jwt", "application/at+jwt"];
+const PLAIN_TYPES: [&str; 2] = ["jwt", "application/jwt"];
 
-pub(super) fn parse(token: &BearerToken) -> Result<ParsedToken, TokenError> {
-    let text = token.as_str();
-    let (signing_input, signature) = text.rsplit_once('.').ok_or(TokenError::NotCompact)?;
+pub(super) fn parse(token: &BearerToken) -> Result<Jws<'_>, TokenError> {
+    let (signing_input, signature) = token.as_str().rsplit_once('.').ok_or(TokenError::NotCompact)?;
     let (header, payload) = signing_input.split_once('.').ok_or(TokenError::NotCompact)?;
-    let [header, payload, signature] = [header, payload, signature].map(decode);
-    if signature?.is_empty() {
+    let (header, payload) = (decode(header)?, decode(payload)?);
+    if decode(signature)?.is_empty() {
         return Err(TokenError::NotCompact);
     }
-    let header = object(&header?, "header")?;
+    let header = object(&header, "header")?;
     for name in FORBIDDEN_HEADERS {
         if header.contains_key(name) {
             return Err(TokenError::ForbiddenHeader(name));
         }
     }
-    check_type(&header)?;
-    Ok(ParsedToken {
+    Ok(Jws {
+        is_at_jwt: is_access_token_type(&header)?,
         algorithm: algorithm(&header)?,
         key_id: key_id(&header)?,
-        claims: object(&payload?, "payload")?,
-        signing_input_sha256: Sha256::digest(signing_input.as_bytes()).into(),
+        signing_input,
+        signature,
+        payload,
     })
 }
 
 /// `BASE64URL_NOPAD` takes neither padding, nor other alphabets, nor trailing bits that are not zero.
-fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
+pub(super) fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
     BASE64URL_NOPAD.decode(segment.as_bytes()).map_err(|_| TokenError::NotCompact)
 }
 
-fn object(bytes: &[u8], what: &'static str) -> Result<Map<String, Value>, TokenError> {
+pub(super) fn object(bytes: &[u8], what: &'static str) -> Result<Map<String, Value>, TokenError> {
     match strict_json::parse(bytes) {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) | Err(_) => Err(TokenError::NotStrictJson(what)),
     }
 }
 
-fn check_type(header: &Map<String, Value>) -> Result<(), TokenError> {
-    let accepted = match header.get("typ") {
-        None => true,
-        Some(Value::String(name)) => TYPES.iter().any(|accepted| name.eq_ignore_ascii_case(accepted)),
-        Some(_) => false,
-    };
-    if accepted { Ok(()) } else { Err(TokenError::WrongType) }
+/// Whether `typ` says so; `false` where it says nothing. Media types are compared without case (RFC 7515, section 4.1.9).
+fn is_access_token_type(header: &Map<String, Value>) -> Result<bool, TokenError> {
+    let Some(value) = header.get("typ") else { return Ok(false) };
+    let name = value.as_str().ok_or(TokenError::WrongType)?;
+    let is_one_of = |types: [&str; 2]| types.iter().any(|one| name.eq_ignore_ascii_case(one));
+    if is_one_of(ACCESS_TOKEN_TYPES) {
+        Ok(true)
+    } else if is_one_of(PLAIN_TYPES) {
+        Ok(false)
+    } else {
+        Err(TokenError::WrongType)
+    }
 }
 
-fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
-    match header.get("alg").and_then(Value::as_str) {
-        Some("ES256") => Ok(Algorithm::ES256),
-        Some("EdDSA") => Ok(Algorithm::EdDSA),
-        _ => Err(TokenError::Algorithm),
-    }
+fn algorithm(header: &Map<String, Value>) -> Result<SignatureAlgorithm, TokenError> {
+    let name = header.get("alg").and_then(Value::as_str);
+    name.and_then(SignatureAlgorithm::from_name).ok_or(TokenError::Algorithm)
 }
 
 fn key_id(header: &Map<String, Value>) -> Result<String, TokenError> {
@@ -139,7 +168,8 @@ mod tests {
     }
 
     fn error(text: &str) -> TokenError {
-        match BearerToken::new(text).and_then(|token| parse(&token)) {
+        let parsed = BearerToken::new(text).and_then(|token| parse(&token)?.claims());
+        match parsed {
             Ok(_) => panic!("accepted: {text}"),
             Err(error) => error,
         }
@@ -149,8 +179,9 @@ mod tests {
 
     #[test]
     fn a_token_of_good_form_passes() {
-        let parsed = parse(&BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short")).map(|p| p.claims);
-        assert_eq!(parsed.expect("good form").get("sub"), Some(&Value::from("a")));
+        let token = BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short");
+        let claims = parse(&token).and_then(|jws| jws.claims()).expect("good form");
+        assert_eq!(claims.get("sub"), Some(&Value::from("a")));
     }
 
     #[test]
@@ -185,7 +216,7 @@ mod tests {
 
     #[test]
     fn other_algorithms_types_and_keyless_headers_are_refused() {
-        for alg in [r#""none""#, r#""HS256""#, r#""RS256""#, r#""es256""#, r#"["ES256"]"#, "null"] {
+        for alg in [r#""none""#, r#""HS256""#, r#""RS512""#, r#""ES512""#, r#""es256""#, r#"["ES256"]"#, "null"] {
             let header = format!(r#"{{"alg":{alg},"kid":"k"}}"#);
             assert_eq!(error(&token(&header, "{}")), TokenError::Algorithm, "{alg}");
         }
@@ -207,9 +238,17 @@ mod tests {
 
     #[test]
     fn a_token_does_not_show_itself() {
-        let token = BearerToken::from_authorization(b"Bearer secret").expect("bearer");
+        let (_, token) = BearerToken::from_authorization(b"Bearer secret").expect("bearer");
         assert_eq!(format!("{token:?}"), "BearerToken(..)");
-        assert_eq!(BearerToken::from_authorization(b"Basic abc").expect_err("basic"), TokenError::NotBearer);
-        assert_eq!(BearerToken::from_authorization(b"Bearer").expect_err("short"), TokenError::NotBearer);
+    }
+
+    #[test]
+    fn two_schemes_are_known() {
+        let scheme = |value: &[u8]| BearerToken::from_authorization(value).map(|(scheme, _)| scheme);
+        assert_eq!([scheme(b"Bearer a"), scheme(b"bearer a")], [Ok(Scheme::Bearer), Ok(Scheme::Bearer)]);
+        assert_eq!([scheme(b"DPoP a"), scheme(b"dpop a")], [Ok(Scheme::Dpop), Ok(Scheme::Dpop)]);
+        for value in [&b"Basic abc"[..], b"Bearer", b"DPoP", b"", b" a", b"Bearer\xff a", b"BearerDPoP a"] {
+            assert_eq!(scheme(value), Err(TokenError::NotBearer), "{value:?}");
+        }
     }
 }

@@ -24,8 +24,8 @@ pub(super) struct CheckArgs {
     json: bool,
 }
 
-pub(super) fn run(ConfigCommand::Check(args): ConfigCommand) -> Result<(), Failure> {
-    let checks = check_file(&args.config);
+pub(super) async fn run(ConfigCommand::Check(args): ConfigCommand) -> Result<(), Failure> {
+    let checks = check_file(&args.config).await;
     print(&checks, args.json)?;
     if checks.iter().all(|check| check.ok) { Ok(()) } else { Err(Failure::ReportedUsage) }
 }
@@ -36,7 +36,11 @@ fn print(checks: &[Check], as_json: bool) -> Result<(), Failure> {
     }
     let mut table = output::new_table(["", "CHECK", "DETAIL"]);
     for check in checks {
-        let (mark, color) = if check.ok { ("✓", Color::Green) } else { ("✗", Color::Red) };
+        let (mark, color) = match (check.ok, check.warning) {
+            (true, false) => ("✓", Color::Green),
+            (true, true) => ("!", Color::Yellow),
+            (false, _) => ("✗", Color::Red),
+        };
         table.add_row([Cell::new(mark).fg(color), Cell::new(check.name), Cell::new(&check.detail)]);
     }
     Ok(output::table(&table)?)
@@ -47,12 +51,12 @@ mod tests {
     use super::*;
     use crate::dev::{DevDirectory, DevOptions};
 
-    #[test]
-    fn faults_end_with_the_code_for_a_bad_configuration() {
+    #[tokio::test]
+    async fn faults_end_with_the_code_for_a_bad_configuration() {
         let outer = tempfile::tempdir().expect("a directory");
         let directory = DevDirectory::create_or_reuse(outer.path(), DevOptions::default()).expect("made");
         let check = |config: PathBuf| run(ConfigCommand::Check(CheckArgs { config, json: true }));
-        assert_eq!(check(directory.config_path()), Ok(()));
-        assert_eq!(check("/nowhere/veribus.toml".into()), Err(Failure::ReportedUsage));
+        assert_eq!(check(directory.config_path()).await, Ok(()));
+        assert_eq!(check("/nowhere/veribus.toml".into()).await, Err(Failure::ReportedUsage));
     }
 }

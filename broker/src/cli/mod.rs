@@ -100,7 +100,7 @@ impl Command {
         match self {
             Self::Dev(args) => dev::run(args).await,
             Self::Serve(args) => serve::run(args).await,
-            Self::Config(command) => config::run(command),
+            Self::Config(command) => config::run(command).await,
             Self::Token(command) => token::run(command),
             Self::Pub(args) => publish::run(args).await,
             Self::Sub(args) => subscribe::run(args).await,

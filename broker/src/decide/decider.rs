@@ -12,7 +12,7 @@ use super::{
 use crate::{
     authenticate::Identity,
     inspect::Inspected,
-    model::{Clock, FindingKind, RefusalReason},
+    model::{Clock, FindingKind, QuotaOverrides, RefusalReason},
 };
 
 /// How decisions are made.
@@ -46,6 +46,12 @@ impl Decider {
     #[must_use]
     pub const fn policy_sha256(&self) -> &[u8; 32] {
         self.policy.bundle().sha256()
+    }
+
+    /// Who may use more or less than others, as the policy's data says.
+    #[must_use]
+    pub const fn quotas(&self) -> &QuotaOverrides {
+        &self.policy.bundle().quotas
     }
 
     /// Decides what becomes of a message.

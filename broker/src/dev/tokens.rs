@@ -1,4 +1,4 @@
-//! The example agents' tokens: kept while they are good for another day, issued anew otherwise.
+//! The example agents' tokens: kept while they are good for half a day more, issued anew otherwise.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -14,10 +14,11 @@ use crate::{
     model::UnixSeconds,
 };
 
-const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
-const RENEWED_BEFORE_EXPIRY_S: i64 = 24 * 3600;
+/// As long as the broker accepts by default (`identity.token_lifetime_s_max`).
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const RENEWED_BEFORE_EXPIRY_S: i64 = 12 * 3600;
 
-/// Sees to it that each example agent has a token in `directory` that is good for another day.
+/// Sees to it that each example agent has a token in `directory` that is good for half a day more.
 pub(super) fn write_tokens(directory: &Path, issuer: &TokenIssuer, now: UnixSeconds) -> Result<(), DevError> {
     private_directory(directory).map_err(writing(directory))?;
     for agent in &EXAMPLE_AGENTS {
@@ -39,6 +40,7 @@ fn issue(agent: &ExampleAgent, issuer: &TokenIssuer, now: UnixSeconds) -> Result
 
 fn is_good(claims: &Claims, agent: &ExampleAgent, UnixSeconds(now): UnixSeconds) -> bool {
     claims.exp > now.saturating_add(RENEWED_BEFORE_EXPIRY_S)
+        && claims.exp <= claims.iat.saturating_add_unsigned(LIFETIME.as_secs())
         && claims.roles == [agent.role]
         && claims.permissions == agent.permissions
 }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
     use crate::issue::KeyKind;
 
-    const DAY_S: i64 = 24 * 3600;
+    const HOUR_S: i64 = 3600;
 
     fn issuer() -> TokenIssuer {
         TokenIssuer::from_pem("veribus-dev", "veribus", &KeyKind::Es256.generate_pem().expect("a key")).expect("issuer")
@@ -69,18 +71,27 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_kept_until_a_day_before_they_expire() {
+    fn tokens_are_kept_until_half_a_day_before_they_expire() {
         let directory = tempfile::tempdir().expect("a directory");
         let (path, issuer, start) = (directory.path(), issuer(), 1_900_000_000);
         write_tokens(path, &issuer, UnixSeconds(start)).expect("written");
         let first = token(path);
-        write_tokens(path, &issuer, UnixSeconds(start + 28 * DAY_S)).expect("kept");
+        write_tokens(path, &issuer, UnixSeconds(start + 11 * HOUR_S)).expect("kept");
         assert_eq!(token(path), first);
-        write_tokens(path, &issuer, UnixSeconds(start + 29 * DAY_S)).expect("renewed");
+        write_tokens(path, &issuer, UnixSeconds(start + 12 * HOUR_S)).expect("renewed");
         assert_ne!(token(path), first);
         let claims = claims(token(path).trim(), &issuer).expect("claims");
-        assert_eq!(claims.exp, start + 59 * DAY_S);
+        assert_eq!(claims.exp, start + 36 * HOUR_S);
         assert_eq!(claims.permissions, ["publish:finance.>", "subscribe:finance.>"]);
+    }
+
+    #[test]
+    fn a_token_of_a_longer_life_than_the_broker_accepts_is_issued_anew() {
+        let (issuer, agent) = (issuer(), &EXAMPLE_AGENTS[0]);
+        let claims = issuer.claims(agent.name, UnixSeconds(0), LIFETIME + Duration::from_secs(1)).role(agent.role);
+        let claims = agent.permissions.iter().fold(claims, |claims, permission| claims.permission(*permission));
+        assert!(!is_good(&claims, agent, UnixSeconds(0)));
+        assert!(is_good(&Claims { exp: claims.exp - 1, ..claims }, agent, UnixSeconds(0)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use veribus_proto::v1::{self, AuditEntry, EntryKind};
 
 use super::{Malformed, Recipient, revocation_facts};
 use crate::{
-    authenticate::Identity,
+    authenticate::{DelegatedActor, Identity},
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
     model::{DecisionId, Finding, RefusalReason, Severity, SubscriptionId, TopicPattern},
@@ -174,6 +174,23 @@ impl Draft {
         })
     }
 
+    /// Messages or calls beyond the quota of an agent, or, if `agent` is absent, of more agents than are told apart.
+    #[must_use]
+    pub fn quota_exceeded(agent: Option<(&Identity, SocketAddr)>, quota: &str, count: u64) -> Self {
+        Self(AuditEntry {
+            actor: agent.map(|(identity, _)| actor(identity)),
+            peer: agent.map(|(_, peer)| peer.to_string()).unwrap_or_default(),
+            detail: quota.to_owned(),
+            decision: Some(v1::DecisionFacts {
+                decision: v1::Decision::Deny.into(),
+                reason: "QUOTA_EXCEEDED".to_owned(),
+                ..v1::DecisionFacts::default()
+            }),
+            count,
+            ..entry(EntryKind::QuotaExceeded)
+        })
+    }
+
     /// A frame that could not be decoded, so that it is not known which messages it held.
     #[must_use]
     pub fn undecodable(agent: &Identity, peer: SocketAddr, method: &str, detail: &str) -> Self {
@@ -190,6 +207,7 @@ impl Draft {
     pub(super) fn malformed(malformed: &Malformed) -> Self {
         Self(AuditEntry {
             actor: Some(actor(&malformed.sender)),
+            via: malformed.via.as_deref().map(actor),
             peer: malformed.peer.to_string(),
             message: Some(v1::MessageFacts {
                 id: malformed.message_id.clone(),
@@ -206,6 +224,7 @@ impl Draft {
         let message = inspected.message();
         Self(AuditEntry {
             actor: Some(actor(inspected.sender())),
+            via: inspected.via().map(|via| actor(via)),
             peer: inspected.peer().to_string(),
             resource: message.topic.as_str().to_owned(),
             message: Some(v1::MessageFacts {
@@ -229,7 +248,7 @@ impl Draft {
 
     /// Everything that can be long is left out: what remains always fits.
     pub(super) fn cut_down(&mut self) {
-        if let Some(actor) = &mut self.0.actor {
+        for actor in self.0.actor.iter_mut().chain(&mut self.0.via) {
             actor.roles.clear();
         }
         if let Some(decision) = &mut self.0.decision {
@@ -259,11 +278,15 @@ impl Draft {
     }
 
     pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
-        let decision = self.0.decision.get_or_insert_default();
-        decision.decision = v1::Decision::Deny.into();
-        decision.reason = reason.as_str().to_owned();
-        decision.rules.push(rule.to_owned());
+        deny(self.0.decision.get_or_insert_default(), rule, reason);
     }
+}
+
+/// Turns a decision into a denial.
+pub(super) fn deny(decision: &mut v1::DecisionFacts, rule: &str, reason: RefusalReason) {
+    decision.decision = v1::Decision::Deny.into();
+    reason.as_str().clone_into(&mut decision.reason);
+    decision.rules.push(rule.to_owned());
 }
 
 fn entry(kind: EntryKind) -> AuditEntry {
@@ -287,8 +310,13 @@ pub fn actor(identity: &Identity) -> v1::Actor {
         roles: identity.roles().iter().map(|role| role.as_str().to_owned()).collect(),
         token_id: identity.token_id().as_str().to_owned(),
         token_sha256: identity.token_sha256().to_vec(),
-        ..v1::Actor::default()
+        confirmation: identity.confirmation().map(ToString::to_string).unwrap_or_default(),
+        delegation: identity.actors().iter().map(delegated).collect(),
     }
+}
+
+fn delegated(actor: &DelegatedActor) -> v1::DelegatedActor {
+    v1::DelegatedActor { issuer: actor.issuer.as_str().to_owned(), agent: actor.agent.as_str().to_owned() }
 }
 
 fn recipient_actor(recipient: &Recipient) -> v1::Actor {

@@ -12,6 +12,7 @@ mod commit;
 mod disk;
 mod draft;
 mod duplicates;
+mod prepared;
 mod queue;
 mod reader;
 mod recorded;

@@ -18,6 +18,7 @@ use super::{
     UndeliveredCount,
     commit::{ChainEnd, Commit},
     duplicates::{Duplicates, First, FirstOutcome, Key},
+    prepared::Prepared,
     queue::Submission,
     revocation,
     routed::Ending,
@@ -273,7 +274,7 @@ impl Writer {
     fn take(
         &mut self,
         submission: Submission,
-        commit: &mut Commit<'_>,
+        commit: &mut Commit,
         recorded: &mut Vec<Recorded>,
         changes: &mut Changes,
     ) -> Reply {
@@ -292,11 +293,11 @@ impl Writer {
         }
     }
 
-    fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut draft, salt, content, sender, ending, .. } = routed;
+    fn message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
+        let Routed { mut entry, salt, content, sender, via, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
-                let decision_id = self.decision_id(commit.push(draft));
+                let decision_id = self.decision_id(commit.push(entry));
                 let reason = RefusalReason::MalformedMessage;
                 return Outcome::Refused(RefusedReceipt { message_id, decision_id, reason, duplicate: false });
             }
@@ -307,15 +308,15 @@ impl Writer {
         if let Some(first) = self.duplicates.find(&key) {
             // Another message under the same id goes nowhere, but what was tried is not hidden.
             if first.content.is_some_and(|known| known != content) {
-                draft.deny("native/message-id-reused", RefusalReason::MessageIdReused);
-                commit.push(draft);
+                entry.deny("native/message-id-reused", RefusalReason::MessageIdReused);
+                commit.push(entry);
             }
             return self.outcome(id, &first, true);
         }
-        // The token may have run out or been revoked while the message waited.
-        let ending = match self.fallen(&sender) {
+        // A token may have run out or been revoked while the message waited.
+        let ending = match self.fallen(&sender).or_else(|| self.fallen(via.as_deref()?)) {
             Some((rule, reason)) => {
-                draft.deny(&rule, reason);
+                entry.deny(&rule, reason);
                 Ending::Refused(id.clone(), reason)
             }
             None => ending,
@@ -326,7 +327,7 @@ impl Writer {
             Ending::Refused(_, reason) => (FirstOutcome::Refused(reason), None),
             Ending::Malformed(_) => (FirstOutcome::Refused(RefusalReason::MalformedMessage), None),
         };
-        let index = self.push(draft, handed_over, salt, commit, recorded);
+        let index = self.push(entry, handed_over, salt, commit, recorded);
         let first = First { index, outcome, salt: Some(salt), content: Some(content) };
         if outcome.is_final() {
             self.duplicates.insert(key, first);
@@ -336,15 +337,15 @@ impl Writer {
 
     fn push(
         &mut self,
-        mut draft: Draft,
+        entry: Prepared,
         handed_over: Option<(Permitted, Audience)>,
         salt: [u8; 32],
-        commit: &mut Commit<'_>,
+        commit: &mut Commit,
         recorded: &mut Vec<Recorded>,
     ) -> u64 {
-        let Some((permitted, audience)) = handed_over else { return commit.push(draft) };
-        draft.0.audience = self.name_audience(&audience, commit);
-        let index = commit.push(draft);
+        let Some((permitted, audience)) = handed_over else { return commit.push(entry) };
+        let named = self.name_audience(&audience, commit);
+        let index = commit.push_to(entry, named);
         if !audience.is_empty() {
             recorded.push(Recorded::new(permitted, audience, self.decision_id(index), salt));
         }
@@ -352,7 +353,7 @@ impl Writer {
     }
 
     /// The audience as it stands in the entry: written out the first time, by reference after that.
-    fn name_audience(&mut self, audience: &Audience, commit: &mut Commit<'_>) -> Option<v1::Audience> {
+    fn name_audience(&mut self, audience: &Audience, commit: &mut Commit) -> Option<v1::Audience> {
         if audience.is_empty() {
             return None;
         }

@@ -1,6 +1,6 @@
 //! The way in and out: TLS connections, gRPC services, and the translation between wire and domain.
 //!
-//! - [`tls`]: TLS 1.3, and nothing older.
+//! - [`tls`]: TLS 1.3, and nothing older; certificates of clients where they are asked for.
 //! - [`listener`], [`connection`]: who may connect, how often, and for how long without saying who they are.
 //! - [`gate`]: no call passes without a verified caller, before any of its body is decoded.
 //! - [`broker`], [`audit`], [`admin`]: the services of `veribus.v1`.
@@ -13,9 +13,11 @@ pub mod connection;
 mod convert;
 pub mod gate;
 pub mod listener;
+pub mod overruns;
 mod publish_stream;
 pub mod refusals;
 pub mod renewal;
+mod senders;
 mod session_body;
 mod status;
 mod subscribe_stream;

@@ -7,41 +7,40 @@ use veribus_proto::v1::{Credentials, Refreshed};
 
 use super::{refusals::Refusals, status};
 use crate::{
-    authenticate::{BearerToken, Caller, Identity, TokenError, Verifier},
+    authenticate::{Authenticator, Caller, Identity, TokenError},
     record::{Draft, Recorder},
 };
 
 /// Takes fresh tokens.
 #[derive(Clone)]
 pub struct Renewals {
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
 }
 
 impl Renewals {
-    /// Recognises tokens by `verifier`.
+    /// Recognises tokens by `authenticator`.
     #[must_use]
-    pub const fn new(verifier: Arc<Verifier>, refusals: Arc<Refusals>, recorder: Recorder) -> Self {
-        Self { verifier, refusals, recorder }
+    pub const fn new(authenticator: Arc<Authenticator>, refusals: Arc<Refusals>, recorder: Recorder) -> Self {
+        Self { authenticator, refusals, recorder }
     }
 
     /// Whom a fresh token names. One that is not good, or another agent's, is the end of the stream.
-    pub(super) fn recognise(&self, caller: &Caller, credentials: &Credentials) -> Result<Arc<Identity>, Status> {
-        let fresh =
-            self.verify(credentials).and_then(|fresh| caller.session().check_same_agent(&fresh).map(|()| fresh));
-        fresh.map_err(|error| {
+    pub(super) async fn recognise(&self, caller: &Caller, credentials: Credentials) -> Result<Arc<Identity>, Status> {
+        let fresh = self.authenticate(caller, credentials).await;
+        fresh.and_then(|fresh| caller.session().check_renewal(&fresh).map(|()| fresh)).map_err(|error| {
             self.refusals.note_session(caller.session(), &error);
             status::unauthenticated()
         })
     }
 
     /// Goes on under a fresh token, recorded.
-    pub(super) async fn renew(&self, caller: &Caller, credentials: &Credentials) -> Result<Refreshed, Status> {
-        let fresh = self.recognise(caller, credentials)?;
+    pub(super) async fn renew(&self, caller: &Caller, credentials: Credentials) -> Result<Refreshed, Status> {
+        let fresh = self.recognise(caller, credentials).await?;
+        caller.session().renew(Arc::clone(&fresh)).map_err(|_| status::unauthenticated())?;
         let resource = caller.session().method().to_owned();
         let draft = Draft::refreshed(resource, None, None, &fresh, caller.peer());
-        self.adopt(caller, Arc::clone(&fresh))?;
         let receipt = self.recorder.access(draft, Arc::clone(&fresh)).await.map_err(status::record_status)?;
         match receipt.refused {
             None => Ok(Refreshed { token_expires_at: fresh.expires_at().0, patterns: Vec::new() }),
@@ -49,14 +48,9 @@ impl Renewals {
         }
     }
 
-    fn verify(&self, credentials: &Credentials) -> Result<Arc<Identity>, TokenError> {
-        self.verifier.verify(&BearerToken::new(&credentials.token)?)
-    }
-
-    fn adopt(&self, caller: &Caller, fresh: Arc<Identity>) -> Result<(), Status> {
-        caller.session().renew(fresh).map_err(|error| {
-            self.refusals.note_session(caller.session(), &error);
-            status::unauthenticated()
-        })
+    async fn authenticate(&self, caller: &Caller, credentials: Credentials) -> Result<Arc<Identity>, TokenError> {
+        let Credentials { token, dpop_proof } = credentials;
+        let proof = (!dpop_proof.is_empty()).then_some(&*dpop_proof);
+        self.authenticator.authenticate_or_fetch(&caller.presents(token, proof)?).await
     }
 }

@@ -19,14 +19,16 @@ use super::{refusals::Refusals, status};
 use crate::{
     authenticate::{OpenSession, SessionEnd},
     model::Clock,
+    quota::OpenCall,
 };
 
 /// The shortest pause between two looks at a token.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 
-/// An answer under way. Dropping it closes the session.
+/// An answer under way. Dropping it closes the session and gives its place back.
 pub(super) struct SessionBody {
     open: OpenSession,
+    _place: OpenCall,
     /// `None` once there is nothing more to say.
     inner: Option<Body>,
     clock: Clock,
@@ -43,11 +45,11 @@ struct Wakers {
 }
 
 impl SessionBody {
-    pub(super) fn wrap(open: OpenSession, inner: Body, clock: Clock, refusals: Arc<Refusals>) -> Body {
+    pub(super) fn wrap(open: OpenSession, place: OpenCall, inner: Body, clock: Clock, refusals: Arc<Refusals>) -> Body {
         if inner.is_end_stream() {
             return inner;
         }
-        Body::new(Self { open, inner: Some(inner), clock, refusals, wakers: None })
+        Body::new(Self { open, _place: place, inner: Some(inner), clock, refusals, wakers: None })
     }
 
     /// Waits for what may end the session; `Ready` where it may have come.

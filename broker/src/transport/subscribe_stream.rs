@@ -11,7 +11,10 @@ use veribus_proto::v1::{
 };
 
 use super::{convert, renewal::Renewals, status};
-use crate::{authenticate::Caller, deliver::Inbox, model::TopicPattern, record::AccessReceipt, subscribe::Reading};
+use crate::{
+    authenticate::Caller, deliver::Inbox, model::TopicPattern, quota::OpenSubscription, record::AccessReceipt,
+    subscribe::Reading,
+};
 
 /// How much one response carries, about.
 const BATCH_MESSAGES_MAX: usize = 256;
@@ -40,6 +43,7 @@ pub(super) struct Opened {
     pub(super) caller: Caller,
     pub(super) reading: Arc<Reading>,
     pub(super) renewals: Renewals,
+    pub(super) _place: OpenSubscription,
 }
 
 /// The state between two responses.
@@ -69,9 +73,9 @@ pub(super) fn serve(
 
 impl Subscriber {
     /// Goes on under a fresh token, as far as that permits.
-    async fn refresh(&mut self, credentials: &Credentials) -> Result<Refreshed, Status> {
+    async fn refresh(&mut self, credentials: Credentials) -> Result<Refreshed, Status> {
         let Opened { inbox, caller, reading, renewals, .. } = &mut self.opened;
-        let fresh = renewals.recognise(caller, credentials)?;
+        let fresh = renewals.recognise(caller, credentials).await?;
         let token_expires_at = fresh.expires_at().0;
         let patterns = reading.renew(caller, inbox, fresh).await.map_err(|refusal| status::read_status(&refusal))?;
         let patterns = patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
@@ -101,7 +105,7 @@ impl Subscriber {
                 }
                 asked = request_side(&mut self.requests) => {
                     let credentials = asked?;
-                    return self.refresh(&credentials).await.map(subscribe_response::Response::Refreshed).map_err(Some);
+                    return self.refresh(credentials).await.map(subscribe_response::Response::Refreshed).map_err(Some);
                 }
             }
         }

@@ -16,14 +16,15 @@ use rules::{Edge, cycle, edges};
 use source::{SourceFile, mentions};
 
 /// Every module of the broker, and whom it may import. Nothing else is allowed.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("metrics", &["model"]),
     ("engine", &["model"]),
     ("issue", &["model"]),
     ("config", &["model"]),
     ("dev", &["config", "issue", "model"]),
-    ("authenticate", &["model"]),
+    ("authenticate", &["metrics", "model"]),
+    ("quota", &["authenticate", "model"]),
     ("inspect", &["authenticate", "model"]),
     ("decide", &["authenticate", "inspect", "model"]),
     ("record", &["authenticate", "decide", "engine", "inspect", "metrics", "model"]),
@@ -34,7 +35,18 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     // The pipelines; of the stages what goes in, what comes out, and what can go wrong.
     (
         "transport",
-        &["administer", "authenticate", "deliver", "engine", "metrics", "model", "publish", "record", "subscribe"],
+        &[
+            "administer",
+            "authenticate",
+            "deliver",
+            "engine",
+            "metrics",
+            "model",
+            "publish",
+            "quota",
+            "record",
+            "subscribe",
+        ],
     ),
     (
         "server",
@@ -49,20 +61,21 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "metrics",
             "model",
             "publish",
+            "quota",
             "record",
             "subscribe",
             "transport",
         ],
     ),
     // Whether a broker could start with these settings.
-    ("check", &["authenticate", "config", "decide", "inspect", "transport"]),
+    ("check", &["authenticate", "config", "decide", "inspect", "server", "transport"]),
     ("cli", &["check", "config", "dev", "issue", "model", "server"]),
     // The binary.
     ("main", &["cli"]),
 ];
 
 /// What a module may name of another, where that is not all that is public.
-const ONLY: [(&str, &str, &[&str]); 4] = [
+const ONLY: [(&str, &str, &[&str]); 5] = [
     ("transport", "engine", &["ReadError"]),
     ("transport", "deliver", &["EndReason", "Inbox", "InboxError"]),
     (
@@ -71,6 +84,7 @@ const ONLY: [(&str, &str, &[&str]); 4] = [
         &["AppendError", "CHUNK_BYTES_MAX", "Chunk", "LogStore", "ReadError", "Record", "SharedLogStore"],
     ),
     ("check", "transport", &["tls"]),
+    ("check", "server", &["issuers"]),
 ];
 
 /// Crates that the domain may be made of.

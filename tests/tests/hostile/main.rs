@@ -1,7 +1,19 @@
 //! Peers that do not keep to any rule. Whatever they send, nothing invalid is accepted, nothing panics, memory stays
 //! bounded, and the broker goes on serving.
 
+#[expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "a failed expectation is a failed test"
+)]
+#[path = "../../../broker/tests/hostile_tokens/attack.rs"]
+mod attack;
 mod input;
+#[expect(clippy::expect_used, clippy::indexing_slicing, reason = "a failed expectation is a failed test")]
+#[path = "../../../broker/tests/hostile_tokens/signers.rs"]
+mod signers;
+mod tokens;
 
 use std::{
     process::Stdio,

@@ -4,12 +4,14 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    fixtures::{LIFETIME, NOW, World, issuer, trusted},
+    authenticate::Permission,
+    fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, World, issuer, trusted},
     issue::KeyKind,
+    model::RoleName,
 };
 
 fn verify(world: &World, token: &str) -> Result<Arc<Identity>, TokenError> {
-    world.verifier.verify(&BearerToken::new(token)?)
+    world.verifier.verify(&BearerToken::new(token)?).map(|verified| verified.0)
 }
 
 fn world() -> World {
@@ -46,12 +48,11 @@ fn a_token_signed_with_another_key_is_refused_even_under_the_same_names() {
 #[test]
 fn one_issuers_key_does_not_sign_for_another() {
     let (one, other) = (issuer("https://one.example", KeyKind::Es256), issuer("https://two.example", KeyKind::Es256));
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], settings, Clock::manual(NOW));
+    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], VERIFIER_SETTINGS, Clock::manual(NOW));
     let mut claims = one.claims("agent", NOW, LIFETIME);
     claims.iss = "https://two.example".to_owned();
     let token = BearerToken::new(&one.issue(&claims).expect("signed")).expect("short");
-    assert_eq!(verifier.verify(&token).err(), Some(TokenError::UnknownKey));
+    assert_eq!(verifier.verify(&token).map(drop).err(), Some(TokenError::UnknownKey));
 }
 
 #[test]
@@ -87,7 +88,7 @@ fn names_that_are_none_are_refused() {
     let world = world();
     for agent in ["", "role:compliance", "a b", "a\u{200b}b", &"a".repeat(256)] {
         let token = world.issuer.issue(&world.claims(agent)).expect("signed");
-        assert!(matches!(verify(&world, &token), Err(TokenError::Identifier { claim: "sub", .. })), "{agent:?}");
+        assert!(matches!(verify(&world, &token), Err(TokenError::Identifier { claim: "agent", .. })), "{agent:?}");
     }
     let mut other_audience = world.claims("agent");
     other_audience.aud = "another-service".to_owned();
@@ -131,11 +132,10 @@ fn a_type_that_the_token_does_not_list_may_not_be_sent() {
 #[test]
 fn a_destination_means_a_role_or_that_agent_of_the_senders_issuer() {
     let (one, other) = (issuer("https://one.example", KeyKind::Es256), issuer("https://two.example", KeyKind::Es256));
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16 };
-    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], settings, Clock::manual(NOW));
+    let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], VERIFIER_SETTINGS, Clock::manual(NOW));
     let identity = |issuer: &crate::issue::TokenIssuer, agent: &str| {
         let token = issuer.issue(&issuer.claims(agent, NOW, LIFETIME).role("compliance")).expect("signed");
-        verifier.verify(&BearerToken::new(&token).expect("short")).expect("verified")
+        verifier.verify(&BearerToken::new(&token).expect("short")).expect("verified").0
     };
     let (sender, namesake, stranger) = (identity(&one, "a"), identity(&other, "b"), identity(&one, "b"));
     let to_b = Destination::parse("b").expect("an agent");
@@ -143,6 +143,98 @@ fn a_destination_means_a_role_or_that_agent_of_the_senders_issuer() {
     assert!(!namesake.is_meant_by(&to_b, &sender), "a namesake of another issuer");
     assert!(namesake.is_meant_by(&Destination::parse("role:compliance").expect("a role"), &sender));
     assert!(!namesake.is_meant_by(&Destination::parse("role:finance").expect("a role"), &sender));
+}
+
+/// A verifier that trusts the issuer of `world` on other terms.
+fn on_terms(world: &World, terms: impl FnOnce(&mut TrustedIssuer)) -> Verifier {
+    let mut trusted = trusted(&world.issuer);
+    terms(&mut trusted);
+    Verifier::new(vec![trusted], VERIFIER_SETTINGS, world.clock.clone())
+}
+
+fn verify_on(verifier: &Verifier, world: &World, claims: &Value) -> Result<Arc<Identity>, TokenError> {
+    verifier.verify(&BearerToken::new(&world.issuer.sign(claims).expect("signed")).expect("short"))?.bound(|_| Ok(()))
+}
+
+#[test]
+fn claims_are_read_where_the_issuer_has_them() {
+    let world = world();
+    // As Microsoft Entra ID makes them for an application.
+    let verifier = on_terms(&world, |trusted| {
+        trusted.audiences = vec!["api://veribus".to_owned(), "veribus".to_owned()];
+        trusted.claims = ClaimPaths {
+            agent: "oid".to_owned(),
+            token_id: "uti".to_owned(),
+            roles: "roles".to_owned(),
+            permissions: vec!["scp".to_owned(), "roles".to_owned()],
+        };
+    });
+    let good = json!({
+        "iss": world.issuer.issuer(), "aud": "api://veribus", "sub": "s", "oid": "o", "uti": "u", "azp": "client",
+        "iat": NOW.0, "nbf": NOW.0, "exp": NOW.0 + 3_600, "roles": ["finance", "publish:finance.>"],
+    });
+    let identity = verify_on(&verifier, &world, &good).expect("recognised");
+    assert_eq!((identity.agent().as_str(), identity.token_id().as_str()), ("o", "u"));
+    assert_eq!(identity.roles().iter().map(RoleName::as_str).collect::<Vec<_>>(), ["finance"]);
+    let permission = Permission::parse("publish:finance.>").expect("a permission");
+    assert_eq!(*identity.permissions(), Permissions::new(vec![permission]));
+    for name in ["oid", "uti", "sub"] {
+        let mut claims = good.clone();
+        claims.as_object_mut().expect("an object").remove(name);
+        assert!(matches!(verify_on(&verifier, &world, &claims), Err(TokenError::Claim(_))), "{name}");
+    }
+}
+
+#[test]
+fn an_issuer_may_have_to_say_that_a_token_is_an_access_token() {
+    let world = world();
+    let claims = serde_json::to_value(world.claims("agent")).expect("JSON");
+    let verifier = on_terms(&world, |trusted| trusted.require_at_jwt = true);
+    assert!(verify_on(&verifier, &world, &claims).is_ok(), "`veribus token issue` says so");
+    let header = BASE64URL_NOPAD.encode(br#"{"alg":"ES256","kid":"k","typ":"JWT"}"#);
+    let token = format!("{header}.{}.AAAA", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()));
+    let refused = verifier.verify(&BearerToken::new(&token).expect("short"));
+    assert_eq!(refused.err(), Some(TokenError::WrongType));
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::UnknownKey), "where that is not asked for");
+}
+
+#[test]
+fn a_token_of_another_kind_is_no_access_token() {
+    for (claims, is_at_jwt, expected) in [
+        (json!({}), false, Ok(())),
+        (json!({"nonce": "n"}), false, Err(TokenError::OtherKind("nonce"))),
+        (json!({"at_hash": "h"}), false, Err(TokenError::OtherKind("at_hash"))),
+        (json!({"events": {}}), false, Err(TokenError::OtherKind("events"))),
+        // An ID token does not say that it is an access token.
+        (json!({"nonce": "n"}), true, Ok(())),
+        (json!({"typ": "Bearer", "client_id": "c"}), false, Ok(())),
+        (json!({"typ": "DPoP"}), true, Ok(())),
+        (json!({"typ": "ID"}), false, Err(TokenError::OtherKind("typ"))),
+        (json!({"typ": "Refresh"}), true, Err(TokenError::OtherKind("typ"))),
+        (json!({"client_id": ""}), true, Err(TokenError::Claim("client_id"))),
+        (json!({"client_id": ["c"]}), false, Err(TokenError::Claim("client_id"))),
+    ] {
+        let members = claims.as_object().expect("an object");
+        assert_eq!(claims::check_purpose(members, is_at_jwt), expected, "{claims}");
+    }
+    let world = world();
+    let id_token = world.claims("agent").claim("typ", "ID");
+    let token = world.issuer.issue(&id_token).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::OtherKind("typ")));
+}
+
+#[test]
+fn a_token_lives_as_long_as_the_settings_allow_and_no_longer() {
+    let world = world();
+    let mut claims = world.claims("agent");
+    claims.exp = claims.iat + 86_400;
+    assert!(verify(&world, &world.issuer.issue(&claims).expect("signed")).is_ok());
+    claims.exp += 1;
+    let token = world.issuer.issue(&claims).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::LifetimeTooLong { max: 86_400 }));
+    (claims.iat, claims.exp) = (i64::MIN, i64::MAX);
+    let token = world.issuer.issue(&claims).expect("signed");
+    assert_eq!(verify(&world, &token).err(), Some(TokenError::LifetimeTooLong { max: 86_400 }));
 }
 
 static WORLD: std::sync::LazyLock<World> = std::sync::LazyLock::new(world);

@@ -5,8 +5,8 @@ use serde::Serialize;
 use veribus_proto::{
     chain::leaf_hash,
     v1::{
-        AuditEntry, Decision, DecisionFacts, EntryKind, Finding, MessageFacts, Recipient, Revocation, Severity,
-        Undelivered, revocation::Target,
+        Actor, AuditEntry, Decision, DecisionFacts, DelegatedActor, EntryKind, Finding, MessageFacts, Recipient,
+        Revocation, Severity, Undelivered, revocation::Target,
     },
 };
 
@@ -33,6 +33,12 @@ pub(super) struct EntryJson {
     #[serde(skip_serializing_if = "String::is_empty")]
     token_sha256: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    confirmation: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    delegation: Vec<PartyJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<PartyJson>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     peer: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     resource: String,
@@ -53,6 +59,14 @@ pub(super) struct EntryJson {
     count: u64,
     prev: String,
     leaf_hash: String,
+}
+
+#[derive(Debug, Serialize)]
+struct PartyJson {
+    issuer: String,
+    agent: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    token_id: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -138,6 +152,9 @@ impl EntryJson {
             roles: actor.roles,
             token_id: actor.token_id,
             token_sha256: hex(&actor.token_sha256),
+            confirmation: actor.confirmation,
+            delegation: actor.delegation.into_iter().map(delegated).collect(),
+            via: entry.via.map(carrier),
             peer: entry.peer,
             resource: entry.resource,
             message: entry.message.map(message),
@@ -155,6 +172,14 @@ impl EntryJson {
             leaf_hash: hex(&leaf_hash(bytes)),
         }
     }
+}
+
+fn delegated(actor: DelegatedActor) -> PartyJson {
+    PartyJson { issuer: actor.issuer, agent: actor.agent, token_id: String::new() }
+}
+
+fn carrier(actor: Actor) -> PartyJson {
+    PartyJson { issuer: actor.issuer, agent: actor.agent, token_id: actor.token_id }
 }
 
 /// An entry for people: one text per column of [`COLUMNS`].

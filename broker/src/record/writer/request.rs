@@ -35,7 +35,7 @@ pub(super) struct Unrecorded {
 impl Writer {
     /// The changes that come with any commit: revocations that have ended are forgotten, and those that a failed commit
     /// left behind are recorded again, under new names.
-    pub(super) fn changes(&mut self, commit: &mut Commit<'_>) -> Changes {
+    pub(super) fn changes(&mut self, commit: &mut Commit) -> Changes {
         let mut changes = Changes::default();
         for index in self.revocations.over(self.clock.now().seconds()) {
             changes.records.push(revocation::forgotten(index));
@@ -52,12 +52,7 @@ impl Writer {
     }
 
     /// Records a decision on a request. Its asker's token may have run out or been revoked while it waited.
-    pub(super) fn request(
-        &mut self,
-        request: Request,
-        commit: &mut Commit<'_>,
-        changes: &mut Changes,
-    ) -> AccessReceipt {
+    pub(super) fn request(&mut self, request: Request, commit: &mut Commit, changes: &mut Changes) -> AccessReceipt {
         let Request { mut draft, asker, change } = request;
         let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.no_room(&change));
         if let Some((rule, reason)) = refused {
@@ -99,7 +94,7 @@ impl Writer {
     }
 
     /// Gives a revocation its entry, which names it.
-    fn put(&self, draft: Draft, revocation: Revocation, commit: &mut Commit<'_>, changes: &mut Changes) -> Revoked {
+    fn put(&self, draft: Draft, revocation: Revocation, commit: &mut Commit, changes: &mut Changes) -> Revoked {
         let (index, id) = (commit.next_index(), self.decision_id(commit.next_index()));
         let mut named = draft.clone();
         named.name_revocation(&id);

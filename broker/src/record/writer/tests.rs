@@ -154,10 +154,21 @@ impl Bench {
     }
 
     fn routed_by(&self, sender: Arc<crate::authenticate::Identity>, id: &str, allow: bool, data: &str) -> Routed {
+        self.routed_through(None, sender, id, allow, data)
+    }
+
+    fn routed_through(
+        &self,
+        via: Option<Arc<crate::authenticate::Identity>>,
+        sender: Arc<crate::authenticate::Identity>,
+        id: &str,
+        allow: bool,
+        data: &str,
+    ) -> Routed {
         let rule = if allow { "allow if true" } else { "allow if input.topic == \"never\"" };
         let policy = format!("package veribus\nimport rego.v1\n{rule}\n");
         let decider = decider(&[("test.rego", &policy)], self.world.clock.clone()).expect("a policy");
-        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", data));
+        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", data)).brought_by(via);
         Routed::new(decider.decide(inspected), |_| Audience::new(Arc::new([recipient(1)])))
     }
 }

@@ -37,7 +37,7 @@ async fn revoke(bench: &Bench, recorder: &Recorder, revocation: Revocation) -> R
 impl Bench {
     fn standing(&self, agent: &str) -> Result<(), TokenError> {
         let token = self.world.issuer.issue(&self.world.claims(agent)).expect("signed");
-        self.world.verifier.verify(&crate::authenticate::BearerToken::new(&token)?).map(drop)
+        self.world.authenticate(&token).map(drop)
     }
 }
 
@@ -69,6 +69,24 @@ async fn nothing_is_accepted_above_a_revocation_also_within_one_commit() {
     assert!(matches!(after, Outcome::Refused(refused) if refused.reason == RefusalReason::TokenRevoked));
     let Delivered(delivered) = &bench.delivered;
     assert_eq!(*delivered.lock(), [index(&before)]);
+}
+
+#[tokio::test]
+async fn a_message_needs_the_good_standing_of_its_sender_and_of_who_brings_it() {
+    for revoked in ["sender", "gateway"] {
+        let bench = Bench::new();
+        let (recorder, _reader, _running) = bench.start().expect("started");
+        let identity = |agent| bench.world.identity(&bench.world.claims(agent).permission("publish:>"));
+        let routed = |id| bench.routed_through(Some(identity("gateway")), identity("sender"), id, true, "{}");
+        let (before, after) = (routed("before"), routed("after"));
+        assert!(matches!(record(&recorder, before).await, Ok(Outcome::Accepted(_))));
+        revoke(&bench, &recorder, revocation(revoked, None)).await.expect("recorded");
+        let Ok(Outcome::Refused(refused)) = record(&recorder, after).await else { panic!("accepted: {revoked}") };
+        assert_eq!(refused.reason, RefusalReason::TokenRevoked);
+        let entry = bench.store.entries().pop().expect("an entry");
+        let agent = |actor: Option<veribus_proto::v1::Actor>| actor.map(|actor| actor.agent);
+        assert_eq!((agent(entry.actor).as_deref(), agent(entry.via).as_deref()), (Some("sender"), Some("gateway")));
+    }
 }
 
 #[tokio::test]

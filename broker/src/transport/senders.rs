@@ -1,0 +1,44 @@
+//! Whose message it is: the caller's, or that of an agent for whom the caller speaks and whose token comes with it.
+
+use std::sync::Arc;
+
+use veribus_proto::v1::Credentials;
+
+use super::refusals::Refusals;
+use crate::authenticate::{Authenticator, Caller, Identity, TokenError};
+
+/// Recognises the senders of single messages.
+#[derive(Clone)]
+pub(super) struct Senders {
+    authenticator: Arc<Authenticator>,
+    refusals: Arc<Refusals>,
+}
+
+/// A message came with credentials that do not say whose it is. It is nobody's, and not the caller's either.
+pub(super) struct Unrecognised;
+
+impl Senders {
+    /// By the same rules as callers, and with the same record of who is refused.
+    pub(super) const fn new(authenticator: Arc<Authenticator>, refusals: Arc<Refusals>) -> Self {
+        Self { authenticator, refusals }
+    }
+
+    /// Who sends a message with these credentials; `None` without any: the caller.
+    pub(super) fn recognise(
+        &self,
+        caller: &Caller,
+        credentials: Option<Credentials>,
+    ) -> Result<Option<Arc<Identity>>, Unrecognised> {
+        let Some(credentials) = credentials else { return Ok(None) };
+        self.authenticate(caller, credentials).map(Some).map_err(|error| {
+            self.refusals.note(&error, caller.peer().ip(), caller.session().method());
+            Unrecognised
+        })
+    }
+
+    fn authenticate(&self, caller: &Caller, credentials: Credentials) -> Result<Arc<Identity>, TokenError> {
+        let Credentials { token, dpop_proof } = credentials;
+        let proof = (!dpop_proof.is_empty()).then_some(&*dpop_proof);
+        self.authenticator.authenticate(&caller.presents(token, proof)?)
+    }
+}
