@@ -11,7 +11,13 @@ use veribus_proto::v1::{
     ReinstateRequest, RevokeRequest, admin_service_client::AdminServiceClient, disconnect_request, revocation::Target,
 };
 
-use crate::{Error, present::Method, retry::Failed, session::Session, status::may_have_happened};
+use crate::{
+    Error,
+    present::Method,
+    retry::Failed,
+    session::Session,
+    status::{Verdict, may_have_happened},
+};
 
 /// What is to be revoked, of one issuer's.
 #[derive(Debug, Clone, PartialEq)]
@@ -211,7 +217,7 @@ impl Admin {
                 None => return Err(attempts.timed_out()),
             };
             if may_have_happened(&status) {
-                return Err(crate::status::Verdict::of(&status).to_error());
+                return Err(Verdict::of(&status).to_error());
             }
             attempts.after(&self.session, &Failed { status, token }).await?;
         }

@@ -104,8 +104,8 @@ async fn a_namesake_of_another_issuer_is_untouched() -> Result<()> {
     let trusting = Setup::default().open_policy().configure(move |config| {
         let mut other = config.identity.issuers[0].clone();
         other.issuer = "https://elsewhere.example".to_owned();
-        other.audience = "veribus".to_owned();
-        other.jwks_file = file;
+        other.audience = "veribus".into();
+        other.jwks_file = Some(file);
         config.identity.issuers.push(other);
     });
     let broker = trusting.start().await?;

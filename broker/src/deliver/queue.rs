@@ -34,6 +34,8 @@ pub enum EndReason {
     TokenExpired,
     /// The token was revoked.
     Revoked,
+    /// The issuer no longer lists the token's key.
+    KeyWithdrawn,
     /// A fresh token permits nothing of it.
     NotPermitted,
     /// An operator ended the session.
@@ -51,6 +53,7 @@ impl EndReason {
             Self::SlowSubscriber => "slow_subscriber",
             Self::TokenExpired => "token_expired",
             Self::Revoked => "revoked",
+            Self::KeyWithdrawn => "key_withdrawn",
             Self::NotPermitted => "not_permitted",
             Self::Disconnected => "disconnected",
             Self::Draining => "draining",
@@ -63,6 +66,7 @@ impl From<&SessionEnd> for EndReason {
         match end {
             SessionEnd::Left => Self::ClientGone,
             SessionEnd::Token(TokenError::Revoked) => Self::Revoked,
+            SessionEnd::Token(TokenError::KeyWithdrawn) => Self::KeyWithdrawn,
             SessionEnd::Token(_) => Self::TokenExpired,
             SessionEnd::Disconnected => Self::Disconnected,
         }

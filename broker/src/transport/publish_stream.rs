@@ -185,15 +185,15 @@ impl PublishStreams {
         &self,
         caller: &Caller,
         meter: &mut Meter,
-        request: PublishStreamRequest,
+        mut request: PublishStreamRequest,
         room: &Room,
     ) -> Result<Step, Status> {
         if request.messages.len() > self.limits.frame_messages_max {
             self.note(caller, "a request holds too many messages").await?;
             return Err(status::invalid("too many messages in one request"));
         }
-        let refreshed = match &request.refresh {
-            Some(credentials) => Some(self.renewals.renew(caller, credentials).await?),
+        let refreshed = match request.refresh.take() {
+            Some(credentials) => Some(self.renewals.renew(caller, &credentials).await?),
             None => None,
         };
         // All that the request takes, not only its payloads.

@@ -39,9 +39,9 @@ impl Renewals {
     /// Goes on under a fresh token, recorded.
     pub(super) async fn renew(&self, caller: &Caller, credentials: &Credentials) -> Result<Refreshed, Status> {
         let fresh = self.recognise(caller, credentials).await?;
+        self.adopt(caller, Arc::clone(&fresh))?;
         let resource = caller.session().method().to_owned();
         let draft = Draft::refreshed(resource, None, None, &fresh, caller.peer());
-        self.adopt(caller, Arc::clone(&fresh))?;
         let receipt = self.recorder.access(draft, Arc::clone(&fresh)).await.map_err(status::record_status)?;
         match receipt.refused {
             None => Ok(Refreshed { token_expires_at: fresh.expires_at().0, patterns: Vec::new() }),

@@ -179,7 +179,7 @@ pub(super) fn inbox_status(InboxError(reason): InboxError) -> Option<Status> {
         EndReason::SlowSubscriber => {
             Some(Told(Code::ResourceExhausted, "SLOW_SUBSCRIBER", "the subscriber does not keep up").status(None))
         }
-        EndReason::TokenExpired | EndReason::Revoked => Some(unauthenticated()),
+        EndReason::TokenExpired | EndReason::Revoked | EndReason::KeyWithdrawn => Some(unauthenticated()),
         EndReason::NotPermitted => Some(Told::from(RefusalReason::MissingPermission).status(None)),
         EndReason::Disconnected => Some(ended(&SessionEnd::Disconnected)),
         EndReason::Draining => Some(draining()),

@@ -74,9 +74,9 @@ pub(super) fn serve(
 
 impl Subscriber {
     /// Goes on under a fresh token, as far as that permits.
-    async fn refresh(&mut self, credentials: &Credentials) -> Result<Refreshed, Status> {
+    async fn refresh(&mut self, credentials: Credentials) -> Result<Refreshed, Status> {
         let Opened { inbox, caller, reading, renewals, .. } = &mut self.opened;
-        let fresh = renewals.recognise(caller, credentials).await?;
+        let fresh = renewals.recognise(caller, &credentials).await?;
         let token_expires_at = fresh.expires_at().0;
         let patterns = reading.renew(caller, inbox, fresh).await.map_err(|refusal| status::read_status(&refusal))?;
         let patterns = patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
@@ -106,7 +106,7 @@ impl Subscriber {
                 }
                 asked = request_side(&mut self.requests) => {
                     let credentials = asked?;
-                    return self.refresh(&credentials).await.map(subscribe_response::Response::Refreshed).map_err(Some);
+                    return self.refresh(credentials).await.map(subscribe_response::Response::Refreshed).map_err(Some);
                 }
             }
         }
