@@ -89,7 +89,7 @@ impl BrokerService for Broker {
             let taken = meter.take(self.streams.clock.now(), message.encoded_len());
             taken.map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         }
-        let sender = self.streams.senders.recognise(&caller, message.credentials.take());
+        let sender = self.streams.senders.recognise(&caller, message.credentials.take()).await;
         let message = convert::message(
             &caller.identity(),
             caller.peer(),

@@ -187,7 +187,8 @@ impl PublishStreams {
         // As it is now: a fresh token speaks for what comes after it.
         let identity = caller.identity();
         let (this, caller) = (self.clone(), caller.clone());
-        let on_the_way = tokio::spawn(async move { this.route(&caller, &identity, request.messages, over_quota) });
+        let on_the_way =
+            tokio::spawn(async move { this.route(&caller, &identity, request.messages, over_quota).await });
         Ok(Step::Publish { on_the_way, room: taken })
     }
 
@@ -211,7 +212,7 @@ impl PublishStreams {
     }
 
     /// Carries through the stages before the record what is not settled yet and whose sender is known.
-    fn route(
+    async fn route(
         &self,
         caller: &Caller,
         identity: &Arc<Identity>,
@@ -225,7 +226,7 @@ impl PublishStreams {
                 continue;
             }
             let id = convert::cut(&message.id);
-            match self.senders.recognise(caller, message.credentials.take()) {
+            match self.senders.recognise(caller, message.credentials.take()).await {
                 Ok(sender) => {
                     posted.push(convert::message(identity, caller.peer(), sender, message));
                     ids.push(id);
