@@ -23,7 +23,8 @@ impl Senders {
         Self { authenticator, refusals }
     }
 
-    /// Who sends a message with these credentials; `None` without any: the caller.
+    /// Who sends a message with these credentials; `None` without any: the caller. Waits only where the issuer of the
+    /// token may have published its key just now.
     pub(super) async fn recognise(
         &self,
         caller: &Caller,
