@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_token_of_good_form_passes() {
-        let token = BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short");
+        let token = BearerToken::new(token(HEADER, r#"{"sub":"a"}"#)).expect("short");
         let claims = parse(&token).and_then(|jws| jws.claims()).expect("good form");
         assert_eq!(claims.get("sub"), Some(&Value::from("a")));
     }

@@ -23,22 +23,21 @@ impl Senders {
         Self { authenticator, refusals }
     }
 
-    /// Who sends a message with these credentials; `None` without any: the caller.
-    pub(super) fn recognise(
+    /// Who sends a message with these credentials; `None` without any: the caller. Waits only where the issuer of the
+    /// token may have published its key just now.
+    pub(super) async fn recognise(
         &self,
         caller: &Caller,
         credentials: Option<Credentials>,
     ) -> Result<Option<Arc<Identity>>, Unrecognised> {
         let Some(credentials) = credentials else { return Ok(None) };
-        self.authenticate(caller, credentials).map(Some).map_err(|error| {
+        self.authenticate(caller, &credentials).await.map(Some).map_err(|error| {
             self.refusals.note(&error, caller.peer().ip(), caller.session().method());
             Unrecognised
         })
     }
 
-    fn authenticate(&self, caller: &Caller, credentials: Credentials) -> Result<Arc<Identity>, TokenError> {
-        let Credentials { token, dpop_proof } = credentials;
-        let proof = (!dpop_proof.is_empty()).then_some(&*dpop_proof);
-        self.authenticator.authenticate(&caller.presents(token, proof)?)
+    async fn authenticate(&self, caller: &Caller, credentials: &Credentials) -> Result<Arc<Identity>, TokenError> {
+        self.authenticator.authenticate_or_fetch(&caller.presents(&credentials.token, &credentials.dpop_proof)?).await
     }
 }

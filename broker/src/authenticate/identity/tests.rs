@@ -51,7 +51,7 @@ fn one_issuers_key_does_not_sign_for_another() {
     let verifier = Verifier::new(vec![trusted(&one), trusted(&other)], VERIFIER_SETTINGS, Clock::manual(NOW));
     let mut claims = one.claims("agent", NOW, LIFETIME);
     claims.iss = "https://two.example".to_owned();
-    let token = BearerToken::new(&one.issue(&claims).expect("signed")).expect("short");
+    let token = BearerToken::new(one.issue(&claims).expect("signed")).expect("short");
     assert_eq!(verifier.verify(&token).map(drop).err(), Some(TokenError::UnknownKey));
 }
 
