@@ -131,3 +131,115 @@ impl Drop for OpenSession {
         self.sessions.open.remove(&self.session.id());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        authenticate::{RevocationTarget, Revoked, TokenError},
+        fixtures::{LIFETIME, World, peer},
+        issue::KeyKind,
+    };
+
+    const METHOD: &str = "/x/Y";
+
+    struct Bench {
+        world: World,
+        sessions: Arc<Sessions>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let world = World::new(KeyKind::EdDsa);
+            let sessions = Sessions::new(world.clock.clone());
+            Self { world, sessions }
+        }
+
+        fn open(&self, agent: &str) -> OpenSession {
+            self.sessions.open(self.world.identity(&self.world.claims(agent)), peer(), METHOD)
+        }
+
+        fn revoke(&self, agent: &str) -> Revocation {
+            let revocation = Revocation {
+                issuer: Issuer::parse("https://issuer.example").expect("an issuer"),
+                target: RevocationTarget::Agent(AgentId::parse(agent).expect("an agent")),
+                expires_at: None,
+                reason: String::new(),
+            };
+            let revoked = Revoked { index: 1, id: "test-1".to_owned(), revocation: revocation.clone() };
+            self.world.verifier.revocations().change(vec![revoked], &[]);
+            revocation
+        }
+    }
+
+    #[test]
+    fn those_whose_token_is_no_longer_good_are_ended_and_no_others() {
+        let bench = Bench::new();
+        let (one, other) = (bench.open("one"), bench.open("other"));
+        let named = bench.sessions.named_by(&bench.revoke("one"));
+        assert_eq!(named.keys().copied().collect::<Vec<_>>(), [one.session().id()]);
+        assert_eq!(bench.sessions.end_fallen(), 1);
+        assert_eq!(one.session().end_reason(), Some(&SessionEnd::Token(TokenError::Revoked)));
+        assert_eq!(other.session().end_reason(), None);
+        bench.world.clock.advance(LIFETIME);
+        assert_eq!(bench.sessions.end_fallen(), 1, "the first is over already");
+        assert_eq!(other.session().end_reason(), Some(&SessionEnd::Token(TokenError::Expired)));
+    }
+
+    #[test]
+    fn a_session_that_opens_while_its_token_is_revoked_is_over() {
+        let bench = Bench::new();
+        let identity = bench.world.identity(&bench.world.claims("one"));
+        bench.revoke("one");
+        let late = bench.sessions.open(identity, peer(), METHOD);
+        assert_eq!(late.session().end_reason(), Some(&SessionEnd::Token(TokenError::Revoked)));
+    }
+
+    #[test]
+    fn nothing_passes_once_a_session_is_ended_and_the_first_reason_stands() {
+        let bench = Bench::new();
+        let open = bench.open("one");
+        let session = Arc::clone(open.session());
+        let now = bench.world.clock.now();
+        assert_eq!(session.pass(now, || 7), Ok(7));
+        assert!(session.end(&SessionEnd::Disconnected));
+        assert!(!session.end(&SessionEnd::Left));
+        assert_eq!(session.pass(now, || 7), Err(SessionEnd::Disconnected));
+        drop(open);
+        assert!(bench.sessions.is_empty() && session.ended_token().is_cancelled());
+    }
+
+    #[test]
+    fn whoever_ends_a_session_waits_until_what_is_being_handed_over_is_through() {
+        let bench = Bench::new();
+        let open = bench.open("one");
+        let (session, now) = (Arc::clone(open.session()), bench.world.clock.now());
+        let ending = session.pass(now, || {
+            let session = Arc::clone(&session);
+            let ending = std::thread::spawn(move || session.end(&SessionEnd::Disconnected));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!ending.is_finished());
+            ending
+        });
+        assert!(ending.expect("passed").join().expect("no panic"));
+    }
+
+    #[test]
+    fn a_fresh_token_moves_the_end_and_must_be_of_the_same_agent() {
+        let bench = Bench::new();
+        let open = bench.open("one");
+        let session = open.session();
+        bench.world.clock.advance(LIFETIME / 2);
+        let mut claims = bench.world.claims("one");
+        claims.exp += i64::try_from(LIFETIME.as_secs()).expect("short");
+        session.renew(bench.world.identity(&claims)).expect("the same agent");
+        let another = bench.world.identity(&bench.world.claims("other"));
+        assert_eq!(session.renew(another), Err(TokenError::OtherAgent));
+        bench.world.clock.advance(LIFETIME);
+        assert_eq!((session.check(bench.world.clock.now()), session.renewals()), (Ok(()), 1));
+        bench.world.clock.advance(LIFETIME);
+        assert_eq!(session.check(bench.world.clock.now()), Err(SessionEnd::Token(TokenError::Expired)));
+    }
+}
