@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    authenticate::{TrustedIssuer, VerifierSettings},
+    authenticate::TrustedIssuer,
     fixtures::{self, METHOD, NOW, PUBLIC_URL, Prover, World, bearer, proofs, trusted},
     issue::{Claims, KeyKind},
     model::Clock,
