@@ -8,7 +8,7 @@
     reason = "a tool for developers: it may stop where it stands"
 )]
 
-#[path = "../tests/hostile_tokens/attack.rs"]
+#[path = "../tests/hostile_tokens/attack/mod.rs"]
 mod attack;
 #[path = "../tests/hostile_tokens/run.rs"]
 mod run;

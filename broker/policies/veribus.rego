@@ -29,6 +29,9 @@ allow if {
 	"auditor" in input.agent.roles
 }
 
+# Operators: who holds the permission may. The broker has checked that it is held.
+allow if input.action in {"admin.revoke", "admin.sessions"}
+
 # ---- Who may write to whom
 
 deny contains {"rule": "finance-to-compliance-only"} if {

@@ -334,3 +334,16 @@ test_others_may_not_read_the_log if {
 test_an_unknown_action_is_not_allowed if {
 	not veribus.allow with input as object.union(transaction, {"action": "other"})
 }
+
+# ---- Operators
+
+test_an_operator_may_do_what_the_broker_found_its_permission_for if {
+	every action in ["admin.revoke", "admin.sessions"] {
+		veribus.allow with input as {"action": action, "agent": agent("operator")}
+	}
+}
+
+test_no_other_action_is_allowed_to_an_operator if {
+	not veribus.allow with input as {"action": "admin", "agent": agent("operator")}
+	not veribus.allow with input as {"action": "audit.read", "agent": agent("operator")}
+}

@@ -1,5 +1,6 @@
 //! The broker: one message, the whole way.
 
+pub mod administer;
 pub mod authenticate;
 pub mod check;
 pub mod cli;

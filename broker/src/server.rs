@@ -7,9 +7,13 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
-use veribus_proto::v1::{audit_service_server::AuditServiceServer, broker_service_server::BrokerServiceServer};
+use veribus_proto::v1::{
+    admin_service_server::AdminServiceServer, audit_service_server::AuditServiceServer,
+    broker_service_server::BrokerServiceServer,
+};
 
 use crate::{
+    administer::{AdminStages, Administration, TokenLifetime},
     authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
     config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
@@ -26,6 +30,7 @@ use crate::{
     record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
     subscribe::Reading,
     transport::{
+        admin::Admin,
         audit::Audit,
         broker::{AgentLimits, Broker},
         connection::{ConnectionCounts, ConnectionLimits},
@@ -33,6 +38,7 @@ use crate::{
         listener::{self, ListenerLimits},
         overruns::Overruns,
         refusals::Refusals,
+        renewal::Renewals,
         tls::{self, ClientAuthorities, TlsError},
     },
 };
@@ -42,10 +48,10 @@ pub(crate) mod issuers;
 
 pub use issuers::IssuerError;
 
-/// The largest requests of the services that are open to everybody, and of the auditors': names and filters only.
+/// The largest requests of the services that are open to everybody, and of the auditors' and operators': names and filters only.
 const HEALTH_BYTES_MAX: usize = 1024;
 const REFLECTION_BYTES_MAX: usize = 8 * 1024;
-const AUDIT_REQUEST_BYTES_MAX: usize = 16 * 1024;
+const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 
 /// Why the broker does not run.
 #[derive(Debug, Error)]
@@ -175,8 +181,8 @@ impl Builder {
         let (clock, metrics) = (options.clock, Metrics::default());
         let tls = server_tls(&config.server)?;
         let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics)?);
-        let revocations = Arc::clone(verifier.revocations());
         let authenticator = Arc::new(Authenticator::new(verifier, proof_settings(&config), clock.clone()));
+        let revocations = Arc::clone(authenticator.revocations());
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
         let inspector = inspector(&config)?;
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
@@ -216,6 +222,17 @@ impl Builder {
             clock.clone(),
             metrics.clone(),
         ));
+        let renewals = Renewals::new(Arc::clone(&authenticator), Arc::clone(&refusals), recorder.clone());
+        let admin = Admin::new(Administration::new(AdminStages {
+            decider: Arc::clone(&decider),
+            router: Arc::clone(&router),
+            recorder: recorder.clone(),
+            sessions: Arc::clone(&sessions),
+            revocations: Arc::clone(authenticator.revocations()),
+            tasks: tasks.clone(),
+            clock: clock.clone(),
+            lifetime: token_lifetime(&config),
+        }));
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
         let broker = Broker::new(
             publisher,
@@ -223,6 +240,7 @@ impl Builder {
             Arc::clone(&authenticator),
             recorder.clone(),
             Arc::clone(&refusals),
+            renewals,
             Arc::clone(&overruns),
             agent_limits(limits),
             clock.clone(),
@@ -232,6 +250,7 @@ impl Builder {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<AuditServiceServer<Audit>>().await;
+        health.set_serving::<AdminServiceServer<Admin>>().await;
 
         let gate = GateLayer::new(
             authenticator,
@@ -249,7 +268,8 @@ impl Builder {
             .add_service(reflection_v1()?)
             .add_service(reflection_v1alpha()?)
             .add_service(BrokerServiceServer::new(broker).max_decoding_message_size(limits.frame_bytes_max))
-            .add_service(AuditServiceServer::new(audit).max_decoding_message_size(AUDIT_REQUEST_BYTES_MAX));
+            .add_service(AuditServiceServer::new(audit).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX))
+            .add_service(AdminServiceServer::new(admin).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX));
         let counts = ConnectionCounts::new(connection_limits(limits), metrics.clone());
         let stop_accepting = stop_serving.child_token();
         let incoming =
@@ -323,6 +343,7 @@ impl RunningServer {
         tracing::info!("draining");
         self.health.set_not_serving::<BrokerServiceServer<Broker>>().await;
         self.health.set_not_serving::<AuditServiceServer<Audit>>().await;
+        self.health.set_not_serving::<AdminServiceServer<Admin>>().await;
         self.drain.cancel();
         self.stop_serving.cancel();
         let mut serving = self.serving;
@@ -403,6 +424,10 @@ fn writer_settings(config: &Config) -> Result<WriterSettings, IdError> {
         dedup_senders_max: record.dedup_senders_max,
         revocations_max: config.identity.revocations_max,
     })
+}
+
+const fn token_lifetime(config: &Config) -> TokenLifetime {
+    TokenLifetime { max_s: config.identity.token_lifetime_s_max, leeway_s: config.identity.leeway_s }
 }
 
 const fn queue_limits(config: &Config) -> QueueLimits {

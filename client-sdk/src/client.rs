@@ -7,8 +7,8 @@ use tonic::Status;
 use veribus_proto::v1::{self, PublishRequest};
 
 use crate::{
-    Audit, ClientBuilder, Error, Message, Publisher, Receipt, Subscription, Token, message::Outgoing, present::Method,
-    retry::Failed, session::Session, status::may_have_happened,
+    Admin, Audit, ClientBuilder, Error, Message, Publisher, Receipt, Subscription, Token, message::Outgoing,
+    present::Method, retry::Failed, session::Session, status::may_have_happened,
 };
 
 /// A connection to the broker. Cheap to clone; it connects again by itself.
@@ -87,6 +87,12 @@ impl Client {
     #[must_use]
     pub fn audit(&self) -> Audit {
         Audit::new(Arc::clone(&self.session))
+    }
+
+    /// The operators' side, for those who hold `admin.revoke` or `admin.sessions`.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.session))
     }
 }
 

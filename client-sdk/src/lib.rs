@@ -22,6 +22,7 @@
 //!   [`Receipt`] or in an [`Error`] that says whether it was recorded, was not, or may have been.
 //! - [`Subscription`]: deliveries in the order of the audit log, each checked before it is handed on.
 //! - [`Audit`]: the audit log.
+//! - [`Admin`]: revoking, and open sessions.
 //!
 //! What breaks is taken up again: connections and streams. Messages are sent again with the same id, which the broker
 //! records once.
@@ -67,10 +68,11 @@
 //!
 //! # Scope
 //!
-//! In scope: the broker's `BrokerService` and `AuditService`. Out of scope: getting a token for a person.
+//! In scope: the broker's `BrokerService`, `AuditService` and `AdminService`. Out of scope: getting a token for a person.
 //!
 //! The feature `oauth`, on by default, brings [`ClientCredentials`] and with it an HTTP client.
 
+mod admin;
 mod audit;
 mod builder;
 mod client;
@@ -95,6 +97,7 @@ mod token;
 pub use tonic::Code;
 pub use veribus_proto as proto;
 
+pub use admin::{Admin, Disconnect, Disconnected, Revocation, Revoked};
 pub use audit::{Audit, AuditEntries, AuditFilter, StoredEntry};
 pub use builder::ClientBuilder;
 pub use client::Client;

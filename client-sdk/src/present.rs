@@ -20,6 +20,11 @@ impl Method {
     pub(crate) const PUBLISH_STREAM: Self = Self("/veribus.v1.BrokerService/PublishStream");
     pub(crate) const SUBSCRIBE: Self = Self("/veribus.v1.BrokerService/Subscribe");
     pub(crate) const QUERY: Self = Self("/veribus.v1.AuditService/Query");
+    pub(crate) const REVOKE: Self = Self("/veribus.v1.AdminService/Revoke");
+    pub(crate) const REINSTATE: Self = Self("/veribus.v1.AdminService/Reinstate");
+    pub(crate) const LIST_REVOCATIONS: Self = Self("/veribus.v1.AdminService/ListRevocations");
+    pub(crate) const LIST_SESSIONS: Self = Self("/veribus.v1.AdminService/ListSessions");
+    pub(crate) const DISCONNECT: Self = Self("/veribus.v1.AdminService/Disconnect");
     pub(crate) const TAIL: Self = Self("/veribus.v1.AuditService/Tail");
 }
 

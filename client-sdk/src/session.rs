@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tonic::transport::Channel;
-use veribus_proto::v1::{audit_service_client::AuditServiceClient, broker_service_client::BrokerServiceClient};
+use veribus_proto::v1::{
+    admin_service_client::AdminServiceClient, audit_service_client::AuditServiceClient,
+    broker_service_client::BrokerServiceClient,
+};
 
 use crate::{
     present::Presenter,
@@ -40,6 +43,10 @@ impl Session {
 
     pub(crate) fn auditor(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
+    }
+
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
     }
 
     /// Attempts at something that must be through within the time for a publish.

@@ -17,7 +17,10 @@ use tonic::{
 };
 use tonic_types::StatusExt as _;
 use veribus_broker::transport::tls::provider;
-use veribus_proto::v1::{audit_service_client::AuditServiceClient, broker_service_client::BrokerServiceClient};
+use veribus_proto::v1::{
+    admin_service_client::AdminServiceClient, audit_service_client::AuditServiceClient,
+    broker_service_client::BrokerServiceClient,
+};
 
 use crate::certificates::ClientCertificate;
 
@@ -92,6 +95,12 @@ impl Raw {
     #[must_use]
     pub fn broker(&self) -> BrokerServiceClient<RawChannel> {
         BrokerServiceClient::new(self.channel()).max_decoding_message_size(64 << 20)
+    }
+
+    /// `AdminService`.
+    #[must_use]
+    pub fn admin(&self) -> AdminServiceClient<RawChannel> {
+        AdminServiceClient::new(self.channel())
     }
 
     /// `AuditService`.

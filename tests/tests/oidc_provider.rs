@@ -4,6 +4,7 @@
 
 use std::{
     env,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -43,7 +44,7 @@ async fn is_installed() -> Result<bool> {
     }
     let is_required = env::var("VERIBUS_OIDC_REQUIRED").is_ok_and(|required| required == "1");
     ensure!(!is_required, "no Node.js, or `npm ci` was not run in {}", here().display());
-    eprintln!("skipped: no Node.js, or `npm ci` was not run in {}", here().display());
+    writeln!(std::io::stderr(), "skipped: no Node.js, or `npm ci` was not run in {}", here().display())?;
     Ok(false)
 }
 
@@ -144,7 +145,7 @@ async fn the_life_of_keys(algorithm: &str) -> Result<()> {
     provider.withdraw_old_keys().await?;
     let took = refused_after(&old, withdrawn).await?;
     assert!(took < TTL, "{took:?}");
-    println!("{algorithm}: a withdrawn key was refused after {took:?}, with a time to live of {TTL:?}");
+    writeln!(std::io::stdout(), "{algorithm}: a withdrawn key was refused after {took:?}, time to live {TTL:?}")?;
     stream.send(vec![wire("late", "finance.x", "text")]).await?;
     assert_eq!(stream.results().await.err().map(|status| status.code()), Some(Code::Unauthenticated));
     publish(&new, "new-again").await.map_err(anyhow::Error::msg).context("the key that stays")?;

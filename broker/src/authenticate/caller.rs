@@ -29,11 +29,11 @@ impl Caller {
     ///
     /// # Errors
     /// [`TokenError::TooLong`].
-    pub fn presents<'a>(&'a self, token: String, proof: Option<&'a str>) -> Result<Presented<'a>, TokenError> {
+    pub fn presents<'a>(&'a self, token: &str, proof: &'a str) -> Result<Presented<'a>, TokenError> {
         Ok(Presented {
             token: BearerToken::new(token)?,
             scheme: Scheme::Unsaid,
-            proof,
+            proof: (!proof.is_empty()).then_some(proof),
             certificate_sha256: self.certificate_sha256,
             method: self.session.method(),
         })

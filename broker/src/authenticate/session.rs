@@ -105,18 +105,26 @@ impl Session {
         self.renewals.load(Ordering::Acquire)
     }
 
-    /// Goes on under a fresh token of the same agent, bound to the same as the one before, if that was bound.
+    /// Whether a fresh token is one of the agent that opened the session, bound to the same as the one before, if that was
+    /// bound.
     ///
     /// # Errors
-    /// [`TokenError::OtherAgent`], [`TokenError::OtherBinding`]: the session is as before.
-    pub fn renew(&self, fresh: Arc<Identity>) -> Result<(), TokenError> {
+    /// [`TokenError::OtherAgent`], [`TokenError::OtherBinding`].
+    pub fn check_successor(&self, fresh: &Identity) -> Result<(), TokenError> {
         let held = self.identity.load();
         if fresh.issuer() != held.issuer() || fresh.agent() != held.agent() {
             return Err(TokenError::OtherAgent);
         }
-        if held.confirmation().is_some() && held.confirmation() != fresh.confirmation() {
-            return Err(TokenError::OtherBinding);
-        }
+        let is_as_bound = held.confirmation().is_none() || held.confirmation() == fresh.confirmation();
+        if is_as_bound { Ok(()) } else { Err(TokenError::OtherBinding) }
+    }
+
+    /// Goes on under a fresh token.
+    ///
+    /// # Errors
+    /// [`TokenError::OtherAgent`], [`TokenError::OtherBinding`]: the session is as before.
+    pub fn renew(&self, fresh: Arc<Identity>) -> Result<(), TokenError> {
+        self.check_successor(&fresh)?;
         self.identity.store(fresh);
         self.renewals.fetch_add(1, Ordering::AcqRel);
         Ok(())

@@ -2,6 +2,7 @@
 //! limited where connections are made.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use std::{
 use dashmap::DashMap;
 
 use super::{
-    Identity,
+    Identity, Revocation,
     session::{Session, SessionEnd, SessionId},
 };
 use crate::model::{AgentId, Clock, Issuer};
@@ -60,6 +61,13 @@ impl Sessions {
         OpenSession { session, sessions: Arc::clone(self) }
     }
 
+    /// The sessions that a revocation names.
+    #[must_use]
+    pub fn named_by(&self, revocation: &Revocation) -> HashMap<SessionId, Arc<Session>> {
+        let named = self.all().into_iter().filter(|session| revocation.names(&session.identity()));
+        named.map(|session| (session.id(), session)).collect()
+    }
+
     /// Ends the sessions whose token is no longer good, and says how many. When this returns, nothing passes through them.
     pub fn end_fallen(&self) -> usize {
         let now = self.clock.now();
@@ -67,19 +75,10 @@ impl Sessions {
         self.all().iter().filter(|session| fallen(session)).count()
     }
 
-    /// Ends one session, and says whether it was open.
+    /// The session of this number, if it is open.
     #[must_use]
-    pub fn disconnect(&self, id: SessionId) -> bool {
-        let found = self.open.get(&id).map(|session| Arc::clone(&session));
-        found.is_some_and(|session| session.end(&SessionEnd::Disconnected))
-    }
-
-    /// Ends all sessions of an agent, and says how many.
-    #[must_use]
-    pub fn disconnect_agent(&self, issuer: &Issuer, agent: &AgentId) -> usize {
-        let filter = SessionFilter { agent: Some(agent.clone()), issuer: Some(issuer.clone()) };
-        let meant = self.all().into_iter().filter(|session| filter.matches(session));
-        meant.filter(|session| session.end(&SessionEnd::Disconnected)).count()
+    pub fn find(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.open.get(&id).map(|session| Arc::clone(&session))
     }
 
     /// The first `max` sessions after `after`, in the order of their numbers.

@@ -9,11 +9,12 @@ use tokio_util::{
 };
 
 use super::{
+    NARROWED,
     queue::EndReason,
-    router::{Router, Subscription},
+    router::{Grant, Router, Subscription},
 };
 use crate::{
-    authenticate::Session,
+    authenticate::{Identity, Session},
     model::{DecisionId, SubscriptionId, TopicPattern},
     record::{Draft, Recorded, Recorder, UndeliveredCount},
 };
@@ -30,16 +31,17 @@ pub struct InboxError(pub EndReason);
 pub struct Inbox {
     router: Arc<Router>,
     subscription: Arc<Subscription>,
+    /// What was asked for. It is never widened beyond that.
+    asked: Vec<TopicPattern>,
     recorder: Recorder,
     tasks: TaskTracker,
     reason: EndReason,
-    session: Arc<Session>,
     _open: DropGuard,
 }
 
 impl Inbox {
     /// Makes a recorded subscription live; `decision` is its record. A reader that is told the end by its queue or its
-    /// token and does not leave, because its client takes nothing in, has its connection closed by `cut_off`.
+    /// session and does not leave, because its client takes nothing in, has its connection closed by `cut_off`.
     #[must_use]
     pub fn open(
         router: Arc<Router>,
@@ -51,17 +53,23 @@ impl Inbox {
         cut_off: CancellationToken,
     ) -> Self {
         let id = SubscriptionId(decision.audit_index());
-        let subscription = router.add(id, session.identity(), patterns);
+        let subscription = router.add(id, session, patterns.clone());
         let open = CancellationToken::new();
-        tokio::spawn(watch(Arc::clone(&subscription), Arc::clone(&session), open.clone(), cut_off));
+        tokio::spawn(watch(Arc::clone(&subscription), open.clone(), cut_off));
         let reason = EndReason::ClientGone;
-        Self { router, subscription, recorder, tasks, reason, session, _open: open.drop_guard() }
+        Self { router, subscription, asked: patterns, recorder, tasks, reason, _open: open.drop_guard() }
     }
 
     /// The subscription's id.
     #[must_use]
     pub fn id(&self) -> SubscriptionId {
         self.subscription.recipient.subscription
+    }
+
+    /// The patterns that were asked for.
+    #[must_use]
+    pub fn asked(&self) -> &[TopicPattern] {
+        &self.asked
     }
 
     /// What waits, at least one message and at most `messages_max` and about `bytes_max`, in index order; and how many
@@ -81,6 +89,20 @@ impl Inbox {
             }
             Err(reason) => Err(self.finish(reason)),
         }
+    }
+
+    /// Goes on under a fresh token that permits these of the patterns asked for. What waits and is not among them, or not
+    /// meant for the fresh token's roles, is dropped and reported.
+    pub fn regrant(&self, identity: Arc<Identity>, patterns: Vec<TopicPattern>) {
+        let dropped = self.router.regrant(&self.subscription, Grant { identity, patterns });
+        if let Some(draft) = self.router.missed(&self.subscription.recipient, NARROWED, &dropped) {
+            self.note(draft);
+        }
+    }
+
+    /// Ends it because a fresh token permits nothing of it.
+    pub fn end_not_permitted(&mut self) {
+        self.finish(EndReason::NotPermitted);
     }
 
     /// Lets what waits be handed over, and then no more.
@@ -105,16 +127,12 @@ impl Inbox {
 }
 
 /// Waits for the end of a subscription, and then gives its reader some time to leave.
-async fn watch(
-    subscription: Arc<Subscription>,
-    session: Arc<Session>,
-    left: CancellationToken,
-    cut_off: CancellationToken,
-) {
+async fn watch(subscription: Arc<Subscription>, left: CancellationToken, cut_off: CancellationToken) {
+    let session = &subscription.session;
     tokio::select! {
         () = left.cancelled() => return,
         () = subscription.queue.ended() => {}
-        () = session.ended() => subscription.queue.end(session.end_reason().map_or(EndReason::ClientGone, EndReason::from)),
+        () = session.ended() => subscription.queue.end(reason(session)),
     }
     tokio::select! {
         () = left.cancelled() => {}
@@ -122,14 +140,17 @@ async fn watch(
     }
 }
 
+fn reason(session: &Session) -> EndReason {
+    session.end_reason().map_or(EndReason::ClientGone, EndReason::from)
+}
+
 impl Drop for Inbox {
     fn drop(&mut self) {
         if self.reason == EndReason::ClientGone {
-            self.reason = self.session.end_reason().map_or(EndReason::ClientGone, EndReason::from);
+            self.reason = reason(&self.subscription.session);
         }
-        self.subscription.queue.end(self.reason);
-        self.router.remove(self.id());
-        let leftover = self.subscription.queue.leftover();
+        let leftover = self.subscription.queue.close(self.reason);
+        self.router.remove(&[(self.id(), self.reason)]);
         let undelivered = undelivered(&leftover);
         self.router.metrics.queued_deliveries(-count(&leftover));
         self.router.metrics.undelivered(self.reason.as_str(), undelivered.messages());

@@ -263,6 +263,13 @@ impl Draft {
         self.0.detail = "entry too long: cut down".to_owned();
     }
 
+    /// The same, refused by the broker itself.
+    #[must_use]
+    pub fn denied(mut self, rule: &str, reason: RefusalReason) -> Self {
+        self.deny(rule, reason);
+        self
+    }
+
     /// The revocation in it gets its name.
     pub(super) fn name_revocation(&mut self, id: &DecisionId) {
         if let Some(revocation) = &mut self.0.revocation {

@@ -57,7 +57,7 @@ pub(crate) enum Keys {
     /// They are here.
     Local(KeySet),
     /// They can be fetched.
-    Remote(KeySource),
+    Remote(Box<KeySource>),
 }
 
 /// A verifier that trusts the configured issuers, and waits for none of them.
@@ -83,7 +83,7 @@ fn trusted(
         Keys::Local(keys) => keys.into(),
         Keys::Remote(source) => {
             let settings = remote_settings(identity);
-            let keys = RemoteKeys::start(issuer.clone(), source, settings, clock.clone(), metrics.clone());
+            let keys = RemoteKeys::start(issuer.clone(), *source, settings, clock.clone(), metrics.clone());
             IssuerKeys::Remote(keys)
         }
     };
@@ -127,7 +127,7 @@ pub(crate) fn keys(config: &IssuerConfig) -> Result<Keys, IssuerError> {
         KeysFrom::Discovery => KeySource::discovery(Issuer::parse(&config.issuer)?, access),
     };
     let issuer = config.issuer.clone();
-    source.map(Keys::Remote).map_err(|source| IssuerError::Source { issuer, source })
+    source.map(|source| Keys::Remote(Box::new(source))).map_err(|source| IssuerError::Source { issuer, source })
 }
 
 fn algorithms(config: &IssuerConfig) -> Result<Algorithms, IssuerError> {

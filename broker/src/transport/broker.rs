@@ -18,8 +18,10 @@ use super::{
     overruns::Overruns,
     publish_stream::PublishStreams,
     refusals::Refusals,
+    renewal::Renewals,
     senders::{Senders, Unrecognised},
-    status, subscribe_stream,
+    status,
+    subscribe_stream::{self, Opened},
 };
 use crate::{
     authenticate::{Authenticator, Caller},
@@ -47,13 +49,15 @@ impl Broker {
         authenticator: Arc<Authenticator>,
         recorder: Recorder,
         refusals: Arc<Refusals>,
+        renewals: Renewals,
         overruns: Arc<Overruns>,
         limits: AgentLimits,
         clock: Clock,
         drain: CancellationToken,
     ) -> Self {
         let senders = Senders::new(authenticator, Arc::clone(&refusals));
-        let streams = PublishStreams { publisher, recorder, senders, refusals, overruns, clock, limits, drain };
+        let streams =
+            PublishStreams { publisher, recorder, senders, refusals, renewals, overruns, clock, limits, drain };
         Self { streams, reading }
     }
 
@@ -129,7 +133,9 @@ impl BrokerService for Broker {
         let place = meter.open_subscription().map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
-        let responses = subscribe_stream::serve(inbox, receipt, place, requests, self.streams.drain.clone());
+        let (reading, renewals) = (Arc::clone(&self.reading), self.streams.renewals.clone());
+        let opened = Opened { inbox, receipt, caller, reading, renewals, _place: place };
+        let responses = subscribe_stream::serve(opened, requests, self.streams.drain.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn micros(time: &Timestamp) -> Option<UnixMicros> {
     Some(UnixMicros(micros))
 }
 
-fn timestamp(time: UnixMicros) -> Timestamp {
+pub(super) fn timestamp(time: UnixMicros) -> Timestamp {
     let nanos = i32::try_from(time.0.rem_euclid(1_000_000) * 1_000).unwrap_or_default();
     Timestamp { seconds: time.0.div_euclid(1_000_000), nanos }
 }

@@ -14,12 +14,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse};
+use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse, Refreshed};
 
 use super::{
     convert,
     overruns::Overruns,
     refusals::Refusals,
+    renewal::Renewals,
     senders::{Senders, Unrecognised},
     status,
 };
@@ -53,6 +54,7 @@ pub(super) struct PublishStreams {
     pub(super) recorder: Recorder,
     pub(super) senders: Senders,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) renewals: Renewals,
     pub(super) overruns: Arc<Overruns>,
     pub(super) clock: Clock,
     pub(super) limits: AgentLimits,
@@ -61,7 +63,11 @@ pub(super) struct PublishStreams {
 
 /// One request on its way to the record.
 enum Step {
-    Publish { on_the_way: JoinHandle<Result<OnTheWay, TokenError>>, room: [OwnedSemaphorePermit; 2] },
+    Publish {
+        refreshed: Option<Refreshed>,
+        on_the_way: JoinHandle<Result<OnTheWay, TokenError>>,
+        room: [OwnedSemaphorePermit; 2],
+    },
     End(Status),
 }
 
@@ -78,6 +84,7 @@ type Settled = Vec<(usize, PublishResult)>;
 /// One answer to come.
 enum Answer {
     Results {
+        refreshed: Option<Refreshed>,
         ids: Vec<String>,
         settled: Settled,
         /// `None` where no message went on.
@@ -145,8 +152,8 @@ impl PublishStreams {
     async fn record(self, caller: Caller, mut steps: mpsc::Receiver<Step>, answers: mpsc::Sender<Answer>) {
         while let Some(step) = steps.recv().await {
             let answer = match step {
-                Step::Publish { on_the_way, room } => match on_the_way.await {
-                    Ok(Ok(arrived)) => self.results(arrived, room).await,
+                Step::Publish { refreshed, on_the_way, room } => match on_the_way.await {
+                    Ok(Ok(arrived)) => self.results(refreshed, arrived, room).await,
                     Ok(Err(error)) => Answer::End(self.refused(&caller, &error)),
                     // A stage that broke off: nothing of this request, and nothing after it, is recorded.
                     Err(_) => Answer::End(status::record_status(RecordError::Failed)),
@@ -161,11 +168,16 @@ impl PublishStreams {
         }
     }
 
-    async fn results(&self, arrived: OnTheWay, room: [OwnedSemaphorePermit; 2]) -> Answer {
+    async fn results(
+        &self,
+        refreshed: Option<Refreshed>,
+        arrived: OnTheWay,
+        room: [OwnedSemaphorePermit; 2],
+    ) -> Answer {
         let OnTheWay { routed, ids, settled } = arrived;
         let is_all_settled = routed.is_empty() && !settled.is_empty();
         let pending = if is_all_settled { None } else { Some(self.publisher.record(routed).await) };
-        Answer::Results { ids, settled, pending, room }
+        Answer::Results { refreshed, ids, settled, pending, room }
     }
 
     /// Sets a request on its way through the stages before the record.
@@ -173,13 +185,17 @@ impl PublishStreams {
         &self,
         caller: &Caller,
         meter: &mut Meter,
-        request: PublishStreamRequest,
+        mut request: PublishStreamRequest,
         room: &Room,
     ) -> Result<Step, Status> {
         if request.messages.len() > self.limits.frame_messages_max {
             self.note(caller, "a request holds too many messages").await?;
             return Err(status::invalid("too many messages in one request"));
         }
+        let refreshed = match request.refresh.take() {
+            Some(credentials) => Some(self.renewals.renew(caller, &credentials).await?),
+            None => None,
+        };
         // All that the request takes, not only its payloads.
         let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
@@ -189,7 +205,7 @@ impl PublishStreams {
         let (this, caller) = (self.clone(), caller.clone());
         let on_the_way =
             tokio::spawn(async move { this.route(&caller, &identity, request.messages, over_quota).await });
-        Ok(Step::Publish { on_the_way, room: taken })
+        Ok(Step::Publish { refreshed, on_the_way, room: taken })
     }
 
     /// Answers to the messages that the caller's quota does not let pass. They are not looked into; what comes after them
@@ -264,8 +280,8 @@ impl PublishStreams {
 }
 
 async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
-    let (ids, settled, pending, room) = match answer {
-        Answer::Results { ids, settled, pending, room } => (ids, settled, pending, room),
+    let (refreshed, ids, settled, pending, room) = match answer {
+        Answer::Results { refreshed, ids, settled, pending, room } => (refreshed, ids, settled, pending, room),
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
@@ -279,7 +295,7 @@ async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
     };
     let results = in_order(results, settled);
     drop(room);
-    Ok(PublishStreamResponse { results, refreshed: None })
+    Ok(PublishStreamResponse { results, refreshed })
 }
 
 /// The answers in the order of the messages.

@@ -31,15 +31,13 @@ impl Senders {
         credentials: Option<Credentials>,
     ) -> Result<Option<Arc<Identity>>, Unrecognised> {
         let Some(credentials) = credentials else { return Ok(None) };
-        self.authenticate(caller, credentials).await.map(Some).map_err(|error| {
+        self.authenticate(caller, &credentials).await.map(Some).map_err(|error| {
             self.refusals.note(&error, caller.peer().ip(), caller.session().method());
             Unrecognised
         })
     }
 
-    async fn authenticate(&self, caller: &Caller, credentials: Credentials) -> Result<Arc<Identity>, TokenError> {
-        let Credentials { token, dpop_proof } = credentials;
-        let proof = (!dpop_proof.is_empty()).then_some(&*dpop_proof);
-        self.authenticator.authenticate_or_fetch(&caller.presents(token, proof)?).await
+    async fn authenticate(&self, caller: &Caller, credentials: &Credentials) -> Result<Arc<Identity>, TokenError> {
+        self.authenticator.authenticate_or_fetch(&caller.presents(&credentials.token, &credentials.dpop_proof)?).await
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     authenticate::SessionEnd,
     deliver::{EndReason, InboxError},
     engine::ReadError,
-    model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt, TopicError},
+    model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt},
     publish::PublishError,
     quota::QuotaExceeded,
     record::RecordError,
@@ -179,7 +179,8 @@ pub(super) fn inbox_status(InboxError(reason): InboxError) -> Option<Status> {
         EndReason::SlowSubscriber => {
             Some(Told(Code::ResourceExhausted, "SLOW_SUBSCRIBER", "the subscriber does not keep up").status(None))
         }
-        EndReason::TokenExpired => Some(unauthenticated()),
+        EndReason::TokenExpired | EndReason::Revoked | EndReason::KeyWithdrawn => Some(unauthenticated()),
+        EndReason::NotPermitted => Some(Told::from(RefusalReason::MissingPermission).status(None)),
         EndReason::Disconnected => Some(ended(&SessionEnd::Disconnected)),
         EndReason::Draining => Some(draining()),
     }
@@ -190,7 +191,8 @@ pub(super) fn log_status(error: &ReadError) -> Status {
     Told(Code::DataLoss, "LOG_DAMAGED", "the audit log could not be read").status(None)
 }
 
-pub(super) fn topic_status(error: TopicError) -> Status {
+/// An argument that does not parse; what is wrong with it is said in our own words.
+pub(super) fn argument(error: impl std::error::Error) -> Status {
     Status::with_error_details(
         Code::InvalidArgument,
         error.to_string(),

@@ -13,16 +13,18 @@ mod attack;
 mod run;
 mod signers;
 
+use std::sync::Arc;
+
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 use veribus_broker::authenticate::{
-    Algorithms, BearerToken, ClaimPaths, KeySet, KeySetError, SignatureAlgorithm, TokenError, TrustedIssuer, Verifier,
-    VerifierSettings,
+    Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, KeySetError, Presented, ProofSettings,
+    SignatureAlgorithm, TokenError, TrustedIssuer, Verifier, VerifierSettings,
 };
 use veribus_broker::model::{Clock, Issuer, UnixSeconds};
 
 use attack::{CLASSES, ISSUER};
-use run::NOW;
+use run::{METHOD, NOW};
 use signers::{ALGORITHMS, Signer, name};
 
 #[test]
@@ -47,14 +49,17 @@ fn case(signer: &Signer, key_set: &str, algorithms: &Algorithms, claims: &serde_
         keys: KeySet::from_json(key_set.as_bytes(), algorithms).expect("a key").into(),
         claims: ClaimPaths::default(),
         require_at_jwt: false,
+        require_bound: false,
     };
     Case { issuer, token: signer.sign(&signer.header(), claims) }
 }
 
-fn verify(case: Case) -> Result<std::sync::Arc<veribus_broker::authenticate::Identity>, TokenError> {
+fn verify(case: Case) -> Result<Arc<veribus_broker::authenticate::Identity>, TokenError> {
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
-    let verifier = Verifier::new(vec![case.issuer], settings, Clock::manual(UnixSeconds(NOW)));
-    verifier.verify(&BearerToken::new(&case.token)?)
+    let clock = Clock::manual(UnixSeconds(NOW));
+    let verifier = Verifier::new(vec![case.issuer], settings, clock.clone());
+    let authenticator = Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock);
+    authenticator.authenticate(&Presented::as_bearer(BearerToken::new(&case.token)?, METHOD))
 }
 
 fn claims() -> serde_json::Value {

@@ -1,10 +1,11 @@
 //! Puts tokens before the verifier, and counts.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
 use veribus_broker::{
     authenticate::{
-        Algorithms, BearerToken, ClaimPaths, KeySet, TokenError, TrustedIssuer, Verifier, VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, Presented, ProofSettings, TokenError,
+        TrustedIssuer, Verifier, VerifierSettings,
     },
     model::{Clock, Issuer, UnixSeconds},
 };
@@ -14,6 +15,8 @@ use crate::{
     signers::{Signer, key_set},
 };
 
+/// The method that they are presented to.
+pub(crate) const METHOD: &str = "/veribus.v1.BrokerService/Publish";
 pub(crate) const NOW: i64 = 1_900_000_000;
 
 /// What came of it.
@@ -30,10 +33,12 @@ pub(crate) struct Tally {
     pub(crate) reasons: BTreeMap<&'static str, BTreeMap<&'static str, usize>>,
 }
 
-pub(crate) fn verifier(attack: &Attack) -> Verifier {
+pub(crate) fn authenticator(attack: &Attack) -> Authenticator {
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 1_024, token_lifetime_s_max: 86_400 };
     let issuers = vec![trusted(ISSUER, &attack.known), trusted(OTHER_ISSUER, &attack.others)];
-    Verifier::new(issuers, settings, Clock::manual(UnixSeconds(NOW)))
+    let clock = Clock::manual(UnixSeconds(NOW));
+    let verifier = Verifier::new(issuers, settings, clock.clone());
+    Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock)
 }
 
 fn trusted(issuer: &str, signers: &[Signer]) -> TrustedIssuer {
@@ -43,15 +48,19 @@ fn trusted(issuer: &str, signers: &[Signer]) -> TrustedIssuer {
         keys: KeySet::from_json(key_set(signers).as_bytes(), &Algorithms::default()).expect("keys").into(),
         claims: ClaimPaths::default(),
         require_at_jwt: false,
+        require_bound: false,
     }
 }
 
 /// So many hostile tokens, and a valid one after every ninth.
 pub(crate) fn run(tokens: usize, seed: u64) -> Tally {
     let mut attack = Attack::new(seed, NOW);
-    let verifier = verifier(&attack);
+    let authenticator = authenticator(&attack);
     let verify = |text: &str| {
-        let verified = || BearerToken::new(text).and_then(|token| verifier.verify(&token).map(drop));
+        let verified = || {
+            let presented = Presented::as_bearer(BearerToken::new(text)?, METHOD);
+            authenticator.authenticate(&presented).map(drop)
+        };
         std::panic::catch_unwind(AssertUnwindSafe(verified))
     };
     let mut tally = Tally::default();

@@ -211,7 +211,8 @@ async fn answers_to_fresh_tokens_that_make_no_sense_end_the_subscription() {
         fake.next_subscription(stays(before, after));
         let mut subscription = client.subscribe(["a.>"]).await.expect("subscribed");
         source.set("t1");
-        let error = subscription.next().await.expect("an end").expect_err("no sense");
+        let end = tokio::time::timeout(LONG, subscription.next()).await.expect("in time");
+        let error = end.expect("an end").expect_err("no sense");
         assert!(matches!(error, Error::Protocol(_)), "{error}");
     }
 }

@@ -7,7 +7,7 @@
     clippy::cast_precision_loss,
     reason = "a failed expectation is a failed test"
 )]
-#[path = "../../../broker/tests/hostile_tokens/attack.rs"]
+#[path = "../../../broker/tests/hostile_tokens/attack/mod.rs"]
 mod attack;
 mod input;
 #[expect(clippy::expect_used, clippy::indexing_slicing, reason = "a failed expectation is a failed test")]

@@ -172,7 +172,7 @@ mod tests {
 
     fn modulus(bits: usize) -> Vec<u8> {
         let mut bytes = vec![0x55; bits.div_ceil(8)];
-        bytes[0] = if bits % 8 == 0 { 0x80 } else { (1 << (bits % 8)) >> 1 };
+        bytes[0] = if bits.is_multiple_of(8) { 0x80 } else { (1 << (bits % 8)) >> 1 };
         bytes
     }
 

@@ -392,7 +392,9 @@ async fn https(certificate: &CertifiedKey<rcgen::KeyPair>, body: String) -> Sock
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let Ok(mut stream) = acceptor.accept(tcp).await else { continue };
-            stream.read(&mut [0; 4096]).await.ok();
+            if !matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {
+                continue;
+            }
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
             stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.ok();
             stream.shutdown().await.ok();
