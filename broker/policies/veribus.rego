@@ -29,6 +29,9 @@ allow if {
 	"auditor" in input.agent.roles
 }
 
+# Operators: who holds the permission may. The broker has checked that it is held.
+allow if input.action in {"admin.revoke", "admin.sessions"}
+
 # ---- Who may write to whom
 
 deny contains {"rule": "finance-to-compliance-only"} if {
@@ -81,6 +84,20 @@ deny contains {"rule": "unknown-topic"} if {
 deny contains {"rule": "unknown-topic"} if {
 	input.action == "subscribe"
 	count(governing) == 0
+}
+
+# ---- By which token
+
+deny contains {"rule": "token-not-bound"} if {
+	input.action == "publish"
+	settings.require_bound
+	not input.agent.token.bound
+}
+
+deny contains {"rule": "token-not-bound"} if {
+	some pattern in governing
+	data.topics[pattern].require_bound
+	not input.agent.token.bound
 }
 
 # ---- What inspection found

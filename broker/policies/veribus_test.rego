@@ -222,6 +222,31 @@ test_settings_with_gaps_hold_messages if {
 	held_by("unexpected-content-type") with input as transaction with data.topics as gaps
 }
 
+# ---- Binding
+
+sensitive_topics := {
+	"finance.>": {"publishers": ["finance"], "subscribers": ["finance"], "types": ["finance.report"],
+		"content_types": ["application/json"], "max_bytes": 262144, "require_bound": true},
+	"finance.public.>": {"subscribers": ["finance"], "require_bound": false},
+}
+
+bound_agent := object.union(agent("finance"), {"token": {"bound": true}})
+
+test_a_topic_may_ask_for_bound_tokens if {
+	published := to(report, "role:compliance", "compliance")
+	input_topic := object.union(published, {"topic_patterns": ["finance.>"]})
+	denied_by("token-not-bound") with input as input_topic with data.topics as sensitive_topics
+	clean_allow with input as object.union(input_topic, {"agent": bound_agent}) with data.topics as sensitive_topics
+}
+
+test_reading_such_a_topic_asks_for_one_too if {
+	reading := subscription("finance", ["finance.reports"])
+	denied_by("token-not-bound") with input as reading with data.topics as sensitive_topics
+	denied_by("token-not-bound") with input as subscription("finance", ["finance.>"]) with data.topics as sensitive_topics
+	clean_allow with input as object.union(reading, {"agent": bound_agent}) with data.topics as sensitive_topics
+	clean_allow with input as subscription("finance", ["finance.public.x"]) with data.topics as sensitive_topics
+}
+
 # ---- Findings
 
 test_a_clean_document_passes if {
@@ -308,4 +333,17 @@ test_others_may_not_read_the_log if {
 
 test_an_unknown_action_is_not_allowed if {
 	not veribus.allow with input as object.union(transaction, {"action": "other"})
+}
+
+# ---- Operators
+
+test_an_operator_may_do_what_the_broker_found_its_permission_for if {
+	every action in ["admin.revoke", "admin.sessions"] {
+		veribus.allow with input as {"action": action, "agent": agent("operator")}
+	}
+}
+
+test_no_other_action_is_allowed_to_an_operator if {
+	not veribus.allow with input as {"action": "admin", "agent": agent("operator")}
+	not veribus.allow with input as {"action": "audit.read", "agent": agent("operator")}
 }

@@ -13,7 +13,7 @@ use crate::{
     decide::Bundle,
     inspect::{Inspector, InspectorSettings},
     server::issuers::{self, Keys},
-    transport::tls,
+    transport::tls::{self, ClientAuthorities},
 };
 
 /// What was looked at, and what came of it.
@@ -64,8 +64,17 @@ async fn checks(config: &Config) -> Vec<Check> {
 }
 
 fn certificate(server: &ServerConfig) -> Result<String, String> {
-    tls::server_config(&server.certificate_file, &server.private_key_file).map_err(|error| error.to_string())?;
-    Ok(format!("`{}` and its key", server.certificate_file.display()))
+    let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
+    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
+        .map_err(|error| error.to_string())?;
+    let own = format!("`{}` and its key", server.certificate_file.display());
+    Ok(match clients {
+        None => own,
+        Some(ClientAuthorities { file, is_required }) => {
+            let necessity = if is_required { "required" } else { "optional" };
+            format!("{own}; those of clients are {necessity}, by `{}`", file.display())
+        }
+    })
 }
 
 /// An issuer that cannot be reached is no fault: the broker starts, and asks again until it can.
@@ -109,7 +118,10 @@ fn inspection(config: &Config) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dev::{DevDirectory, DevOptions};
+    use crate::{
+        config::ClientCertificates,
+        dev::{DevDirectory, DevOptions},
+    };
 
     fn directory() -> (tempfile::TempDir, DevDirectory) {
         let outer = tempfile::tempdir().expect("a directory");
@@ -145,6 +157,19 @@ mod tests {
         let (_outer, directory) = directory();
         fs::write(directory.root().join("server.pem"), "nothing").expect("written");
         assert_eq!(failed(&directory).await, ["certificate"]);
+    }
+
+    #[test]
+    fn authorities_of_clients_that_are_none_are_found() {
+        let (_outer, directory) = directory();
+        let mut config = Config::load(&directory.config_path()).expect("valid settings");
+        config.server.client_certificates = ClientCertificates::Required;
+        config.server.client_ca_file = Some(directory.root().join("ca.pem"));
+        assert!(certificate(&config.server).is_ok_and(|detail| detail.contains("required")));
+        config.server.client_ca_file = Some(directory.root().join("jwks.json"));
+        assert!(certificate(&config.server).is_err_and(|fault| fault.contains("jwks.json")));
+        config.server.client_ca_file = None;
+        assert!(certificate(&config.server).is_err(), "never for want of a file as if it were off");
     }
 
     #[tokio::test]

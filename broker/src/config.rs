@@ -5,12 +5,14 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::Deserialize;
 use thiserror::Error;
+use url::Url;
 
 mod identity;
 
@@ -85,6 +87,9 @@ pub struct Config {
     /// How much it takes from whom.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// How much each agent may use.
+    #[serde(default)]
+    pub quotas: QuotasConfig,
 }
 
 /// `[node]`
@@ -105,9 +110,30 @@ pub struct ServerConfig {
     pub certificate_file: PathBuf,
     /// The private key, PEM (PKCS #8, SEC1 or PKCS #1).
     pub private_key_file: PathBuf,
+    /// Whether clients show certificates of their own (mutual TLS).
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// The authorities that sign client certificates, PEM; needed where those are optional or required.
+    pub client_ca_file: Option<PathBuf>,
+    /// Where clients reach the broker, for example `https://broker.example:7443`; needed for tokens that name a key, since
+    /// DPoP proofs say which URL they are for.
+    pub public_url: Option<Url>,
     /// How long a drain may take before what is left is cut off.
     #[serde(default = "default_drain_ms")]
     pub drain_ms_max: u64,
+}
+
+/// Whether clients show certificates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// They are not asked for.
+    #[default]
+    Off,
+    /// They are asked for; one that is shown must be good.
+    Optional,
+    /// No connection without a good one.
+    Required,
 }
 
 /// `[policy]`
@@ -245,6 +271,26 @@ pub struct LimitsConfig {
     pub authentication_refusals_recorded_per_s_max: u32,
 }
 
+/// `[quotas]`: for each agent, whatever its connections and tokens. The policy's `data.quotas` may say otherwise for
+/// single agents and roles.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotasConfig {
+    /// Messages published a second; unlimited if absent.
+    pub messages_per_s_max: Option<NonZeroU64>,
+    /// Bytes published a second, as the messages are encoded on the wire; unlimited if absent. A message that is larger
+    /// than `burst_s` seconds' worth never passes.
+    pub bytes_per_s_max: Option<NonZeroU64>,
+    /// How many seconds' worth of both may come at once.
+    pub burst_s: NonZeroU32,
+    /// Calls and streams at the same time.
+    pub streams_max: NonZeroU64,
+    /// Subscriptions at the same time.
+    pub subscriptions_max: NonZeroU64,
+    /// For how many agents at the same time accounts are kept; beyond, further agents must wait.
+    pub agents_max: usize,
+}
+
 const MIB: usize = 1024 * 1024;
 
 impl Default for DeliveryConfig {
@@ -277,6 +323,20 @@ impl Default for LimitsConfig {
             pending_accept_resets_max: 20,
             local_error_resets_max: 64,
             authentication_refusals_recorded_per_s_max: 20,
+        }
+    }
+}
+
+impl Default for QuotasConfig {
+    fn default() -> Self {
+        let places = NonZeroU64::MIN.saturating_add(1_023);
+        Self {
+            messages_per_s_max: None,
+            bytes_per_s_max: None,
+            burst_s: NonZeroU32::MIN,
+            streams_max: places,
+            subscriptions_max: places,
+            agents_max: 65_536,
         }
     }
 }
@@ -360,6 +420,7 @@ impl Config {
         ];
         paths.extend(self.identity.issuers.iter_mut().flat_map(IssuerConfig::files_mut));
         paths.extend(self.inspection.rules_file.as_mut());
+        paths.extend(server.client_ca_file.as_mut());
         for path in paths {
             *path = directory.join(&*path);
         }
@@ -372,6 +433,9 @@ impl Config {
         }
         if let Some((key, fault)) = self.identity.fault() {
             return fail(key, fault);
+        }
+        if let Some((key, fault)) = self.server.fault() {
+            return fail(key, fault.to_owned());
         }
         let limits = &self.limits;
         if limits.frame_bytes_max <= limits.message_bytes_max {
@@ -388,7 +452,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 17] {
+    fn positive_settings(&self) -> [(&'static str, usize); 21] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -407,7 +471,11 @@ impl Config {
             ("delivery.queue_messages_max", delivery.queue_messages_max),
             ("delivery.queue_bytes_max", delivery.queue_bytes_max),
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
+            ("identity.revocations_max", self.identity.revocations_max),
+            ("identity.dpop_proofs_max", self.identity.dpop_proofs_max),
+            ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),
             ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
+            ("quotas.agents_max", self.quotas.agents_max),
         ]
     }
 
@@ -417,6 +485,7 @@ impl Config {
             ("server.private_key_file", &self.server.private_key_file),
         ];
         files.extend(self.identity.issuers.iter().flat_map(IssuerConfig::files));
+        files.extend(self.server.client_ca_file.iter().map(|file| ("server.client_ca_file", file)));
         files.extend(self.inspection.rules_file.iter().map(|file| ("inspection.rules_file", file)));
         for (key, file) in files {
             fs::File::open(file).map_err(|source| ConfigError::MissingFile { key, file: file.clone(), source })?;
@@ -433,6 +502,37 @@ impl ServerConfig {
     #[must_use]
     pub const fn drain_max(&self) -> Duration {
         Duration::from_millis(self.drain_ms_max)
+    }
+
+    /// The file with the authorities of client certificates, and whether nobody connects without one; `None` where none are
+    /// asked for. Without a file its name is empty, which cannot be read.
+    #[must_use]
+    pub fn client_authorities(&self) -> Option<(&Path, bool)> {
+        let file = self.client_ca_file.as_deref().unwrap_or_else(|| Path::new(""));
+        match self.client_certificates {
+            ClientCertificates::Off => None,
+            ClientCertificates::Optional => Some((file, false)),
+            ClientCertificates::Required => Some((file, true)),
+        }
+    }
+
+    /// A setting that does not fit the others, and why.
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let asks = self.client_certificates != ClientCertificates::Off;
+        if asks != self.client_ca_file.is_some() {
+            let fault = if asks {
+                "is missing, so that no client certificate could be checked"
+            } else {
+                "has no effect while `server.client_certificates` is `off`"
+            };
+            return Some(("server.client_ca_file", fault));
+        }
+        let is_plain = |url: &Url| {
+            let has_user = !url.username().is_empty() || url.password().is_some();
+            url.scheme() == "https" && url.has_host() && !has_user && url.query().is_none() && url.fragment().is_none()
+        };
+        let is_wrong = self.public_url.as_ref().is_some_and(|url| !is_plain(url));
+        is_wrong.then_some(("server.public_url", "is not an `https` URL of a host alone or with a path"))
     }
 }
 
@@ -510,11 +610,52 @@ data_directory = "data"
     }
 
     #[test]
+    fn client_certificates_and_their_authority_come_together() {
+        let with = |settings: &str| parse(&VALID.replace("[server]", &format!("[server]\n{settings}")));
+        for mode in ["optional", "required"] {
+            let error = with(&format!("client_certificates = \"{mode}\"")).expect_err("no authority");
+            assert!(error.contains("server.client_ca_file"), "{error}");
+            let both = format!("client_certificates = \"{mode}\"\nclient_ca_file = \"cert.pem\"");
+            assert!(with(&both).is_ok());
+            let error = with(&both.replace("cert.pem", "nowhere.pem")).expect_err("missing");
+            assert!(error.contains("server.client_ca_file") && error.contains("nowhere.pem"), "{error}");
+        }
+        let error = with("client_ca_file = \"cert.pem\"").expect_err("no effect");
+        assert!(error.contains("server.client_ca_file"), "{error}");
+        assert!(with("client_certificates = \"always\"").is_err());
+    }
+
+    #[test]
+    fn a_public_url_is_that_of_a_server_reached_by_tls() {
+        let with = |url: &str| parse(&VALID.replace("[server]", &format!("[server]\npublic_url = \"{url}\"")));
+        for url in ["https://broker.example", "https://broker.example:7443/", "https://proxy.example/bus"] {
+            assert!(with(url).is_ok(), "{url}");
+        }
+        for url in ["http://broker.example", "https://a@b.example", "https://b.example?x", "https://b.example#x"] {
+            let error = with(url).expect_err(url);
+            assert!(error.contains("server.public_url"), "{error}");
+        }
+        for url in ["", "broker.example", "https://"] {
+            assert!(with(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
     fn no_issuer_is_an_error() {
         let (before, after) = VALID.split_once("[[identity.issuers]]").expect("there");
         let (_, after) = after.split_once("[policy]").expect("there");
         let error = parse(&format!("{before}[identity]\nissuers = []\n[policy]{after}")).expect_err("nobody");
         assert!(error.contains("identity.issuers"), "{error}");
+    }
+
+    #[test]
+    fn rates_are_unlimited_unless_they_are_set() {
+        let quotas = parse(VALID).expect("valid").quotas;
+        assert_eq!((quotas.messages_per_s_max, quotas.bytes_per_s_max), (None, None));
+        assert_eq!((quotas.streams_max.get(), quotas.subscriptions_max.get()), (1_024, 1_024));
+        let quotas = parse(&format!("{VALID}[quotas]\nmessages_per_s_max = 5")).expect("valid").quotas;
+        assert_eq!(quotas.messages_per_s_max, NonZeroU64::new(5));
+        assert!(parse(&format!("{VALID}[quotas]\nbytes_per_s_max = 0")).is_err());
     }
 
     #[test]

@@ -9,12 +9,18 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    authenticate::{Algorithms, BearerToken, ClaimPaths, Identity, KeySet, TrustedIssuer, Verifier, VerifierSettings},
+    authenticate::{
+        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
+        Scheme, TokenError, TrustedIssuer, Verifier, VerifierSettings,
+    },
     decide::{Decider, DeciderSettings},
     inspect::{Inspector, InspectorSettings},
     issue::{Claims, KeyKind, TokenIssuer},
     model::{Clock, ContentType, Destination, Issuer, Message, MessageId, MessageType, Topic, UnixSeconds},
 };
+
+mod prover;
+pub(crate) use prover::Prover;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3_600);
@@ -22,19 +28,33 @@ pub(crate) const LIFETIME: Duration = Duration::from_secs(3_600);
 pub(crate) const VERIFIER_SETTINGS: VerifierSettings =
     VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
 
-/// An issuer, the verifier that trusts it, and the clock that both go by.
+/// Where the broker is, for DPoP proofs, and the path of the method that is called.
+pub(crate) const PUBLIC_URL: &str = "https://broker.example";
+pub(crate) const METHOD: &str = "/veribus.v1.BrokerService/Publish";
+
+/// An issuer, the verifier that trusts it, who recognises callers by it, and the clock that all go by.
 pub(crate) struct World {
     pub(crate) issuer: TokenIssuer,
-    pub(crate) verifier: Verifier,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) authenticator: Authenticator,
     pub(crate) clock: Clock,
 }
 
 impl World {
     pub(crate) fn new(kind: KeyKind) -> Self {
-        let clock = Clock::manual(NOW);
-        let issuer = issuer("https://issuer.example", kind);
-        let verifier = Verifier::new(vec![trusted(&issuer)], VERIFIER_SETTINGS, clock.clone());
-        Self { issuer, verifier, clock }
+        Self::of(issuer("https://issuer.example", kind), Clock::manual(NOW))
+    }
+
+    /// With this issuer and clock.
+    pub(crate) fn of(issuer: TokenIssuer, clock: Clock) -> Self {
+        let verifier = Arc::new(Verifier::new(vec![trusted(&issuer)], VERIFIER_SETTINGS, clock.clone()));
+        let authenticator = Authenticator::new(Arc::clone(&verifier), proofs(Some(PUBLIC_URL)), clock.clone());
+        Self { issuer, verifier, authenticator, clock }
+    }
+
+    /// The same issuer and clock, and a verifier that has seen nothing yet.
+    pub(crate) fn restarted(self) -> Self {
+        Self::of(self.issuer, self.clock)
     }
 
     pub(crate) fn claims(&self, agent: &str) -> Claims {
@@ -43,7 +63,31 @@ impl World {
 
     pub(crate) fn identity(&self, claims: &Claims) -> Arc<Identity> {
         let token = self.issuer.issue(claims).expect("signed");
-        self.verifier.verify(&BearerToken::new(&token).expect("short")).expect("verified")
+        self.authenticate(&token).expect("recognised")
+    }
+
+    /// Recognises the bearer of a token.
+    pub(crate) fn authenticate(&self, token: &str) -> Result<Arc<Identity>, TokenError> {
+        self.authenticator.authenticate(&bearer(token))
+    }
+}
+
+/// A token and nothing else.
+pub(crate) fn bearer(token: &str) -> Presented<'static> {
+    Presented {
+        token: BearerToken::new(token).expect("short"),
+        scheme: Scheme::Bearer,
+        proof: None,
+        certificate_sha256: None,
+        method: METHOD,
+    }
+}
+
+pub(crate) fn proofs(public_url: Option<&str>) -> ProofSettings {
+    ProofSettings {
+        public_url: public_url.map(|url| url.parse().expect("a URL")),
+        max_age_s: 60,
+        limits: ProofLimits { total_max: 100, per_agent_max: 10 },
     }
 }
 
@@ -58,6 +102,7 @@ pub(crate) fn trusted(issuer: &TokenIssuer) -> TrustedIssuer {
         keys: KeySet::from_json(issuer.jwks().as_bytes(), &Algorithms::default()).expect("a key set").into(),
         claims: ClaimPaths::default(),
         require_at_jwt: false,
+        require_bound: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The broker: one message, the whole way.
 
+pub mod administer;
 pub mod authenticate;
 pub mod check;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod issue;
 pub mod metrics;
 pub mod model;
 pub mod publish;
+pub mod quota;
 pub mod record;
 pub mod server;
 pub mod subscribe;

@@ -43,6 +43,7 @@ struct Inner {
     authentication_refusals: Family<Reason, Counter>,
     key_refreshes: Family<RefreshLabel, Counter>,
     undelivered: Family<Reason, Counter>,
+    quota_refusals: Family<Quota, Counter>,
     connections: Gauge,
     subscriptions: Gauge,
     queued_deliveries: Gauge,
@@ -62,6 +63,11 @@ struct Reason {
 struct RefreshLabel {
     issuer: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Quota {
+    quota: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +126,7 @@ impl Default for Metrics {
             authentication_refusals: Family::default(),
             key_refreshes: Family::default(),
             undelivered: Family::default(),
+            quota_refusals: Family::default(),
             connections: Gauge::default(),
             subscriptions: Gauge::default(),
             queued_deliveries: Gauge::default(),
@@ -138,6 +145,8 @@ impl Default for Metrics {
         registry.register("authentication_refusals", help, inner.authentication_refusals.clone());
         registry.register("key_refreshes", "Fetches of an issuer's keys", inner.key_refreshes.clone());
         registry.register("undelivered", "Messages that a recipient did not get", inner.undelivered.clone());
+        let help = "Messages and calls of agents beyond their quota";
+        registry.register("quota_refusals", help, inner.quota_refusals.clone());
         registry.register("connections", "Open connections", inner.connections.clone());
         registry.register("subscriptions", "Live subscriptions", inner.subscriptions.clone());
         registry.register("queued_deliveries", "Messages that wait for a subscriber", inner.queued_deliveries.clone());
@@ -193,6 +202,11 @@ impl Metrics {
         self.0.undelivered.get_or_create(&Reason { reason }).inc_by(messages);
     }
 
+    /// Messages or calls were beyond a quota.
+    pub fn quota_refused(&self, quota: &'static str, count: u64) {
+        self.0.quota_refusals.get_or_create(&Quota { quota }).inc_by(count);
+    }
+
     /// Connections came (positive) or went (negative).
     pub fn connections(&self, change: i64) {
         self.0.connections.inc_by(change);
@@ -233,6 +247,7 @@ mod tests {
         metrics.message(MessageEnd::Quarantine);
         metrics.stage(Stage::Record, Duration::from_millis(1));
         metrics.undelivered("slow_subscriber", 3);
+        metrics.quota_refused("messages_per_s_max", 2);
         metrics.keys_refreshed(&Issuer::parse("https://login.example").expect("an issuer"), false);
         let gauges = Gauges { queued_submissions: 1, log_entries: 2, log_bytes: 3, free_disk_bytes: 4 };
         let text = metrics.render(gauges).expect("text");
@@ -241,6 +256,7 @@ mod tests {
             r#"veribus_messages_total{decision="allow"} 0"#,
             r#"veribus_stage_seconds_count{stage="record"} 1"#,
             r#"veribus_undelivered_total{reason="slow_subscriber"} 3"#,
+            r#"veribus_quota_refusals_total{quota="messages_per_s_max"} 2"#,
             r#"veribus_key_refreshes_total{issuer="https://login.example",outcome="failed"} 1"#,
             "veribus_log_entries 2",
             "veribus_log_bytes 3",

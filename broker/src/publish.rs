@@ -1,12 +1,12 @@
 //! The way of a message, from a recognised caller to its record. Delivery follows the record: the writer hands what it
 //! committed to [`deliver`](crate::deliver).
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use thiserror::Error;
 
 use crate::{
-    authenticate::{Caller, TokenError},
+    authenticate::{Caller, Identity, TokenError},
     decide::Decider,
     deliver::Router,
     inspect::Inspector,
@@ -36,6 +36,14 @@ pub struct Publisher {
     metrics: Metrics,
 }
 
+/// A message, or what came instead of one.
+pub struct Posted {
+    /// Whose it is, where that is not the caller: an agent for whom the caller speaks, recognised by its own token.
+    pub sender: Option<Arc<Identity>>,
+    /// The message.
+    pub message: Result<Message, Malformed>,
+}
+
 /// Messages on their way to the record.
 pub struct Publishing {
     pending: PendingOutcomes,
@@ -57,32 +65,58 @@ impl Publisher {
         Self { inspector, decider, router, recorder, clock, metrics }
     }
 
-    /// Carries messages of one caller through every stage, in order. Those that are not well-formed are recorded as such.
+    /// Carries messages that one caller brings through every stage, in order. Those that are not well-formed are recorded
+    /// as such.
     ///
     /// # Errors
     /// On error nothing was delivered, and none of them is recorded.
-    pub async fn publish(
+    pub async fn publish(&self, caller: &Caller, messages: Vec<Posted>) -> Result<Publishing, PublishError> {
+        let routed = self.route(&caller.identity(), caller.peer(), messages)?;
+        Ok(self.record(routed).await?)
+    }
+
+    /// Every stage between the caller and the record. Several requests of one stream may be under way here at once: it is
+    /// the record that puts them in order.
+    ///
+    /// # Errors
+    /// [`TokenError`]: the caller's token is no longer good.
+    pub fn route(
         &self,
-        caller: &Caller,
-        messages: Vec<Result<Message, Malformed>>,
-    ) -> Result<Publishing, PublishError> {
-        let mut routed = Vec::with_capacity(messages.len());
-        for message in messages {
-            routed.push(match message {
-                Ok(message) => self.route(caller, message)?,
-                Err(malformed) => Routed::malformed(malformed),
-            });
-        }
+        identity: &Arc<Identity>,
+        peer: SocketAddr,
+        messages: Vec<Posted>,
+    ) -> Result<Vec<Routed>, TokenError> {
+        let route = |Posted { sender, message }| match message {
+            Ok(message) => self.route_one(identity, sender, peer, message),
+            Err(malformed) => Ok(Routed::malformed(malformed)),
+        };
+        messages.into_iter().map(route).collect()
+    }
+
+    /// Queues what was routed for its record, in this order.
+    ///
+    /// # Errors
+    /// [`RecordError`]: none of them is recorded.
+    pub async fn record(&self, routed: Vec<Routed>) -> Result<Publishing, RecordError> {
         let pending = self.recorder.messages(routed).await?;
         Ok(Publishing { pending, started: Instant::now(), metrics: self.metrics.clone() })
     }
 
-    /// Every stage between the caller and the record. The token's signature was checked when the call began; its lifetime
-    /// is checked here, for each message.
-    fn route(&self, caller: &Caller, message: Message) -> Result<Routed, TokenError> {
-        caller.identity.check_lifetime(self.clock.now())?;
+    /// The token's signature was checked when the call began; its standing
+    /// is checked here, for each message. That of another sender was checked a moment ago, and is checked again when the
+    /// message is recorded: it may refuse this message, never the call.
+    fn route_one(
+        &self,
+        caller: &Arc<Identity>,
+        sender: Option<Arc<Identity>>,
+        peer: SocketAddr,
+        message: Message,
+    ) -> Result<Routed, TokenError> {
+        caller.check_standing(self.clock.now())?;
+        let via = sender.is_some().then(|| Arc::clone(caller));
+        let sender = sender.unwrap_or_else(|| Arc::clone(caller));
         let started = Instant::now();
-        let inspected = self.inspector.inspect(Arc::clone(&caller.identity), caller.peer, message);
+        let inspected = self.inspector.inspect(sender, peer, message).brought_by(via);
         let inspected_at = Instant::now();
         let decided = self.decider.decide(inspected);
         let decided_at = Instant::now();

@@ -7,11 +7,15 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
-use veribus_proto::v1::{audit_service_server::AuditServiceServer, broker_service_server::BrokerServiceServer};
+use veribus_proto::v1::{
+    admin_service_server::AdminServiceServer, audit_service_server::AuditServiceServer,
+    broker_service_server::BrokerServiceServer,
+};
 
 use crate::{
-    authenticate::Verifier,
-    config::{Config, LimitsConfig, Overflow},
+    administer::{AdminStages, Administration, TokenLifetime},
+    authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
+    config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
     engine::{
@@ -20,18 +24,22 @@ use crate::{
     },
     inspect::{Inspector, InspectorSettings, RulesError},
     metrics::Metrics,
-    model::{Clock, IdError},
+    model::{Ceiling, Clock, IdError, QuotaTerms},
     publish::Publisher,
+    quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
     subscribe::Reading,
     transport::{
+        admin::Admin,
         audit::Audit,
         broker::{AgentLimits, Broker},
         connection::{ConnectionCounts, ConnectionLimits},
         gate::GateLayer,
         listener::{self, ListenerLimits},
+        overruns::Overruns,
         refusals::Refusals,
-        tls::{self, TlsError},
+        renewal::Renewals,
+        tls::{self, ClientAuthorities, TlsError},
     },
 };
 
@@ -40,10 +48,10 @@ pub(crate) mod issuers;
 
 pub use issuers::IssuerError;
 
-/// The largest requests of the services that are open to everybody, and of the auditors': names and filters only.
+/// The largest requests of the services that are open to everybody, and of the auditors' and operators': names and filters only.
 const HEALTH_BYTES_MAX: usize = 1024;
 const REFLECTION_BYTES_MAX: usize = 8 * 1024;
-const AUDIT_REQUEST_BYTES_MAX: usize = 16 * 1024;
+const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 
 /// Why the broker does not run.
 #[derive(Debug, Error)]
@@ -138,6 +146,7 @@ pub struct RunningServer {
     recorder: Recorder,
     tasks: TaskTracker,
     refusals: Arc<Refusals>,
+    overruns: Arc<Overruns>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     background: Vec<JoinHandle<()>>,
     /// `None` once its end was told.
@@ -157,7 +166,7 @@ struct Builder {
     config: Config,
     clock: Clock,
     metrics: Metrics,
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
     decider: Arc<Decider>,
     router: Arc<Router>,
     inspector: Inspector,
@@ -170,8 +179,10 @@ struct Builder {
 impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
         let (clock, metrics) = (options.clock, Metrics::default());
-        let tls = tls::server_config(&config.server.certificate_file, &config.server.private_key_file)?;
+        let tls = server_tls(&config.server)?;
         let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics)?);
+        let authenticator = Arc::new(Authenticator::new(verifier, proof_settings(&config), clock.clone()));
+        let revocations = Arc::clone(authenticator.revocations());
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
         let inspector = inspector(&config)?;
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
@@ -181,23 +192,28 @@ impl Builder {
         };
         let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
         let settings = writer_settings(&config)?;
-        let (writer, recorder, log) = Writer::start(store, settings, disk, clock.clone(), metrics.clone())?;
-        Ok(Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log })
+        let (writer, recorder, log) =
+            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations)?;
+        Ok(Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log })
     }
 
     async fn serve(self) -> Result<RunningServer, ServerError> {
-        let Self { config, clock, metrics, verifier, decider, router, inspector, tls, writer, recorder, log } = self;
+        let Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log } =
+            self;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
         let started = Draft::started(env!("CARGO_PKG_VERSION"), decider.policy_sha256());
-        recorder.access(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
+        recorder.report(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
 
         let (drain, close_all, stop_serving) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
+        let sessions = Sessions::new(clock.clone());
         let limits = &config.limits;
         let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
+        let overruns = Overruns::new(metrics.clone());
+        let quotas = Arc::new(quotas(&config, &decider, clock.clone()));
         let publisher = Arc::new(Publisher::new(
             inspector,
             Arc::clone(&decider),
@@ -206,29 +222,54 @@ impl Builder {
             clock.clone(),
             metrics.clone(),
         ));
+        let renewals = Renewals::new(Arc::clone(&authenticator), Arc::clone(&refusals), recorder.clone());
+        let admin = Admin::new(Administration::new(AdminStages {
+            decider: Arc::clone(&decider),
+            router: Arc::clone(&router),
+            recorder: recorder.clone(),
+            sessions: Arc::clone(&sessions),
+            revocations: Arc::clone(authenticator.revocations()),
+            tasks: tasks.clone(),
+            clock: clock.clone(),
+            lifetime: token_lifetime(&config),
+        }));
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
         let broker = Broker::new(
             publisher,
             Arc::clone(&reading),
+            Arc::clone(&authenticator),
             recorder.clone(),
             Arc::clone(&refusals),
+            renewals,
+            Arc::clone(&overruns),
             agent_limits(limits),
             clock.clone(),
             drain.clone(),
         );
-        let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock, drain.clone());
+        let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock.clone(), drain.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<AuditServiceServer<Audit>>().await;
+        health.set_serving::<AdminServiceServer<Admin>>().await;
 
-        let gate = GateLayer::new(verifier, Arc::clone(&refusals), recorder.clone(), metrics.clone());
+        let gate = GateLayer::new(
+            authenticator,
+            Arc::clone(&sessions),
+            quotas,
+            Arc::clone(&overruns),
+            Arc::clone(&refusals),
+            recorder.clone(),
+            metrics.clone(),
+            clock,
+        );
         let routes = http2(limits)
             .layer(gate)
             .add_service(health_service.max_decoding_message_size(HEALTH_BYTES_MAX))
             .add_service(reflection_v1()?)
             .add_service(reflection_v1alpha()?)
             .add_service(BrokerServiceServer::new(broker).max_decoding_message_size(limits.frame_bytes_max))
-            .add_service(AuditServiceServer::new(audit).max_decoding_message_size(AUDIT_REQUEST_BYTES_MAX));
+            .add_service(AuditServiceServer::new(audit).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX))
+            .add_service(AdminServiceServer::new(admin).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX));
         let counts = ConnectionCounts::new(connection_limits(limits), metrics.clone());
         let stop_accepting = stop_serving.child_token();
         let incoming =
@@ -239,7 +280,9 @@ impl Builder {
         let disk = recorder.disk().clone();
         let mut background = vec![
             tokio::spawn(watch_disk(disk)),
+            tokio::spawn(watch_sessions(sessions)),
             tokio::spawn(Refusals::record(Arc::downgrade(&refusals), recorder.clone())),
+            tokio::spawn(Overruns::record(Arc::downgrade(&overruns), recorder.clone())),
         ];
         let mut metrics_address = None;
         if let Some(listen_on) = config.metrics.listen {
@@ -259,6 +302,7 @@ impl Builder {
             recorder,
             tasks,
             refusals,
+            overruns,
             serving,
             background,
             writer: Some(writer),
@@ -299,6 +343,7 @@ impl RunningServer {
         tracing::info!("draining");
         self.health.set_not_serving::<BrokerServiceServer<Broker>>().await;
         self.health.set_not_serving::<AuditServiceServer<Audit>>().await;
+        self.health.set_not_serving::<AdminServiceServer<Admin>>().await;
         self.drain.cancel();
         self.stop_serving.cancel();
         let mut serving = self.serving;
@@ -310,7 +355,7 @@ impl RunningServer {
         self.tasks.close();
         // Each task writes one note; a writer that is gone ends them at once.
         self.tasks.wait().await;
-        for draft in self.refusals.end_of_second() {
+        for draft in self.refusals.end_of_second().into_iter().chain(self.overruns.end_of_second()) {
             self.recorder.note(draft).await.ok();
         }
         self.recorder.finish(Draft::stopped()).await.ok();
@@ -327,6 +372,17 @@ impl RunningServer {
 
 fn writer_gone() -> ServerError {
     ServerError::Start("the writer of the audit log is gone".to_owned())
+}
+
+fn server_tls(server: &ServerConfig) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
+    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
+}
+
+fn proof_settings(config: &Config) -> ProofSettings {
+    let identity = &config.identity;
+    let limits = ProofLimits { total_max: identity.dpop_proofs_max, per_agent_max: identity.dpop_proofs_per_agent_max };
+    ProofSettings { public_url: config.server.public_url.clone(), max_age_s: identity.dpop_max_age_s, limits }
 }
 
 fn inspector(config: &Config) -> Result<Inspector, ServerError> {
@@ -366,7 +422,12 @@ fn writer_settings(config: &Config) -> Result<WriterSettings, IdError> {
         verify_at_start_entries_max: record.verify_at_start_entries_max,
         dedup_ids_per_sender_max: record.dedup_ids_per_sender_max,
         dedup_senders_max: record.dedup_senders_max,
+        revocations_max: config.identity.revocations_max,
     })
+}
+
+const fn token_lifetime(config: &Config) -> TokenLifetime {
+    TokenLifetime { max_s: config.identity.token_lifetime_s_max, leeway_s: config.identity.leeway_s }
 }
 
 const fn queue_limits(config: &Config) -> QueueLimits {
@@ -375,6 +436,18 @@ const fn queue_limits(config: &Config) -> QueueLimits {
         bytes_max: config.delivery.queue_bytes_max,
         drop_oldest: matches!(config.delivery.overflow, Overflow::DropOldest),
     }
+}
+
+fn quotas(config: &Config, decider: &Decider, clock: Clock) -> Quotas {
+    let quotas = &config.quotas;
+    let everybody = QuotaTerms {
+        messages_per_s: quotas.messages_per_s_max.map(Ceiling::Max),
+        bytes_per_s: quotas.bytes_per_s_max.map(Ceiling::Max),
+        burst_s: Some(quotas.burst_s),
+        streams: Some(Ceiling::Max(quotas.streams_max)),
+        subscriptions: Some(Ceiling::Max(quotas.subscriptions_max)),
+    };
+    Quotas::new(QuotaTable::new(everybody, decider.quotas().clone()), quotas.agents_max, clock)
 }
 
 const fn agent_limits(limits: &LimitsConfig) -> AgentLimits {
@@ -453,6 +526,16 @@ fn run_writer(writer: Writer, deliverer: Deliverer) -> Result<oneshot::Receiver<
         .spawn(move || drop(ended.send(writer.run(deliverer))))
         .map_err(|error| ServerError::Start(error.to_string()))?;
     Ok(receiver)
+}
+
+/// Ends sessions whose token is no longer good and that nothing else wakes: those that only wait for their client, and
+/// those whose key was withdrawn.
+async fn watch_sessions(sessions: Arc<Sessions>) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        interval.tick().await;
+        sessions.end_fallen();
+    }
 }
 
 async fn watch_disk(disk: DiskWatch) {

@@ -1,13 +1,13 @@
 //! The way of a read: who asks, may they, record it, hand over.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    authenticate::{Caller, TokenError},
-    decide::{Access, Decider, Decision},
+    authenticate::{Caller, Identity, TokenError},
+    decide::{Access, Decider, Decision, Verdict},
     deliver::{Inbox, Router},
     model::{Clock, DecisionId, RefusalReason, TopicPattern},
     record::{AccessReceipt, Draft, RecordError, Recorder},
@@ -71,11 +71,63 @@ impl Reading {
             self.recorder.clone(),
             self.tasks.clone(),
             &receipt.decision_id,
-            Arc::clone(&caller.identity),
+            Arc::clone(caller.session()),
             patterns,
             cut_off,
         );
         Ok((inbox, receipt))
+    }
+
+    /// Goes on with a subscription under a fresh token of the same agent, and returns the patterns that it still permits,
+    /// of those that were asked for. What it does not permit is taken away before that is recorded.
+    ///
+    /// # Errors
+    /// [`ReadRefusal`]: the subscription is at its end.
+    pub async fn renew(
+        &self,
+        caller: &Caller,
+        inbox: &mut Inbox,
+        fresh: Arc<Identity>,
+    ) -> Result<Vec<TopicPattern>, ReadRefusal> {
+        let (patterns, verdict) = self.still_permitted(inbox.asked(), &fresh, caller.peer());
+        let draft = Draft::refreshed(
+            patterns.iter().map(TopicPattern::as_str).collect::<Vec<_>>().join(" "),
+            Some(&verdict),
+            Some(inbox.id()),
+            &fresh,
+            caller.peer(),
+        );
+        if patterns.is_empty() {
+            inbox.end_not_permitted();
+        } else {
+            caller.session().renew(Arc::clone(&fresh))?;
+            inbox.regrant(Arc::clone(&fresh), patterns.clone());
+        }
+        let receipt = self.recorder.access(draft, fresh).await?;
+        let denied = patterns.is_empty().then(|| verdict.reason.unwrap_or(RefusalReason::DecisionFailed));
+        match denied.or(receipt.refused) {
+            None => Ok(patterns),
+            Some(reason) => Err(ReadRefusal::Denied { decision_id: receipt.decision_id, reason }),
+        }
+    }
+
+    /// The patterns that are permitted one by one, if they are permitted together as well; and the last word on them.
+    fn still_permitted(
+        &self,
+        asked: &[TopicPattern],
+        identity: &Identity,
+        peer: SocketAddr,
+    ) -> (Vec<TopicPattern>, Verdict) {
+        let decide =
+            |patterns: &[TopicPattern]| self.decider.decide_access(Access::Subscribe(patterns), identity, peer);
+        let allows = |verdict: &Verdict| verdict.decision == Decision::Allow;
+        let mut permitted = asked.to_vec();
+        permitted.retain(|pattern| allows(&decide(std::slice::from_ref(pattern))));
+        let verdict = if permitted.is_empty() { decide(asked) } else { decide(&permitted) };
+        if !allows(&verdict) {
+            permitted.clear();
+        }
+        (permitted, verdict)
     }
 
     /// Permits one reading of the log; `what` says in the entry what is read.
@@ -87,14 +139,14 @@ impl Reading {
     }
 
     async fn permit(&self, caller: &Caller, access: Access<'_>, what: String) -> Result<AccessReceipt, ReadRefusal> {
-        caller.identity.check_lifetime(self.clock.now())?;
-        let verdict = self.decider.decide_access(access, &caller.identity, caller.peer);
-        let draft = Draft::access(access, &verdict, &caller.identity, caller.peer).with_detail(what);
-        let receipt = self.recorder.access(draft).await?;
-        if verdict.decision == Decision::Allow {
-            return Ok(receipt);
-        }
-        let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
+        let identity = caller.identity();
+        identity.check_standing(self.clock.now())?;
+        let verdict = self.decider.decide_access(access, &identity, caller.peer());
+        let draft = Draft::access(access, &verdict, &identity, caller.peer()).with_detail(what);
+        let receipt = self.recorder.access(draft, identity).await?;
+        let denied =
+            (verdict.decision != Decision::Allow).then(|| verdict.reason.unwrap_or(RefusalReason::DecisionFailed));
+        let Some(reason) = denied.or(receipt.refused) else { return Ok(receipt) };
         Err(ReadRefusal::Denied { decision_id: receipt.decision_id, reason })
     }
 }

@@ -21,11 +21,11 @@ use veribus_proto::v1::{
 };
 
 use crate::{
-    Error,
+    Error, Token,
+    present::Method,
     retry::{Attempts, Failed},
     session::Session,
     status::Verdict,
-    token::Token,
 };
 
 /// Which entries. An entry must pass everything that is set.
@@ -243,7 +243,7 @@ impl Reader {
     /// Calls until the broker listens.
     async fn open(&mut self) -> Result<(Token, Answers), Error> {
         loop {
-            let token = self.session.tokens.current();
+            let token = self.session.tokens.usable().await;
             let Some(answer) = self.attempts.in_time(self.call_once(&token)).await else {
                 return Err(self.attempts.timed_out());
             };
@@ -259,11 +259,16 @@ impl Reader {
         match self.reading {
             Reading::Query { left, .. } => {
                 let from_index = self.next_index.unwrap_or(0);
-                let request = Session::request(token, QueryRequest { filter, from_index, limit: left });
+                let request = self.session.presenter.request(
+                    token,
+                    Method::QUERY,
+                    QueryRequest { filter, from_index, limit: left },
+                )?;
                 Ok(Answers::Query(auditor.query(request).await?.into_inner()))
             }
             Reading::Tail => {
-                let request = Session::request(token, TailRequest { filter, from_index: self.next_index });
+                let tail = TailRequest { filter, from_index: self.next_index };
+                let request = self.session.presenter.request(token, Method::TAIL, tail)?;
                 Ok(Answers::Tail(auditor.tail(request).await?.into_inner()))
             }
         }

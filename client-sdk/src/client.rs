@@ -7,8 +7,8 @@ use tonic::Status;
 use veribus_proto::v1::{self, PublishRequest};
 
 use crate::{
-    Audit, ClientBuilder, Error, Message, Publisher, Receipt, Subscription, retry::Failed, session::Session,
-    status::may_have_happened,
+    Admin, Audit, ClientBuilder, Error, Message, Publisher, Receipt, Subscription, Token, message::Outgoing,
+    present::Method, retry::Failed, session::Session, status::may_have_happened,
 };
 
 /// A connection to the broker. Cheap to clone; it connects again by itself.
@@ -23,7 +23,8 @@ impl Client {
         ClientBuilder::new(url)
     }
 
-    /// Connects as the environment says: `VERIBUS_URL`, `VERIBUS_CA` (a PEM file) and `VERIBUS_TOKEN_FILE`.
+    /// Connects as the environment says: `VERIBUS_URL`, `VERIBUS_CA` (a PEM file) and `VERIBUS_TOKEN_FILE`; where they are
+    /// set, also `VERIBUS_CLIENT_CERT` with `VERIBUS_CLIENT_KEY`, and `VERIBUS_DPOP_KEY` (PEM files).
     ///
     /// # Errors
     /// [`Error::Configuration`] where a variable is missing, else those of [`ClientBuilder::connect`].
@@ -47,18 +48,17 @@ impl Client {
         let mut attempts = self.session.publish_attempts();
         let mut maybe_recorded = false;
         loop {
-            let token = self.session.tokens.current();
-            let request = Session::request(&token, PublishRequest { message: Some(message.clone()) });
-            let Some(answer) = attempts.in_time(publish_once(&self.session, request)).await else {
-                return Err(Error::outcome_unknown(message.id, attempts.timed_out()));
+            let token = self.session.tokens.usable().await;
+            let Some(answer) = attempts.in_time(publish_once(&self.session, &token, &message)).await else {
+                return Err(Error::outcome_unknown(message.wire.id, attempts.timed_out()));
             };
             let failed = match answer {
-                Ok(receipt) => return checked(receipt, message),
+                Ok(receipt) => return checked(receipt, message.wire),
                 Err(status) => Failed { status, token },
             };
             maybe_recorded |= may_have_happened(&failed.status);
             if let Err(error) = attempts.after(&self.session, &failed).await {
-                return Err(final_error(error, maybe_recorded, message));
+                return Err(final_error(error, maybe_recorded, message.wire));
             }
         }
     }
@@ -88,6 +88,12 @@ impl Client {
     pub fn audit(&self) -> Audit {
         Audit::new(Arc::clone(&self.session))
     }
+
+    /// The operators' side, for those who hold `admin.revoke` or `admin.sessions`.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.session))
+    }
 }
 
 impl fmt::Debug for Client {
@@ -98,9 +104,9 @@ impl fmt::Debug for Client {
 
 impl Session {
     /// The message as it goes out, unless it is too large to be decoded.
-    pub(crate) fn within_size(&self, message: Message) -> Result<v1::Message, Error> {
-        let message = message.into_wire();
-        let (bytes, bytes_max) = (message.encoded_len(), self.limits.message_bytes_max);
+    pub(crate) fn within_size(&self, message: Message) -> Result<Outgoing, Error> {
+        let message = message.into_outgoing();
+        let (bytes, bytes_max) = (message.wire.encoded_len(), self.limits.message_bytes_max);
         if bytes > bytes_max {
             return Err(Error::TooLarge { bytes, bytes_max });
         }
@@ -108,10 +114,12 @@ impl Session {
     }
 }
 
-async fn publish_once(
-    session: &Session,
-    request: tonic::Request<PublishRequest>,
-) -> Result<Option<v1::Receipt>, Status> {
+async fn publish_once(session: &Session, token: &Token, message: &Outgoing) -> Result<Option<v1::Receipt>, Status> {
+    let mut wire = message.wire.clone();
+    if let Some(speaker) = &message.speaker {
+        wire.credentials = Some(session.presenter.on_behalf_of(speaker, Method::PUBLISH)?);
+    }
+    let request = session.presenter.request(token, Method::PUBLISH, PublishRequest { message: Some(wire) })?;
     Ok(session.broker().publish(request).await?.into_inner().receipt)
 }
 

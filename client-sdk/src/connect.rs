@@ -4,6 +4,7 @@
 //! those who have something to send.
 
 use std::{
+    fmt,
     future::Future,
     io,
     net::IpAddr,
@@ -17,11 +18,14 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
     crypto::{CryptoProvider, aws_lc_rs},
     version::TLS13,
 };
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, ServerName,
+    pem::{self, PemObject as _},
+};
 use thiserror::Error as ThisError;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -78,6 +82,12 @@ impl Target {
         Ok(Self { uri, host, port, server_name })
     }
 
+    /// `https://host:port` as in a URL that is compared: without the port that goes without saying.
+    pub(crate) fn origin(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_ascii_lowercase() };
+        if self.port == 443 { format!("https://{host}") } else { format!("https://{host}:{}", self.port) }
+    }
+
     pub(crate) fn address(&self) -> String {
         let is_v6 = self.host.contains(':');
         if is_v6 { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
@@ -94,8 +104,13 @@ pub(crate) struct Connector {
 
 impl Connector {
     /// Trusts the authorities in `ca_pem`, and nobody else.
-    pub(crate) fn new(target: Target, ca_pem: &[u8], timeout: Duration) -> Result<Self, Error> {
-        let config = tls_config(roots(ca_pem)?)?;
+    pub(crate) fn new(
+        target: Target,
+        ca_pem: &[u8],
+        certificate: Option<ClientCertificate>,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let config = tls_config(roots(ca_pem)?, certificate)?;
         Ok(Self { target: Arc::new(target), tls: TlsConnector::from(Arc::new(config)), timeout })
     }
 
@@ -152,7 +167,30 @@ fn handshake_fault(address: &str, error: &io::Error) -> ConnectFault {
     }
 }
 
-fn roots(ca_pem: &[u8]) -> Result<RootCertStore, Error> {
+/// What the client proves its own name with in TLS.
+pub(crate) struct ClientCertificate {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl ClientCertificate {
+    /// Reads the chain, the client's own certificate first, and its private key.
+    pub(crate) fn parse(chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, Error> {
+        let unreadable = |error: pem::Error| unusable_certificate(error);
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain_pem).collect::<Result<_, _>>().map_err(unreadable)?;
+        if chain.is_empty() {
+            return Err(unusable_certificate("there is no PEM certificate"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(unreadable)?;
+        Ok(Self { chain, key })
+    }
+}
+
+fn unusable_certificate(fault: impl fmt::Display) -> Error {
+    Error::Configuration(format!("the client certificate cannot be used: {fault}"))
+}
+
+pub(crate) fn roots(ca_pem: &[u8]) -> Result<RootCertStore, Error> {
     let unusable = |fault: String| Error::Configuration(format!("the certificate authorities cannot be used: {fault}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
@@ -165,14 +203,23 @@ fn roots(ca_pem: &[u8]) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn tls_config(roots: RootCertStore) -> Result<ClientConfig, Error> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
-        .with_protocol_versions(&[&TLS13])
-        .map_err(|error| Error::Configuration(format!("tls cannot be set up: {error}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn tls_config(roots: RootCertStore, certificate: Option<ClientCertificate>) -> Result<ClientConfig, Error> {
+    let config = tls13()?.with_root_certificates(roots);
+    let mut config = match certificate {
+        None => config.with_no_client_auth(),
+        Some(ClientCertificate { chain, key }) => {
+            config.with_client_auth_cert(chain, key).map_err(unusable_certificate)?
+        }
+    };
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     Ok(config)
+}
+
+/// TLS 1.3 and nothing before it.
+pub(crate) fn tls13() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
+    ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| Error::Configuration(format!("tls cannot be set up: {error}")))
 }
 
 /// The hybrid post-quantum key exchange first, whatever features other crates switch on.
@@ -181,10 +228,10 @@ fn provider() -> CryptoProvider {
     CryptoProvider { kx_groups: vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1], ..aws_lc_rs::default_provider() }
 }
 
-/// Reads the file of trusted authorities.
-pub(crate) fn read_ca_file(path: &Path) -> Result<Vec<u8>, Error> {
+/// Reads a file that the settings name.
+pub(crate) fn read_file(what: &str, path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path)
-        .map_err(|error| Error::Configuration(format!("cannot read the authorities `{}`: {error}", path.display())))
+        .map_err(|error| Error::Configuration(format!("cannot read the {what} `{}`: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -208,6 +255,33 @@ mod tests {
             ("https://broker.example", "broker.example:443"),
         ] {
             assert_eq!(Target::parse(url).expect("an address").address(), address);
+        }
+    }
+
+    #[test]
+    fn the_origin_is_written_in_one_way() {
+        for (url, origin) in [
+            ("https://Broker.Example:7443/", "https://broker.example:7443"),
+            ("https://broker.example:443", "https://broker.example"),
+            ("https://broker.example", "https://broker.example"),
+            ("https://[::1]:7443", "https://[::1]:7443"),
+        ] {
+            assert_eq!(Target::parse(url).expect("an address").origin(), origin);
+        }
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_own_key() {
+        let certified = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        let (one, other) = (certified("one"), certified("other"));
+        let config = |chain: &str, key: &str| {
+            ClientCertificate::parse(chain.as_bytes(), key.as_bytes())
+                .and_then(|certificate| tls_config(RootCertStore::empty(), Some(certificate)))
+        };
+        let (chain, key) = (one.cert.pem(), one.signing_key.serialize_pem());
+        assert!(config(&chain, &key).is_ok());
+        for (chain, key) in [(&chain, &other.signing_key.serialize_pem()), (&key, &key), (&chain, &chain)] {
+            assert!(matches!(config(chain, key), Err(Error::Configuration(_))));
         }
     }
 

@@ -1,10 +1,12 @@
 //! What can go wrong, as values that a program can act on.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use thiserror::Error as ThisError;
 use tonic::Code;
 use veribus_proto::v1;
+
+use crate::TokenError;
 
 /// Why something did not happen, or why nobody can say whether it did.
 #[derive(Debug, Clone, ThisError)]
@@ -29,6 +31,9 @@ pub enum Error {
         /// What the system said.
         fault: String,
     },
+    /// There is no token to show, and the broker does not take the old one, if there was one.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// No connection to the broker could be made. Nothing was sent.
     #[error("cannot reach `{address}`: {fault}")]
     Unreachable {
@@ -105,6 +110,7 @@ impl Error {
             Self::InvalidUrl { .. }
             | Self::Configuration(_)
             | Self::TokenFile { .. }
+            | Self::Token(_)
             | Self::TooLarge { .. }
             | Self::InconsistentDelivery { .. }
             | Self::Protocol(_)
@@ -149,6 +155,8 @@ pub struct Refusal {
     pub message_id: String,
     /// This message id was refused before; this is the refusal of that first time.
     pub duplicate: bool,
+    /// Not before this has passed does it make sense to try again. Only for refusals of single messages that say so.
+    pub retry_after: Option<Duration>,
 }
 
 impl From<v1::Refusal> for Refusal {
@@ -162,6 +170,7 @@ impl From<v1::Refusal> for Refusal {
             decision_id: recorded.then_some(wire.decision_id),
             message_id: wire.message_id,
             duplicate: wire.duplicate,
+            retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms)),
         }
     }
 }
@@ -199,6 +208,9 @@ pub enum DeliveryFault {
     /// It comes after one with the same or a higher index.
     #[error("its audit index does not come after that of the delivery before it")]
     Order,
+    /// It carries the credentials of somebody: a broker that forwards those is not to be trusted.
+    #[error("it carries credentials")]
+    Credentials,
     /// No subscribed pattern matches its topic.
     #[error("its topic was not subscribed to")]
     Topic,

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::{Error, session::Session, status::Verdict, token::Token};
+use crate::{Error, Token, TokenError, session::Session, status::Verdict};
 
 /// Longer than anything runs; sums with it do not overflow.
 const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -73,7 +73,7 @@ impl Attempts {
     ) -> Result<(), Error> {
         match verdict {
             Verdict::Final(error) => Err(error),
-            Verdict::Token => self.with_another_token(session, token),
+            Verdict::Token => self.with_another_token(session, token).await,
             Verdict::Again(error) => self.pause(error).await,
         }
     }
@@ -89,15 +89,24 @@ impl Attempts {
         self.last_error.clone().unwrap_or_else(no_answer)
     }
 
-    fn with_another_token(&mut self, session: &Session, refused: &Token) -> Result<(), Error> {
-        if self.token_replaced || session.tokens.instead_of(refused).is_none() {
+    /// A source of tokens that does not answer is waited for like a broker that does not.
+    async fn with_another_token(&mut self, session: &Session, refused: &Token) -> Result<(), Error> {
+        if self.token_replaced {
             return Err(Error::Unauthenticated);
         }
-        self.token_replaced = true;
-        Ok(())
+        match self.in_time(session.tokens.instead_of(refused)).await {
+            Some(Ok(Some(_))) => {
+                self.token_replaced = true;
+                Ok(())
+            }
+            Some(Ok(None)) => Err(Error::Unauthenticated),
+            Some(Err(fault)) => self.pause(Error::Token(fault)).await,
+            None => Err(TokenError::Unavailable("no answer in time".to_owned()).into()),
+        }
     }
 
-    async fn pause(&mut self, error: Error) -> Result<(), Error> {
+    /// Waits a little longer than the last time, or gives up with `error` where there is no time left.
+    pub(crate) async fn pause(&mut self, error: Error) -> Result<(), Error> {
         let until = Instant::now() + jittered(self.pause);
         if until >= self.deadline {
             return Err(error);

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use tonic::{Request, transport::Channel};
-use veribus_proto::v1::{audit_service_client::AuditServiceClient, broker_service_client::BrokerServiceClient};
+use tonic::transport::Channel;
+use veribus_proto::v1::{
+    admin_service_client::AdminServiceClient, audit_service_client::AuditServiceClient,
+    broker_service_client::BrokerServiceClient,
+};
 
 use crate::{
+    present::Presenter,
     retry::{Attempts, BackoffBounds},
-    token::{Token, TokenSource},
+    token::Tokens,
 };
 
 /// The largest answer that is decoded.
@@ -27,7 +31,8 @@ pub(crate) struct Limits {
 
 pub(crate) struct Session {
     pub(crate) channel: Channel,
-    pub(crate) tokens: TokenSource,
+    pub(crate) tokens: Tokens,
+    pub(crate) presenter: Presenter,
     pub(crate) limits: Limits,
 }
 
@@ -40,11 +45,8 @@ impl Session {
         AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
     }
 
-    /// A request that carries `token`.
-    pub(crate) fn request<T>(token: &Token, body: T) -> Request<T> {
-        let mut request = Request::new(body);
-        request.metadata_mut().insert("authorization", token.header());
-        request
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
     }
 
     /// Attempts at something that must be through within the time for a publish.

@@ -119,5 +119,6 @@ fn refused(status: &Status) -> Error {
         audit_index: metadata.get("audit_index").and_then(|index| index.parse().ok()),
         message_id: metadata.remove("message_id").unwrap_or_default(),
         duplicate: metadata.get("duplicate").is_some_and(|duplicate| duplicate == "true"),
+        retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
     }))
 }

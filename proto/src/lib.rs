@@ -20,6 +20,13 @@ pub mod payload;
 )]
 pub mod v1 {
     tonic::include_proto!("veribus.v1");
+
+    /// Shows that there is a token, and not the token.
+    impl std::fmt::Debug for Credentials {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Credentials(..)")
+        }
+    }
 }
 
 /// The serialized `FileDescriptorSet` of the API, for server reflection.

@@ -16,10 +16,11 @@ use veribus_client::Client;
 
 use crate::{
     PATIENCE,
+    certificates::ClientCertificate,
     log::Log,
     messages::{OPEN_POLICY, SMALL_RULES},
     patiently,
-    raw::{Raw, RawOptions},
+    raw::{Raw, RawOptions, client_config_as},
 };
 
 type Configure = Box<dyn FnOnce(&mut Config) + Send>;
@@ -255,6 +256,15 @@ impl TestBroker {
     /// Why it does not connect.
     pub async fn raw_with(&self, token: Option<&str>, options: RawOptions) -> Result<Raw> {
         Raw::connect(self.address(), &self.home.directory.ca_path(), token, options).await
+    }
+
+    /// Generated clients on a connection of their own that shows this certificate.
+    ///
+    /// # Errors
+    /// Why it does not connect.
+    pub async fn raw_as(&self, token: Option<&str>, certificate: Option<&ClientCertificate>) -> Result<Raw> {
+        let tls = client_config_as(&self.home.directory.ca_path(), certificate)?;
+        Raw::connect_by(tls, self.address(), token, RawOptions::default()).await
     }
 
     /// The whole audit log up to now, its chain verified from the first entry on.

@@ -1,11 +1,13 @@
 //! A log store in memory that fails on command.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use veribus_broker::engine::{AppendError, Chunk, LogStore, ReadError};
+use bytes::Bytes;
+use veribus_broker::engine::{AppendError, Chunk, LogStore, ReadError, Record};
 
 /// How an append fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +23,20 @@ pub enum Fault {
 #[derive(Debug, Default)]
 struct State {
     chunks: Vec<Chunk>,
+    records: BTreeMap<Bytes, Bytes>,
     fault: Option<Fault>,
     appends: u64,
+}
+
+impl State {
+    fn change(&mut self, records: &[Record]) {
+        for Record { key, value } in records {
+            match value {
+                Some(value) => self.records.insert(key.clone(), value.clone()),
+                None => self.records.remove(key),
+            };
+        }
+    }
 }
 
 /// Keeps chunks in memory.
@@ -47,12 +61,13 @@ impl FaultyStore {
 }
 
 impl LogStore for FaultyStore {
-    fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
+    fn append(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError> {
         let mut state = self.state();
         state.appends += 1;
         let fault = state.fault.take();
         if fault != Some(Fault::NotPersisted) {
             state.chunks.extend_from_slice(chunks);
+            state.change(records);
         }
         match fault {
             None => Ok(()),
@@ -61,6 +76,12 @@ impl LogStore for FaultyStore {
             }
             Some(Fault::Sync) => Err(AppendError::Fatal(io::Error::other("failed on command"))),
         }
+    }
+
+    fn records(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let state = self.state();
+        let found = state.records.iter().filter(|(key, _)| key.starts_with(prefix));
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {

@@ -6,6 +6,7 @@
 //! - [`streams`]: publish streams and subscriptions by hand, response by response.
 //! - [`wire`]: HTTP/2 frame by frame, for what no gRPC client would send.
 //! - [`log`]: the whole audit log, verified.
+//! - [`certificates`], [`dpop`]: what tokens are bound to: client certificates, and keys that sign proofs.
 //! - [`faults`]: a log store that fails on command.
 //! - [`process`]: the binary, to be killed.
 //! - [`messages`]: messages, and a policy that leaves everything to permissions.
@@ -13,6 +14,8 @@
 //! Out of scope: any check of the broker's. Those are in `tests/`.
 
 pub mod broker;
+pub mod certificates;
+pub mod dpop;
 pub mod faults;
 pub mod log;
 pub mod messages;

@@ -17,7 +17,12 @@ use tonic::{
 };
 use tonic_types::StatusExt as _;
 use veribus_broker::transport::tls::provider;
-use veribus_proto::v1::{audit_service_client::AuditServiceClient, broker_service_client::BrokerServiceClient};
+use veribus_proto::v1::{
+    admin_service_client::AdminServiceClient, audit_service_client::AuditServiceClient,
+    broker_service_client::BrokerServiceClient,
+};
+
+use crate::certificates::ClientCertificate;
 
 /// How a connection differs from an ordinary one.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,7 +49,20 @@ impl Raw {
     /// # Errors
     /// Why there is no connection, or why the token cannot be sent at all.
     pub async fn connect(address: SocketAddr, ca: &Path, token: Option<&str>, options: RawOptions) -> Result<Self> {
-        let tls = TlsConnector::from(Arc::new(client_config(ca)?));
+        Self::connect_by(client_config(ca)?, address, token, options).await
+    }
+
+    /// The same with TLS settings of one's own.
+    ///
+    /// # Errors
+    /// As [`Raw::connect`].
+    pub async fn connect_by(
+        tls: ClientConfig,
+        address: SocketAddr,
+        token: Option<&str>,
+        options: RawOptions,
+    ) -> Result<Self> {
+        let tls = TlsConnector::from(Arc::new(tls));
         let connector = tower::service_fn(move |_: Uri| {
             let tls = tls.clone();
             async move { tls_connect(&tls, address).await.map(TokioIo::new) }
@@ -77,6 +95,12 @@ impl Raw {
     #[must_use]
     pub fn broker(&self) -> BrokerServiceClient<RawChannel> {
         BrokerServiceClient::new(self.channel()).max_decoding_message_size(64 << 20)
+    }
+
+    /// `AdminService`.
+    #[must_use]
+    pub fn admin(&self) -> AdminServiceClient<RawChannel> {
+        AdminServiceClient::new(self.channel())
     }
 
     /// `AuditService`.
@@ -121,12 +145,23 @@ pub async fn tls_connect(tls: &TlsConnector, address: SocketAddr) -> io::Result<
 /// # Errors
 /// Where there is no such authority.
 pub fn client_config(ca: &Path) -> Result<ClientConfig> {
+    client_config_as(ca, None)
+}
+
+/// The same, showing a client certificate if the broker asks for one.
+///
+/// # Errors
+/// As [`client_config`]; also where the certificate cannot be used.
+pub fn client_config_as(ca: &Path, certificate: Option<&ClientCertificate>) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match certificate {
+        Some(certificate) => builder.with_client_auth_cert(certificate.chain(), certificate.key())?,
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }

@@ -5,8 +5,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use veribus_proto::v1::{
-    Delivery, Message, PublishResult, PublishStreamRequest, PublishStreamResponse, Receipt, Refusal, SubscribeRequest,
-    SubscribeResponse, Subscribed, Subscription, publish_result::Outcome, subscribe_request, subscribe_response,
+    Credentials, Delivery, Message, PublishResult, PublishStreamRequest, PublishStreamResponse, Receipt, Refusal,
+    SubscribeRequest, SubscribeResponse, Subscribed, Subscription, publish_result::Outcome, subscribe_request,
+    subscribe_response,
 };
 
 use crate::{patiently, raw::Raw};
@@ -36,14 +37,29 @@ impl PublishStream {
         self.requests.send(PublishStreamRequest { messages, refresh: None }).await.context("the stream is over")
     }
 
+    /// Sends a fresh token, and messages under it.
+    ///
+    /// # Errors
+    /// Where the stream is over.
+    pub async fn refresh(&self, token: &str, messages: Vec<Message>) -> Result<()> {
+        let request = PublishStreamRequest { messages, refresh: Some(credentials(token)) };
+        self.requests.send(request).await.context("the stream is over")
+    }
+
+    /// The whole next answer; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// The status that ended it.
+    pub async fn answer(&mut self) -> Result<Option<PublishStreamResponse>, Status> {
+        patiently(self.responses.message()).await.map_err(|_| Status::deadline_exceeded("no answer"))?
+    }
+
     /// The results of one request; `None` at the end of the stream.
     ///
     /// # Errors
     /// The status that ended it.
     pub async fn results(&mut self) -> Result<Option<Vec<Outcome>>, Status> {
-        let answer =
-            patiently(self.responses.message()).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
-        Ok(answer.map(|response| response.results.into_iter().filter_map(outcome).collect()))
+        Ok(self.answer().await?.map(|response| response.results.into_iter().filter_map(outcome).collect()))
     }
 
     /// Sends one request and waits for its results.
@@ -90,7 +106,7 @@ pub fn refusal(outcome: &Outcome) -> Result<&Refusal> {
 
 /// An open `Subscribe`.
 pub struct RawSubscription {
-    _requests: mpsc::Sender<SubscribeRequest>,
+    requests: mpsc::Sender<SubscribeRequest>,
     responses: Streaming<SubscribeResponse>,
     subscribed: Subscribed,
     dropped_total: u64,
@@ -109,7 +125,26 @@ impl RawSubscription {
         let Some(subscribe_response::Response::Subscribed(subscribed)) = first else {
             return Err(Status::internal("the first response does not say that the subscription stands"));
         };
-        Ok(Self { _requests: requests, responses, subscribed, dropped_total: 0 })
+        Ok(Self { requests, responses, subscribed, dropped_total: 0 })
+    }
+
+    /// Sends a fresh token.
+    ///
+    /// # Errors
+    /// Where the stream is over.
+    pub async fn refresh(&self, token: &str) -> Result<()> {
+        let request = Some(subscribe_request::Request::Refresh(credentials(token)));
+        self.requests.send(SubscribeRequest { request }).await.context("the stream is over")
+    }
+
+    /// The next response, whatever it is; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// The status that ended it.
+    pub async fn response(&mut self) -> Result<Option<subscribe_response::Response>, Status> {
+        let answer =
+            patiently(self.responses.message()).await.map_err(|_| Status::deadline_exceeded("no response"))??;
+        Ok(answer.and_then(|answer| answer.response))
     }
 
     /// How the broker said that it stands.
@@ -137,6 +172,10 @@ impl RawSubscription {
         self.dropped_total = batch.dropped_total;
         Ok(Some(batch.deliveries))
     }
+}
+
+fn credentials(token: &str) -> Credentials {
+    Credentials { token: token.to_owned(), ..Credentials::default() }
 }
 
 /// The request that opens a subscription.

@@ -13,7 +13,10 @@ use veribus_broker::{
     dev::EXAMPLE_AGENTS,
     issue::{KeyKind, TokenIssuer},
 };
-use veribus_proto::v1::{Message, PublishRequest, QueryRequest, TailRequest, publish_result::Outcome};
+use veribus_proto::v1::{
+    DisconnectRequest, ListRevocationsRequest, ListSessionsRequest, Message, PublishRequest, QueryRequest,
+    ReinstateRequest, Revocation, RevokeRequest, TailRequest, disconnect_request, publish_result::Outcome, revocation,
+};
 use veribus_tests::{
     broker::TestBroker,
     raw::Raw,
@@ -22,19 +25,24 @@ use veribus_tests::{
 
 /// `yes` is OK, `no` is PERMISSION_DENIED, `who?` is UNAUTHENTICATED.
 const GOLDEN: &str = "\
-rpc                                    action      | nobody garbage expired early unsigned wrong-key wrong-audience wrong-issuer powerless | finance-agent compliance-agent support-agent billing-agent external-agent document-agent auditor
-veribus.v1.BrokerService/Publish       transaction | who? who? who? who? who? who? who? who? no | yes no no no no no no
-veribus.v1.BrokerService/Publish       ticket      | who? who? who? who? who? who? who? who? no | no no yes no no no no
-veribus.v1.BrokerService/Publish       document    | who? who? who? who? who? who? who? who? no | no no no no no yes no
-veribus.v1.BrokerService/PublishStream transaction | who? who? who? who? who? who? who? who? no | yes no no no no no no
-veribus.v1.BrokerService/PublishStream nothing     | who? who? who? who? who? who? who? who? yes | yes yes yes yes yes yes yes
-veribus.v1.BrokerService/Subscribe     finance.>   | who? who? who? who? who? who? who? who? no | yes yes no no no no no
-veribus.v1.BrokerService/Subscribe     tickets.>   | who? who? who? who? who? who? who? who? no | no no yes yes no no no
-veribus.v1.BrokerService/Subscribe     external.>  | who? who? who? who? who? who? who? who? no | no no no no yes no no
-veribus.v1.BrokerService/Subscribe     >           | who? who? who? who? who? who? who? who? no | no no no no no no no
-veribus.v1.AuditService/Query          all         | who? who? who? who? who? who? who? who? no | no no no no no no yes
-veribus.v1.AuditService/Tail           all         | who? who? who? who? who? who? who? who? no | no no no no no no yes
-grpc.health.v1.Health/Check            all         | yes yes yes yes yes yes yes yes yes | yes yes yes yes yes yes yes
+rpc                                    action      | nobody garbage expired early unsigned wrong-key wrong-audience wrong-issuer powerless | finance-agent compliance-agent support-agent billing-agent external-agent document-agent auditor operator
+veribus.v1.BrokerService/Publish       transaction | who? who? who? who? who? who? who? who? no | yes no no no no no no no
+veribus.v1.BrokerService/Publish       ticket      | who? who? who? who? who? who? who? who? no | no no yes no no no no no
+veribus.v1.BrokerService/Publish       document    | who? who? who? who? who? who? who? who? no | no no no no no yes no no
+veribus.v1.BrokerService/PublishStream transaction | who? who? who? who? who? who? who? who? no | yes no no no no no no no
+veribus.v1.BrokerService/PublishStream nothing     | who? who? who? who? who? who? who? who? yes | yes yes yes yes yes yes yes yes
+veribus.v1.BrokerService/Subscribe     finance.>   | who? who? who? who? who? who? who? who? no | yes yes no no no no no no
+veribus.v1.BrokerService/Subscribe     tickets.>   | who? who? who? who? who? who? who? who? no | no no yes yes no no no no
+veribus.v1.BrokerService/Subscribe     external.>  | who? who? who? who? who? who? who? who? no | no no no no yes no no no
+veribus.v1.BrokerService/Subscribe     >           | who? who? who? who? who? who? who? who? no | no no no no no no no no
+veribus.v1.AuditService/Query          all         | who? who? who? who? who? who? who? who? no | no no no no no no yes no
+veribus.v1.AuditService/Tail           all         | who? who? who? who? who? who? who? who? no | no no no no no no yes no
+veribus.v1.AdminService/Revoke         agent       | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/Reinstate      nothing     | who? who? who? who? who? who? who? who? no | no no no no no no no NotFound
+veribus.v1.AdminService/ListRevocations all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/ListSessions   all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/Disconnect     nothing     | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+grpc.health.v1.Health/Check            all         | yes yes yes yes yes yes yes yes yes | yes yes yes yes yes yes yes yes
 ";
 
 struct Row {
@@ -43,7 +51,7 @@ struct Row {
     call: fn(Raw) -> BoxFuture<'static, Result<(), Status>>,
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 17] = [
     Row {
         rpc: "veribus.v1.BrokerService/Publish",
         action: "transaction",
@@ -87,6 +95,11 @@ const ROWS: [Row; 12] = [
     Row { rpc: "veribus.v1.BrokerService/Subscribe", action: ">", call: |raw| subscribe(raw, ">").boxed() },
     Row { rpc: "veribus.v1.AuditService/Query", action: "all", call: |raw| query(raw).boxed() },
     Row { rpc: "veribus.v1.AuditService/Tail", action: "all", call: |raw| tail(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/Revoke", action: "agent", call: |raw| revoke(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/Reinstate", action: "nothing", call: |raw| reinstate(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/ListRevocations", action: "all", call: |raw| revocations(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/ListSessions", action: "all", call: |raw| sessions(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/Disconnect", action: "nothing", call: |raw| disconnect(raw).boxed() },
     Row { rpc: "grpc.health.v1.Health/Check", action: "all", call: |raw| health(raw).boxed() },
 ];
 
@@ -135,13 +148,39 @@ async fn tail(raw: Raw) -> Result<(), Status> {
     responses.message().await.map(drop)
 }
 
+/// Nobody whom the matrix knows.
+async fn revoke(raw: Raw) -> Result<(), Status> {
+    let issuer = "https://nobody.example".to_owned();
+    let target = Some(revocation::Target::Agent("nobody".to_owned()));
+    let revocation = Some(Revocation { issuer, target, ..Revocation::default() });
+    raw.admin().revoke(RevokeRequest { revocation }).await.map(drop)
+}
+
+async fn reinstate(raw: Raw) -> Result<(), Status> {
+    raw.admin().reinstate(ReinstateRequest { revocation_id: "dev-0".to_owned() }).await.map(drop)
+}
+
+async fn revocations(raw: Raw) -> Result<(), Status> {
+    raw.admin().list_revocations(ListRevocationsRequest::default()).await.map(drop)
+}
+
+async fn sessions(raw: Raw) -> Result<(), Status> {
+    raw.admin().list_sessions(ListSessionsRequest::default()).await.map(drop)
+}
+
+async fn disconnect(raw: Raw) -> Result<(), Status> {
+    let target = Some(disconnect_request::Target::SessionId(u64::MAX));
+    raw.admin().disconnect(DisconnectRequest { target }).await.map(drop)
+}
+
 async fn health(raw: Raw) -> Result<(), Status> {
     HealthClient::new(raw.channel()).check(HealthCheckRequest::default()).await.map(drop)
 }
 
 /// Each identity by name, with the token that it shows.
 fn identities(broker: &TestBroker) -> Result<Vec<(&'static str, Option<String>)>> {
-    let (ours, everything) = (broker.directory().issuer(), ["publish:>", "subscribe:>", "audit.read"]);
+    let (ours, everything) =
+        (broker.directory().issuer(), ["publish:>", "subscribe:>", "audit.read", "admin.revoke", "admin.sessions"]);
     let all = |name: &str| everything.iter().fold(broker.claims(name).role("auditor"), |all, one| all.permission(*one));
     let mut expired = all("expired");
     (expired.iat, expired.exp) = (expired.iat - 7_200, expired.iat - 1);

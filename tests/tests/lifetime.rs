@@ -117,12 +117,13 @@ async fn idle_streams_end_by_themselves_when_the_token_runs_out() -> Result<()> 
     assert_eq!(codes, [Some(Code::Unauthenticated); 3]);
 
     let log =
-        broker.log_with(|log| refusals(log).len() == 2 && log.of_kind(EntryKind::Unsubscribe).count() == 1).await?;
+        broker.log_with(|log| refusals(log).len() == 3 && log.of_kind(EntryKind::Unsubscribe).count() == 1).await?;
     let ended = log.of_kind(EntryKind::Unsubscribe).next().context("one")?;
     assert_eq!((&*ended.detail, &ended.subscription_id), ("token_expired", &inbox.subscribed().subscription_id));
     let mut refused = refusals(&log);
     refused.sort();
-    assert_eq!(refused, ["/veribus.v1.AuditService/Tail", "/veribus.v1.BrokerService/PublishStream"].map(expired));
+    let methods = ["AuditService/Tail", "BrokerService/PublishStream", "BrokerService/Subscribe"];
+    assert_eq!(refused, methods.map(|method| expired(&format!("/veribus.v1.{method}"))));
     Ok(())
 }
 

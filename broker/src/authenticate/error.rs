@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::dpop::ProofError;
 use crate::model::IdError;
 
 /// Why a token does not identify a caller.
@@ -10,8 +11,9 @@ pub enum TokenError {
     /// No `authorization` metadata.
     #[error("no token")]
     Missing,
-    /// The `authorization` metadata does not read `Bearer TOKEN` (RFC 6750, section 2.1).
-    #[error("the authorization is not a bearer token")]
+    /// The `authorization` metadata does not read `Bearer TOKEN` (RFC 6750, section 2.1) or `DPoP TOKEN` (RFC 9449,
+    /// section 7.1).
+    #[error("the authorization is neither a bearer nor a DPoP token")]
     NotBearer,
     /// Longer than [`BearerToken::LEN_BYTES_MAX`](super::BearerToken::LEN_BYTES_MAX).
     #[error("the token is longer than 8192 bytes")]
@@ -82,6 +84,30 @@ pub enum TokenError {
     /// `nbf` or `iat` has not come.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// The token was revoked.
+    #[error("the token is revoked")]
+    Revoked,
+    /// `cnf` binds the token to something that is not checked here (RFC 7800).
+    #[error("the claim `cnf` asks for a check that is not made here")]
+    Confirmation,
+    /// The token is bound to nothing, where its issuer's tokens must be.
+    #[error("the token is bound neither to a certificate nor to a key")]
+    Unbound,
+    /// The token is bound to a certificate, and the connection has none.
+    #[error("the token is bound to a client certificate, and the connection has none")]
+    NoCertificate,
+    /// The token is bound to another certificate than the connection's.
+    #[error("the token is bound to another client certificate")]
+    OtherCertificate,
+    /// The token is bound to a key, and the caller did not show that it holds it.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// A fresh token on a stream is not one of the agent that opened it.
+    #[error("the fresh token is another agent's")]
+    OtherAgent,
+    /// A fresh token on a stream is not bound to the same as the one before.
+    #[error("the fresh token is not bound to the same certificate or key")]
+    OtherBinding,
 }
 
 impl TokenError {
@@ -109,6 +135,14 @@ impl TokenError {
             Self::LifetimeTooLong { .. } => "lifetime_too_long",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
+            Self::Confirmation => "confirmation",
+            Self::Unbound => "unbound",
+            Self::NoCertificate => "certificate_missing",
+            Self::OtherCertificate => "certificate_mismatch",
+            Self::Proof(error) => error.reason(),
+            Self::OtherAgent => "other_agent",
+            Self::OtherBinding => "other_binding",
         }
     }
 }

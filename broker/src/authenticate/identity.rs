@@ -1,22 +1,32 @@
-//! Who is calling. Only [`Verifier::verify`], in this file, makes an [`Identity`].
+//! Who is calling. Only [`Verifier`], in this file, makes an [`Identity`], and only [`Authenticator`](super::Authenticator)
+//! hands one out.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 
 use super::{
     claims,
+    confirmation::Confirmation,
+    delegation::{self, DelegatedActor},
     error::TokenError,
     keys::{IssuerKeys, KeyStanding},
     permission::Permissions,
+    revocation::Revocations,
     token::{self, BearerToken},
 };
 use crate::model::{AgentId, Clock, Destination, Issuer, RoleName, TokenId, UnixMicros, UnixSeconds};
 
 /// A caller whose token was verified.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
-#[derive(Debug)]
 pub struct Identity {
     issuer: Issuer,
     agent: AgentId,
@@ -30,7 +40,12 @@ pub struct Identity {
     expires_at: UnixSeconds,
     leeway_s: i64,
     key: Arc<KeyStanding>,
+    confirmation: Option<Confirmation>,
+    actors: Vec<DelegatedActor>,
     claims: Map<String, Value>,
+    revocations: Arc<Revocations>,
+    /// At which generation of the revocations this was last found good.
+    unrevoked_at: AtomicU64,
 }
 
 impl Identity {
@@ -88,6 +103,19 @@ impl Identity {
         self.expires_at
     }
 
+    /// What the token is bound to, if anything. Whoever has the identity has shown it.
+    #[must_use]
+    pub const fn confirmation(&self) -> Option<&Confirmation> {
+        self.confirmation.as_ref()
+    }
+
+    /// Who acts for the agent, the current actor first. Only that one may count for access; the others are history
+    /// (RFC 8693, section 4.1).
+    #[must_use]
+    pub fn actors(&self) -> &[DelegatedActor] {
+        &self.actors
+    }
+
     /// All claims, for the policy.
     #[must_use]
     pub const fn claims(&self) -> &Map<String, Value> {
@@ -104,13 +132,13 @@ impl Identity {
         }
     }
 
-    /// Whether the token is valid at this moment: asked again for every message.
+    /// Whether the token is good at this moment: asked again for every message.
     ///
     /// # Errors
     /// [`TokenError::Expired`] from `exp` on (RFC 7519, section 4.1.4: "on or after"), [`TokenError::NotYetValid`] before
     /// `nbf` or `iat`; each with the leeway of the verifier. [`TokenError::KeyWithdrawn`] once the key that vouched for
-    /// the token no longer counts.
-    pub fn check_lifetime(&self, at: UnixMicros) -> Result<(), TokenError> {
+    /// the token no longer counts. [`TokenError::Revoked`].
+    pub fn check_standing(&self, at: UnixMicros) -> Result<(), TokenError> {
         let now = at.seconds().0;
         if now >= self.expires_at.0.saturating_add(self.leeway_s) {
             return Err(TokenError::Expired);
@@ -121,6 +149,11 @@ impl Identity {
         if !self.key.is_good(at) {
             return Err(TokenError::KeyWithdrawn);
         }
+        if self.unrevoked_at.load(Ordering::Relaxed) == self.revocations.generation() {
+            return Ok(());
+        }
+        let generation = self.revocations.look_up(self, at.seconds()).map_err(|_| TokenError::Revoked)?;
+        self.unrevoked_at.store(generation, Ordering::Relaxed);
         Ok(())
     }
 
@@ -129,6 +162,30 @@ impl Identity {
     pub fn remaining(&self, now: UnixMicros) -> std::time::Duration {
         let end = self.expires_at.0.saturating_add(self.leeway_s).saturating_mul(1_000_000);
         std::time::Duration::from_micros(u64::try_from(end.saturating_sub(now.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Identity");
+        shown.field("issuer", &self.issuer).field("agent", &self.agent).field("token_id", &self.token_id);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// What a verified token says of its bearer, before it is known whether the bearer is the one that it is bound to. That
+/// is a matter of each presentation, while the token's signature is remembered.
+// INVARIANT: the identity comes out only through `Verified::bound`.
+pub(super) struct Verified(Arc<Identity>);
+
+impl Verified {
+    /// The identity, if `check` finds that it is presented by whom it is bound to.
+    pub(super) fn bound(
+        self,
+        check: impl FnOnce(&Identity) -> Result<(), TokenError>,
+    ) -> Result<Arc<Identity>, TokenError> {
+        check(&self.0)?;
+        Ok(self.0)
     }
 }
 
@@ -144,6 +201,8 @@ pub struct TrustedIssuer {
     pub claims: ClaimPaths,
     /// Whether only tokens count whose `typ` says that they are access tokens (RFC 9068, section 4).
     pub require_at_jwt: bool,
+    /// Whether its tokens must be bound to a certificate or a key.
+    pub require_bound: bool,
 }
 
 /// Where an issuer's tokens say what: the names of claims, or dotted paths to them.
@@ -185,6 +244,7 @@ pub struct Verifier {
     lifetime_s_max: i64,
     clock: Clock,
     verified: Cache<[u8; 32], Arc<Identity>>,
+    revocations: Arc<Revocations>,
 }
 
 impl Verifier {
@@ -197,15 +257,22 @@ impl Verifier {
             lifetime_s_max: i64::try_from(settings.token_lifetime_s_max).unwrap_or(i64::MAX),
             clock,
             verified: Cache::new(settings.cache_entries_max),
+            revocations: Arc::default(),
         }
     }
 
-    /// Recognises the bearer of a token by the keys that are known now. Does not wait.
+    /// The revocations that its identities go by; none to begin with.
+    #[must_use]
+    pub const fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    /// Verifies a token by the keys that are known now, whoever presents it. Does not wait.
     ///
     /// # Errors
     /// [`TokenError`]: for the audit log, not for the caller. [`TokenError::UnknownKey`] is worth a
-    /// [`Verifier::verify_or_fetch`].
-    pub fn verify(&self, token: &BearerToken) -> Result<Arc<Identity>, TokenError> {
+    /// [`Verifier::fetch_keys`].
+    pub(super) fn verify(&self, token: &BearerToken) -> Result<Verified, TokenError> {
         let (key, now) = (token.sha256(), self.clock.now());
         // A key may be withdrawn and come back: then the token is verified anew.
         let remembered = self.verified.get(&key).filter(|identity| identity.key.is_good(now));
@@ -217,24 +284,18 @@ impl Verifier {
                 identity
             }
         };
-        identity.check_lifetime(now)?;
-        Ok(identity)
+        identity.check_standing(now)?;
+        Ok(Verified(identity))
     }
 
-    /// Recognises the bearer of a token; where its issuer may have published the key just now, asks the issuer first, as
-    /// often as the settings allow, and waits a few seconds for the answer.
-    ///
-    /// # Errors
-    /// As [`Verifier::verify`].
-    pub async fn verify_or_fetch(&self, token: &BearerToken) -> Result<Arc<Identity>, TokenError> {
-        match self.verify(token) {
-            Err(TokenError::UnknownKey) => {}
-            decided => return decided,
+    /// Asks the issuer of a token for its keys, as often as the settings allow: it may have published the token's key just
+    /// now. Waits a few seconds for the answer.
+    pub(super) async fn fetch_keys(&self, token: &BearerToken) {
+        let claims = token::parse(token).and_then(|jws| jws.claims());
+        let trusted = claims.and_then(|claims| self.trusted(&claims));
+        if let Ok(TrustedIssuer { keys: IssuerKeys::Remote(keys), .. }) = trusted {
+            keys.fetch_once_more().await;
         }
-        let claims = token::parse(token)?.claims()?;
-        let IssuerKeys::Remote(keys) = &self.trusted(&claims)?.keys else { return Err(TokenError::UnknownKey) };
-        keys.fetch_once_more().await;
-        self.verify(token)
     }
 
     fn trusted(&self, claims: &Map<String, Value>) -> Result<&TrustedIssuer, TokenError> {
@@ -267,6 +328,10 @@ impl Verifier {
         if expires_at.0.saturating_sub(issued_at.0) > self.lifetime_s_max {
             return Err(TokenError::LifetimeTooLong { max: self.lifetime_s_max });
         }
+        let confirmation = Confirmation::from_claims(&claims)?;
+        if trusted.require_bound && confirmation.is_none() {
+            return Err(TokenError::Unbound);
+        }
         Ok(Identity {
             issuer: trusted.issuer.clone(),
             agent: claims::agent(&claims, &paths.agent)?,
@@ -280,7 +345,11 @@ impl Verifier {
             expires_at,
             leeway_s: self.leeway_s,
             key,
+            confirmation,
+            actors: delegation::actors(&claims, &trusted.issuer)?,
             claims,
+            revocations: Arc::clone(&self.revocations),
+            unrevoked_at: AtomicU64::new(0),
         })
     }
 }

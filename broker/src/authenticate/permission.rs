@@ -1,4 +1,5 @@
-//! Permissions as a token grants them: `publish:PATTERN`, `subscribe:PATTERN`, `audit.read`.
+//! Permissions as a token grants them: `publish:PATTERN`, `subscribe:PATTERN`, `audit.read`, `admin.revoke`,
+//! `admin.sessions`.
 
 use std::fmt;
 
@@ -13,6 +14,10 @@ pub enum Permission {
     Subscribe(TopicPattern),
     /// Reading the audit log.
     AuditRead,
+    /// Revoking tokens, and lifting revocations.
+    AdminRevoke,
+    /// Seeing sessions and revocations, and ending sessions.
+    AdminSessions,
 }
 
 impl Permission {
@@ -23,6 +28,8 @@ impl Permission {
             Some(("publish", pattern)) => TopicPattern::parse(pattern).ok().map(Self::Publish),
             Some(("subscribe", pattern)) => TopicPattern::parse(pattern).ok().map(Self::Subscribe),
             None if text == "audit.read" => Some(Self::AuditRead),
+            None if text == "admin.revoke" => Some(Self::AdminRevoke),
+            None if text == "admin.sessions" => Some(Self::AdminSessions),
             _ => None,
         }
     }
@@ -34,6 +41,8 @@ impl fmt::Display for Permission {
             Self::Publish(pattern) => write!(f, "publish:{pattern}"),
             Self::Subscribe(pattern) => write!(f, "subscribe:{pattern}"),
             Self::AuditRead => f.write_str("audit.read"),
+            Self::AdminRevoke => f.write_str("admin.revoke"),
+            Self::AdminSessions => f.write_str("admin.sessions"),
         }
     }
 }
@@ -67,6 +76,18 @@ impl Permissions {
         self.0.contains(&Permission::AuditRead)
     }
 
+    /// Whether tokens may be revoked, and revocations lifted.
+    #[must_use]
+    pub fn admin_revoke(&self) -> bool {
+        self.0.contains(&Permission::AdminRevoke)
+    }
+
+    /// Whether sessions may be seen and ended.
+    #[must_use]
+    pub fn admin_sessions(&self) -> bool {
+        self.0.contains(&Permission::AdminSessions)
+    }
+
     /// One by one.
     pub fn iter(&self) -> impl Iterator<Item = &Permission> {
         self.0.iter()
@@ -83,10 +104,13 @@ mod tests {
 
     #[test]
     fn what_is_not_granted_is_not_permitted() {
-        let none = permissions(&["publish", "publish:", "publish:a..b", "Publish:>", "audit.read:x", "admin", "*"]);
+        let none =
+            permissions(&["publish", "publish:", "publish:a..b", "Publish:>", "audit.read:x", "admin", "admin.*", "*"]);
         assert_eq!(none, Permissions::new(vec![]));
         assert!(!none.publish(&Topic::parse("a").expect("topic")));
-        assert!(!none.audit_read());
+        assert!(!none.audit_read() && !none.admin_revoke() && !none.admin_sessions());
+        let one = permissions(&["admin.sessions"]);
+        assert!(one.admin_sessions() && !one.admin_revoke() && !one.audit_read());
     }
 
     #[test]

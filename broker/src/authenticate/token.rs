@@ -9,6 +9,17 @@ use zeroize::Zeroizing;
 
 use super::{error::TokenError, keys::SignatureAlgorithm, strict_json};
 
+/// As what a token was presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `authorization: Bearer`.
+    Bearer,
+    /// `authorization: DPoP`.
+    Dpop,
+    /// In a message of ours, where no scheme is said.
+    Unsaid,
+}
+
 /// A bearer token as presented: secret, bounded, not yet looked into. Its memory is zeroed when it is dropped.
 #[derive(Clone)]
 pub struct BearerToken(Zeroizing<String>);
@@ -17,28 +28,28 @@ impl BearerToken {
     /// The longest token accepted, in bytes.
     pub const LEN_BYTES_MAX: usize = 8192;
 
-    /// Takes the token out of an `authorization` header value (RFC 6750, section 2.1).
+    /// Takes the token out of an `authorization` header value (RFC 6750, section 2.1; RFC 9449, section 7.1).
     ///
     /// # Errors
     /// [`TokenError::NotBearer`], [`TokenError::TooLong`].
-    pub fn from_authorization(value: &[u8]) -> Result<Self, TokenError> {
-        let (scheme, token) = value.split_at_checked(7).ok_or(TokenError::NotBearer)?;
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(TokenError::NotBearer);
-        }
-        let text = std::str::from_utf8(token).map_err(|_| TokenError::NotBearer)?;
-        Self::new(text)
+    pub fn from_authorization(value: &[u8]) -> Result<(Scheme, Self), TokenError> {
+        let text = std::str::from_utf8(value).map_err(|_| TokenError::NotBearer)?;
+        let (scheme, token) = text.split_once(' ').ok_or(TokenError::NotBearer)?;
+        let scheme = match scheme {
+            name if name.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+            name if name.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
+            _ => return Err(TokenError::NotBearer),
+        };
+        Ok((scheme, Self::new(token)?))
     }
 
     /// Takes a bare token.
     ///
     /// # Errors
     /// [`TokenError::TooLong`].
-    pub fn new(text: &str) -> Result<Self, TokenError> {
-        if text.len() > Self::LEN_BYTES_MAX {
-            return Err(TokenError::TooLong);
-        }
-        Ok(Self(Zeroizing::new(text.to_owned())))
+    pub fn new(text: impl Into<String>) -> Result<Self, TokenError> {
+        let text = Zeroizing::new(text.into());
+        if text.len() > Self::LEN_BYTES_MAX { Err(TokenError::TooLong) } else { Ok(Self(text)) }
     }
 
     pub(super) fn sha256(&self) -> [u8; 32] {
@@ -80,7 +91,8 @@ impl Jws<'_> {
 }
 
 /// Header members that tell a verifier to fetch, trust, unpack or understand something else.
-const FORBIDDEN_HEADERS: [&str; 11] = ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
+pub(super) const FORBIDDEN_HEADERS: [&str; 11] =
+    ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
 
 /// Media types of `typ` that say "access token" (RFC 9068, section 4), and those that say no more than "JWT".
 const ACCESS_TOKEN_TYPES: [&str; 2] = ["at+jwt", "application/at+jwt"];
@@ -110,11 +122,11 @@ pub(super) fn parse(token: &BearerToken) -> Result<Jws<'_>, TokenError> {
 }
 
 /// `BASE64URL_NOPAD` takes neither padding, nor other alphabets, nor trailing bits that are not zero.
-fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
+pub(super) fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
     BASE64URL_NOPAD.decode(segment.as_bytes()).map_err(|_| TokenError::NotCompact)
 }
 
-fn object(bytes: &[u8], what: &'static str) -> Result<Map<String, Value>, TokenError> {
+pub(super) fn object(bytes: &[u8], what: &'static str) -> Result<Map<String, Value>, TokenError> {
     match strict_json::parse(bytes) {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) | Err(_) => Err(TokenError::NotStrictJson(what)),
@@ -167,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_token_of_good_form_passes() {
-        let token = BearerToken::new(&token(HEADER, r#"{"sub":"a"}"#)).expect("short");
+        let token = BearerToken::new(token(HEADER, r#"{"sub":"a"}"#)).expect("short");
         let claims = parse(&token).and_then(|jws| jws.claims()).expect("good form");
         assert_eq!(claims.get("sub"), Some(&Value::from("a")));
     }
@@ -226,9 +238,17 @@ mod tests {
 
     #[test]
     fn a_token_does_not_show_itself() {
-        let token = BearerToken::from_authorization(b"Bearer secret").expect("bearer");
+        let (_, token) = BearerToken::from_authorization(b"Bearer secret").expect("bearer");
         assert_eq!(format!("{token:?}"), "BearerToken(..)");
-        assert_eq!(BearerToken::from_authorization(b"Basic abc").expect_err("basic"), TokenError::NotBearer);
-        assert_eq!(BearerToken::from_authorization(b"Bearer").expect_err("short"), TokenError::NotBearer);
+    }
+
+    #[test]
+    fn two_schemes_are_known() {
+        let scheme = |value: &[u8]| BearerToken::from_authorization(value).map(|(scheme, _)| scheme);
+        assert_eq!([scheme(b"Bearer a"), scheme(b"bearer a")], [Ok(Scheme::Bearer), Ok(Scheme::Bearer)]);
+        assert_eq!([scheme(b"DPoP a"), scheme(b"dpop a")], [Ok(Scheme::Dpop), Ok(Scheme::Dpop)]);
+        for value in [&b"Basic abc"[..], b"Bearer", b"DPoP", b"", b" a", b"Bearer\xff a", b"BearerDPoP a"] {
+            assert_eq!(scheme(value), Err(TokenError::NotBearer), "{value:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use veribus_client::Client;
+use veribus_client::{Client, DpopKey};
 
 use super::failure::Failure;
 
@@ -20,6 +20,15 @@ pub(super) struct ConnectArgs {
     /// The file that holds the agent's token
     #[arg(long, env = "VERIBUS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// A client certificate, PEM, leaf first
+    #[arg(long, env = "VERIBUS_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, env = "VERIBUS_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// The key that the token is bound to by DPoP, ES256, PEM (PKCS #8)
+    #[arg(long, env = "VERIBUS_DPOP_KEY", value_name = "FILE")]
+    dpop_key: Option<PathBuf>,
 }
 
 impl ConnectArgs {
@@ -27,7 +36,14 @@ impl ConnectArgs {
         let url = given(self.url, "--url", "VERIBUS_URL")?;
         let ca = given(self.ca, "--ca", "VERIBUS_CA")?;
         let token_file = given(self.token_file, "--token-file", "VERIBUS_TOKEN_FILE")?;
-        Ok(Client::builder(url).ca_file(ca).token_file(token_file).connect().await?)
+        let mut builder = Client::builder(url).ca_file(ca).token_file(token_file);
+        if let (Some(chain), Some(key)) = (self.client_cert, self.client_key) {
+            builder = builder.client_certificate_files(chain, key);
+        }
+        if let Some(key) = self.dpop_key {
+            builder = builder.dpop(DpopKey::from_pem_file(key)?);
+        }
+        Ok(builder.connect().await?)
     }
 }
 

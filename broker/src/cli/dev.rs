@@ -30,7 +30,9 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
 
 fn failure(error: DevError) -> Failure {
     match error {
-        DevError::Config(_) | DevError::Certificate { .. } | DevError::Issuer { .. } => Failure::usage(error),
+        DevError::Config(_) | DevError::Certificate { .. } | DevError::Issuer { .. } | DevError::KeySet { .. } => {
+            Failure::usage(error)
+        }
         DevError::Read { .. } | DevError::Write { .. } => Failure::failed(error),
     }
 }

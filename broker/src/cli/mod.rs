@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage or a bad configuration.
 
+mod admin;
 mod audit;
 mod bench;
 mod config;
@@ -55,6 +56,15 @@ enum Command {
     /// Read, follow, verify and export the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Stop accepting a token, an agent or an issuer, at once and on open streams
+    Revoke(admin::RevokeArgs),
+    /// Lift a revocation
+    Reinstate(admin::ReinstateArgs),
+    /// Print the revocations in force
+    Revocations(admin::RevocationsArgs),
+    /// See and end open calls and streams
+    #[command(subcommand)]
+    Sessions(admin::SessionsCommand),
     /// Play through what the broker lets pass and what it stops, with real clients
     Demo(demo::DemoArgs),
     /// Measure how fast it is on this machine
@@ -95,6 +105,10 @@ impl Command {
             Self::Pub(args) => publish::run(args).await,
             Self::Sub(args) => subscribe::run(args).await,
             Self::Audit(command) => audit::run(command).await,
+            Self::Revoke(args) => admin::revoke(args).await,
+            Self::Reinstate(args) => admin::reinstate(args).await,
+            Self::Revocations(args) => admin::revocations(args).await,
+            Self::Sessions(command) => admin::sessions(command).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Bench(command) => bench::run(command).await,
             Self::Health(args) => health::run(args).await,

@@ -18,9 +18,24 @@ pub struct IdentityConfig {
     /// How many verified tokens are remembered.
     #[serde(default = "default_token_cache")]
     pub token_cache_entries_max: usize,
-    /// How long after `iat` the `exp` of a token may lie: a revocation is kept for that long.
+    /// How long after `iat` the `exp` of a token may lie. A revocation of tokens ends by itself once they must have run out.
     #[serde(default = "default_token_lifetime")]
     pub token_lifetime_s_max: u64,
+    /// How many revocations may be in force.
+    #[serde(default = "default_revocations")]
+    pub revocations_max: usize,
+    /// Whether tokens must be bound to a client certificate or a key, so that a stolen one is worth nothing.
+    #[serde(default)]
+    pub require_bound: bool,
+    /// How old a DPoP proof may be.
+    #[serde(default = "default_dpop_max_age")]
+    pub dpop_max_age_s: u64,
+    /// How many DPoP proofs are remembered, so that none counts twice. Where no more can be, none is accepted.
+    #[serde(default = "default_dpop_proofs")]
+    pub dpop_proofs_max: usize,
+    /// How many of one agent.
+    #[serde(default = "default_dpop_proofs_per_agent")]
+    pub dpop_proofs_per_agent_max: usize,
     /// How long a fetched key counts after its issuer last listed it; it is fetched anew at about half of that.
     #[serde(default = "default_keys_ttl")]
     pub keys_ttl_s: u64,
@@ -45,6 +60,8 @@ pub struct IssuerConfig {
     pub jwks_url: Option<String>,
     /// The issuer's public keys, in a file.
     pub jwks_file: Option<PathBuf>,
+    /// As `identity.require_bound`, for the tokens of this issuer.
+    pub require_bound: Option<bool>,
     /// The algorithms that the issuer may sign with: any of `ES256`, `ES384`, `EdDSA`, `RS256`, `PS256`; all if absent.
     pub algorithms: Option<Vec<String>>,
     /// Where the claims stand, by the maker of the provider; each of the four following settings wins over it.
@@ -259,6 +276,18 @@ const TTL_S_MAX: u64 = 86_400;
 
 const fn default_token_cache() -> usize {
     65_536
+}
+const fn default_dpop_max_age() -> u64 {
+    60
+}
+const fn default_dpop_proofs() -> usize {
+    131_072
+}
+const fn default_dpop_proofs_per_agent() -> usize {
+    16_384
+}
+const fn default_revocations() -> usize {
+    100_000
 }
 const fn default_token_lifetime() -> u64 {
     86_400

@@ -16,9 +16,10 @@ use thiserror::Error;
 
 use super::{
     input::TopicSettings,
+    quotas,
     reads::{self, Analysis},
 };
-use crate::model::{TopicError, TopicPattern};
+use crate::model::{QuotaOverrides, TopicError, TopicPattern};
 
 /// Why a policy cannot be used.
 #[derive(Debug, Error)]
@@ -64,6 +65,9 @@ pub enum BundleError {
         /// What is wrong with it.
         source: TopicError,
     },
+    /// Quotas that cannot be kept.
+    #[error("`data.quotas` is not valid: {0}")]
+    Quotas(String),
 }
 
 /// A compiled policy.
@@ -72,6 +76,7 @@ pub struct Bundle {
     pub(super) analysis: Analysis,
     pub(super) topic_settings: TopicSettings,
     pub(super) rules: DecisionRules,
+    pub(super) quotas: QuotaOverrides,
     sha256: [u8; 32],
     files: usize,
 }
@@ -127,7 +132,8 @@ impl Bundle {
         }
         let rules = try_out(&mut engine)?;
         let topic_settings = topic_settings(&engine.get_data())?;
-        Ok(Self { engine, analysis, topic_settings, rules, sha256: digest(files), files: files.len() })
+        let quotas = quotas::overrides(&engine.get_data()).map_err(BundleError::Quotas)?;
+        Ok(Self { engine, analysis, topic_settings, rules, quotas, sha256: digest(files), files: files.len() })
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     authenticate::Identity,
     inspect::Inspected,
-    model::{Clock, FindingKind, RefusalReason},
+    model::{Clock, FindingKind, QuotaOverrides, RefusalReason},
 };
 
 /// How decisions are made.
@@ -48,6 +48,12 @@ impl Decider {
         self.policy.bundle().sha256()
     }
 
+    /// Who may use more or less than others, as the policy's data says.
+    #[must_use]
+    pub const fn quotas(&self) -> &QuotaOverrides {
+        &self.policy.bundle().quotas
+    }
+
     /// Decides what becomes of a message.
     #[must_use]
     pub fn decide(&self, inspected: Inspected) -> Decided {
@@ -55,7 +61,7 @@ impl Decider {
         Decided::new(inspected, verdict)
     }
 
-    /// Decides whether a caller may read.
+    /// Decides whether a caller may read or administer.
     #[must_use]
     pub fn decide_access(&self, access: Access<'_>, agent: &Identity, peer: SocketAddr) -> Verdict {
         let permissions = agent.permissions();
@@ -64,6 +70,8 @@ impl Decider {
                 !patterns.is_empty() && patterns.iter().all(|pattern| permissions.subscribe(pattern))
             }
             Access::AuditRead => permissions.audit_read(),
+            Access::Revoke(_) | Access::Reinstate(_) => permissions.admin_revoke(),
+            Access::AdminRead(_) | Access::Disconnect(_) => permissions.admin_sessions(),
         };
         if !permitted {
             return self.native_denial("native/permission", RefusalReason::MissingPermission);

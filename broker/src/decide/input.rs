@@ -4,7 +4,9 @@
 //! {"action": "publish", "topic": "finance.transactions", "topic_levels": ["finance", "transactions"],
 //!  "topic_patterns": ["finance.transactions", "finance.>"],
 //!  "agent": {"id": "…", "issuer": "…", "roles": ["…"], "permissions": ["…"], "claims": {…},
-//!            "token": {"id": "…", "age_s": 3, "expires_in_s": 3597, "bound": false}},
+//!            "token": {"id": "…", "age_s": 3, "expires_in_s": 3597, "bound": true, "confirmation": "jkt"},
+//!            "actors": [{"issuer": "…", "agent": "…"}]},
+//!  "via": {"id": "…", "issuer": "…"},
 //!  "message": {"id": "…", "type": "…", "subject": "…", "datacontenttype": "application/json", "size_bytes": 512,
 //!              "destination": "role:compliance", "destination_role": "compliance", "reply_to": "",
 //!              "correlation_id": "", "attributes": {…}, "body": …},
@@ -12,8 +14,19 @@
 //!  "patterns": ["finance.>"], "peer": {"address": "192.0.2.1"}, "time": {"unix_s": 1790000000}}
 //! ```
 //!
+//! ```json
+//! {"action": "admin.revoke", "operation": "revoke",
+//!  "revocation": {"issuer": "…", "agent": "…", "token_id": "…", "whole_issuer": false}, "agent": {…}, …}
+//! ```
+//!
+//! `admin.revoke` has the operations `revoke` and `reinstate`, `admin.sessions` has `read` and `disconnect`; `revocation`
+//! is there for `revoke`.
+//!
 //! `topic…`, `message` and `findings` are there for `publish`, `patterns` for `subscribe`. `body` is there where the
-//! content type is JSON and the data is. `topic_patterns` are the keys of `data.topics` that match, most specific first.
+//! content type is JSON and the data is. `token.confirmation` is what the token is bound to: `x5t#S256` (a client
+//! certificate), `jkt` (a key) or empty. `actors` act for the agent, the current one first; only that one may count for
+//! access (RFC 8693, section 4.1). `via` is there where the agent sent the message through another one that speaks for
+//! several, and says who that is. `topic_patterns` are the keys of `data.topics` that match, most specific first.
 
 use std::net::SocketAddr;
 
@@ -25,7 +38,7 @@ use super::{
     verdict::Access,
 };
 use crate::{
-    authenticate::Identity,
+    authenticate::{Confirmation, DelegatedActor, Identity, Revocation, RevocationTarget},
     inspect::Inspected,
     model::{Destination, Finding, Message, Topic, TopicPattern, UnixMicros},
 };
@@ -62,18 +75,48 @@ pub(super) fn describe<S: Sink>(
             input.object("message", |member| message(inspected.message(), member));
             input.json("findings", || Some(findings(inspected.findings())));
             caller(inspected.sender(), inspected.peer(), now, &mut input);
+            if let Some(carrier) = inspected.via() {
+                input.object("via", |member| via(carrier, member));
+            }
         }
         Question::Access { access, agent, peer } => {
-            match access {
-                Access::Subscribe(patterns) => {
-                    input.text("action", "subscribe");
-                    input.texts("patterns", patterns.iter().map(TopicPattern::as_str));
-                }
-                Access::AuditRead => input.text("action", "audit.read"),
-            }
+            requested(*access, &mut input);
             caller(agent, *peer, now, &mut input);
         }
     }
+}
+
+fn requested<S: Sink>(access: Access<'_>, input: &mut Projected<'_, S>) {
+    let mut administer = |action, operation| {
+        input.text("action", action);
+        input.text("operation", operation);
+    };
+    match access {
+        Access::Revoke(_) => administer("admin.revoke", "revoke"),
+        Access::Reinstate(_) => administer("admin.revoke", "reinstate"),
+        Access::AdminRead(_) => administer("admin.sessions", "read"),
+        Access::Disconnect(_) => administer("admin.sessions", "disconnect"),
+        Access::AuditRead => input.text("action", "audit.read"),
+        Access::Subscribe(patterns) => {
+            input.text("action", "subscribe");
+            input.texts("patterns", patterns.iter().map(TopicPattern::as_str));
+        }
+    }
+    if let Access::Revoke(revocation) = access {
+        input.object("revocation", |member| revoked(revocation, member));
+    }
+}
+
+fn revoked<S: Sink>(revocation: &Revocation, member: &mut Projected<'_, S>) {
+    let (agent, token_id) = match &revocation.target {
+        RevocationTarget::Token(token_id) => ("", token_id.as_str()),
+        RevocationTarget::Agent(agent) | RevocationTarget::IssuedBefore(agent, _) => (agent.as_str(), ""),
+        RevocationTarget::WholeIssuer => ("", ""),
+    };
+    member.text("issuer", revocation.issuer.as_str());
+    member.text("agent", agent);
+    member.text("token_id", token_id);
+    member.flag("whole_issuer", revocation.target == RevocationTarget::WholeIssuer);
 }
 
 fn topic<S: Sink>(message: &Message, settings: &TopicSettings, input: &mut Projected<'_, S>) {
@@ -118,11 +161,23 @@ fn caller<S: Sink>(identity: &Identity, peer: SocketAddr, now: UnixMicros, input
             token.text("id", identity.token_id().as_str());
             token.number("age_s", now.seconds().0.saturating_sub(identity.issued_at().0));
             token.number("expires_in_s", identity.expires_at().0.saturating_sub(now.seconds().0));
-            token.flag("bound", false);
+            token.flag("bound", identity.confirmation().is_some());
+            token.text("confirmation", identity.confirmation().map_or("", Confirmation::kind));
         });
+        agent.json("actors", || Some(actors(identity)));
     });
     input.object("peer", |member| member.text("address", &peer.ip().to_string()));
     input.object("time", |time| time.number("unix_s", now.seconds().0));
+}
+
+fn actors(identity: &Identity) -> Json {
+    let actor = |actor: &DelegatedActor| json!({ "issuer": actor.issuer.as_str(), "agent": actor.agent.as_str() });
+    identity.actors().iter().map(actor).collect()
+}
+
+fn via<S: Sink>(carrier: &Identity, member: &mut Projected<'_, S>) {
+    member.text("id", carrier.agent().as_str());
+    member.text("issuer", carrier.issuer().as_str());
 }
 
 fn findings(findings: &[Finding]) -> Json {

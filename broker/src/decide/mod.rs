@@ -17,6 +17,7 @@ mod decider;
 mod input;
 mod permitted;
 mod policy;
+mod quotas;
 mod reads;
 mod sink;
 mod verdict;

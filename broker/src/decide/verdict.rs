@@ -40,11 +40,19 @@ impl Verdict {
     }
 }
 
-/// A request to read, which the policy is asked about as well.
+/// A request to read or to administer, which the policy is asked about as well.
 #[derive(Debug, Clone, Copy)]
 pub enum Access<'a> {
     /// To subscribe to these patterns.
     Subscribe(&'a [crate::model::TopicPattern]),
     /// To read the audit log.
     AuditRead,
+    /// To revoke this.
+    Revoke(&'a crate::authenticate::Revocation),
+    /// To lift the revocation of this name.
+    Reinstate(&'a str),
+    /// To see these: `sessions` or `revocations`.
+    AdminRead(&'a str),
+    /// To end these sessions, in words.
+    Disconnect(&'a str),
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    NARROWED,
     queue::{EndReason, Pushed},
     router::{Router, Subscription},
 };
@@ -35,6 +36,16 @@ impl Handover for Deliverer {
     }
 }
 
+/// A live subscription. One whose session is over, or whose token is no longer good, takes nothing in: looked at once for
+/// each batch, since a revocation takes effect on this thread, between two batches.
+fn find(router: &Router, id: SubscriptionId) -> Option<Arc<Subscription>> {
+    let subscription = router.find(id)?;
+    if let Err(end) = subscription.session.check(router.clock().now()) {
+        subscription.queue.end(EndReason::from(&end));
+    }
+    Some(subscription)
+}
+
 /// One batch on its way.
 struct Round<'a> {
     router: &'a Router,
@@ -46,17 +57,15 @@ struct Round<'a> {
 impl Round<'_> {
     fn push(&mut self, recipient: &Recipient, recorded: &Arc<Recorded>) {
         let id = recipient.subscription;
-        let subscription = self.reached.entry(id).or_insert_with(|| self.router.find(id));
+        let subscription = self.reached.entry(id).or_insert_with(|| find(self.router, id));
         let index = recorded.decision_id().audit_index();
         // Gone since the audience was fixed.
         let Some(subscription) = subscription.clone() else {
-            return self.miss(recipient, EndReason::ClientGone.as_str(), index);
+            return self.miss(recipient, self.router.departed(id).as_str(), index);
         };
-        if subscription.identity.check_lifetime(self.router.clock().now()).is_err() {
-            subscription.queue.end(EndReason::TokenExpired);
-        }
         match subscription.queue.push(recorded) {
             Pushed::Queued => self.queued += 1,
+            Pushed::NotPermitted => self.miss(recipient, NARROWED, index),
             Pushed::Ended(reason) => self.retire(&subscription, reason, index),
             Pushed::Dropped(indexes) => {
                 self.queued += 1;
@@ -72,9 +81,9 @@ impl Round<'_> {
     /// waits in it is reported now.
     fn retire(&mut self, subscription: &Subscription, reason: EndReason, index: u64) {
         let recipient = &subscription.recipient;
-        self.router.remove(recipient.subscription);
+        self.router.remove(&[(recipient.subscription, reason)]);
         if reason != EndReason::Draining {
-            for message in subscription.queue.leftover() {
+            for message in subscription.queue.close(reason) {
                 self.queued -= 1;
                 self.miss(recipient, reason.as_str(), message.decision_id().audit_index());
             }

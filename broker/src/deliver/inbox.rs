@@ -9,11 +9,12 @@ use tokio_util::{
 };
 
 use super::{
+    NARROWED,
     queue::EndReason,
-    router::{Router, Subscription},
+    router::{Grant, Router, Subscription},
 };
 use crate::{
-    authenticate::Identity,
+    authenticate::{Identity, Session},
     model::{DecisionId, SubscriptionId, TopicPattern},
     record::{Draft, Recorded, Recorder, UndeliveredCount},
 };
@@ -30,6 +31,8 @@ pub struct InboxError(pub EndReason);
 pub struct Inbox {
     router: Arc<Router>,
     subscription: Arc<Subscription>,
+    /// What was asked for. It is never widened beyond that.
+    asked: Vec<TopicPattern>,
     recorder: Recorder,
     tasks: TaskTracker,
     reason: EndReason,
@@ -38,23 +41,23 @@ pub struct Inbox {
 
 impl Inbox {
     /// Makes a recorded subscription live; `decision` is its record. A reader that is told the end by its queue or its
-    /// token and does not leave, because its client takes nothing in, has its connection closed by `cut_off`.
+    /// session and does not leave, because its client takes nothing in, has its connection closed by `cut_off`.
     #[must_use]
     pub fn open(
         router: Arc<Router>,
         recorder: Recorder,
         tasks: TaskTracker,
         decision: &DecisionId,
-        identity: Arc<Identity>,
+        session: Arc<Session>,
         patterns: Vec<TopicPattern>,
         cut_off: CancellationToken,
     ) -> Self {
         let id = SubscriptionId(decision.audit_index());
-        let subscription = router.add(id, identity, patterns);
+        let subscription = router.add(id, session, patterns.clone());
         let open = CancellationToken::new();
-        let remaining = subscription.identity.remaining(router.clock().now());
-        tokio::spawn(watch(Arc::clone(&subscription), remaining, open.clone(), cut_off));
-        Self { router, subscription, recorder, tasks, reason: EndReason::ClientGone, _open: open.drop_guard() }
+        tokio::spawn(watch(Arc::clone(&subscription), open.clone(), cut_off));
+        let reason = EndReason::ClientGone;
+        Self { router, subscription, asked: patterns, recorder, tasks, reason, _open: open.drop_guard() }
     }
 
     /// The subscription's id.
@@ -63,8 +66,14 @@ impl Inbox {
         self.subscription.recipient.subscription
     }
 
+    /// The patterns that were asked for.
+    #[must_use]
+    pub fn asked(&self) -> &[TopicPattern] {
+        &self.asked
+    }
+
     /// What waits, at least one message and at most `messages_max` and about `bytes_max`, in index order; and how many
-    /// were lost to the bounded queue so far.
+    /// were lost to the bounded queue so far. Whether anything may still pass is the session's to say.
     ///
     /// # Errors
     /// [`InboxError`]: no more comes.
@@ -73,26 +82,27 @@ impl Inbox {
         messages_max: usize,
         bytes_max: usize,
     ) -> Result<(Vec<Arc<Recorded>>, u64), InboxError> {
-        let expiry = tokio::time::sleep(self.remaining());
-        let taken = tokio::select! {
-            biased;
-            () = expiry => Err(EndReason::TokenExpired),
-            taken = self.subscription.queue.take(messages_max, bytes_max) => taken,
-        };
-        // The clock may have been moved past the timer's end.
-        let valid = self.subscription.identity.check_lifetime(self.router.clock().now()).is_ok();
-        match taken {
-            Ok((messages, dropped)) if valid => {
+        match self.subscription.queue.take(messages_max, bytes_max).await {
+            Ok((messages, dropped)) => {
                 self.router.metrics.queued_deliveries(-count(&messages));
                 Ok((messages, dropped))
             }
-            Ok((messages, _)) => {
-                self.router.metrics.queued_deliveries(-count(&messages));
-                self.report_missed(&messages, EndReason::TokenExpired);
-                Err(self.finish(EndReason::TokenExpired))
-            }
             Err(reason) => Err(self.finish(reason)),
         }
+    }
+
+    /// Goes on under a fresh token that permits these of the patterns asked for. What waits and is not among them, or not
+    /// meant for the fresh token's roles, is dropped and reported.
+    pub fn regrant(&self, identity: Arc<Identity>, patterns: Vec<TopicPattern>) {
+        let dropped = self.router.regrant(&self.subscription, Grant { identity, patterns });
+        if let Some(draft) = self.router.missed(&self.subscription.recipient, NARROWED, &dropped) {
+            self.note(draft);
+        }
+    }
+
+    /// Ends it because a fresh token permits nothing of it.
+    pub fn end_not_permitted(&mut self) {
+        self.finish(EndReason::NotPermitted);
     }
 
     /// Lets what waits be handed over, and then no more.
@@ -100,20 +110,10 @@ impl Inbox {
         self.subscription.queue.end(EndReason::Draining);
     }
 
-    fn remaining(&self) -> Duration {
-        self.subscription.identity.remaining(self.router.clock().now())
-    }
-
     fn finish(&mut self, reason: EndReason) -> InboxError {
         self.reason = reason;
         self.subscription.queue.end(reason);
         InboxError(reason)
-    }
-
-    fn report_missed(&self, messages: &[Arc<Recorded>], reason: EndReason) {
-        let count = undelivered(messages);
-        self.router.metrics.undelivered(reason.as_str(), count.messages());
-        self.note(Draft::undelivered(&self.subscription.recipient, reason.as_str(), &count));
     }
 
     fn note(&self, draft: Draft) {
@@ -127,16 +127,12 @@ impl Inbox {
 }
 
 /// Waits for the end of a subscription, and then gives its reader some time to leave.
-async fn watch(
-    subscription: Arc<Subscription>,
-    remaining: Duration,
-    left: CancellationToken,
-    cut_off: CancellationToken,
-) {
+async fn watch(subscription: Arc<Subscription>, left: CancellationToken, cut_off: CancellationToken) {
+    let session = &subscription.session;
     tokio::select! {
         () = left.cancelled() => return,
         () = subscription.queue.ended() => {}
-        () = tokio::time::sleep(remaining) => subscription.queue.end(EndReason::TokenExpired),
+        () = session.ended() => subscription.queue.end(reason(session)),
     }
     tokio::select! {
         () = left.cancelled() => {}
@@ -144,11 +140,17 @@ async fn watch(
     }
 }
 
+fn reason(session: &Session) -> EndReason {
+    session.end_reason().map_or(EndReason::ClientGone, EndReason::from)
+}
+
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.subscription.queue.end(self.reason);
-        self.router.remove(self.id());
-        let leftover = self.subscription.queue.leftover();
+        if self.reason == EndReason::ClientGone {
+            self.reason = reason(&self.subscription.session);
+        }
+        let leftover = self.subscription.queue.close(self.reason);
+        self.router.remove(&[(self.id(), self.reason)]);
         let undelivered = undelivered(&leftover);
         self.router.metrics.queued_deliveries(-count(&leftover));
         self.router.metrics.undelivered(self.reason.as_str(), undelivered.messages());

@@ -11,6 +11,9 @@ mod inbox;
 mod queue;
 mod router;
 
+/// Why a message was not handed over that a subscriber may no longer have under its fresh token.
+const NARROWED: &str = "narrowed";
+
 pub use deliverer::Deliverer;
 pub use inbox::{Inbox, InboxError};
 pub use queue::{EndReason, QueueLimits};

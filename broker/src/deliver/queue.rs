@@ -6,7 +6,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::record::Recorded;
+use super::router::Grant;
+use crate::{
+    authenticate::{SessionEnd, TokenError},
+    record::Recorded,
+};
 
 /// How much may wait for one subscriber, and what happens beyond.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +32,14 @@ pub enum EndReason {
     SlowSubscriber,
     /// The token ran out.
     TokenExpired,
+    /// The token was revoked.
+    Revoked,
+    /// The issuer no longer lists the token's key.
+    KeyWithdrawn,
+    /// A fresh token permits nothing of it.
+    NotPermitted,
+    /// An operator ended the session.
+    Disconnected,
     /// The broker is shutting down.
     Draining,
 }
@@ -40,7 +52,23 @@ impl EndReason {
             Self::ClientGone => "client_gone",
             Self::SlowSubscriber => "slow_subscriber",
             Self::TokenExpired => "token_expired",
+            Self::Revoked => "revoked",
+            Self::KeyWithdrawn => "key_withdrawn",
+            Self::NotPermitted => "not_permitted",
+            Self::Disconnected => "disconnected",
             Self::Draining => "draining",
+        }
+    }
+}
+
+impl From<&SessionEnd> for EndReason {
+    fn from(end: &SessionEnd) -> Self {
+        match end {
+            SessionEnd::Left => Self::ClientGone,
+            SessionEnd::Token(TokenError::Revoked) => Self::Revoked,
+            SessionEnd::Token(TokenError::KeyWithdrawn) => Self::KeyWithdrawn,
+            SessionEnd::Token(_) => Self::TokenExpired,
+            SessionEnd::Disconnected => Self::Disconnected,
         }
     }
 }
@@ -53,6 +81,8 @@ pub(super) enum Pushed {
     Dropped(Vec<u64>),
     /// Not taken: the queue is at its end, for this reason.
     Ended(EndReason),
+    /// Not taken: the subscription was narrowed after the message's audience was fixed.
+    NotPermitted,
 }
 
 pub(super) struct Queue {
@@ -68,6 +98,8 @@ struct State {
     bytes: usize,
     dropped: u64,
     end: Option<EndReason>,
+    /// What the subscription was narrowed to.
+    narrowed: Option<Arc<Grant>>,
 }
 
 impl Queue {
@@ -80,6 +112,9 @@ impl Queue {
         let mut state = self.state.lock();
         if let Some(end) = state.end {
             return Pushed::Ended(end);
+        }
+        if state.narrowed.as_ref().is_some_and(|grant| !grant.covers(message.permitted())) {
+            return Pushed::NotPermitted;
         }
         let mut dropped = Vec::new();
         while self.is_full(&state, size(message)) {
@@ -109,6 +144,30 @@ impl Queue {
         self.announce();
     }
 
+    /// Ends the queue, and takes out what waits: from now on nothing is handed to its reader. The first reason stands.
+    pub(super) fn close(&self, reason: EndReason) -> Vec<Arc<Recorded>> {
+        let mut state = self.state.lock();
+        state.end.get_or_insert(reason);
+        state.bytes = 0;
+        let waiting = state.waiting.drain(..).collect();
+        drop(state);
+        self.ended.cancel();
+        self.announce();
+        waiting
+    }
+
+    /// From now on only what `grant` covers is taken in and handed on; returns what waited and is not covered.
+    pub(super) fn narrow(&self, grant: Arc<Grant>) -> Vec<Arc<Recorded>> {
+        let mut state = self.state.lock();
+        let waiting = std::mem::take(&mut state.waiting);
+        let (kept, dropped): (VecDeque<_>, VecDeque<_>) =
+            waiting.into_iter().partition(|message| grant.covers(message.permitted()));
+        state.waiting = kept;
+        state.bytes = state.waiting.iter().map(|message| size(message)).sum();
+        state.narrowed = Some(grant);
+        dropped.into()
+    }
+
     /// Completes when the queue is at its end, whether or not its reader has noticed.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
@@ -128,13 +187,6 @@ impl Queue {
                 taken => return taken,
             }
         }
-    }
-
-    /// Everything that still waits, once the queue is at its end.
-    pub(super) fn leftover(&self) -> Vec<Arc<Recorded>> {
-        let mut state = self.state.lock();
-        state.bytes = 0;
-        state.waiting.drain(..).collect()
     }
 
     fn try_take(&self, messages_max: usize, bytes_max: usize) -> Result<(Vec<Arc<Recorded>>, u64), EndReason> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,24 +11,33 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::queue::{Queue, QueueLimits};
+use super::queue::{EndReason, Queue, QueueLimits};
 use crate::{
-    authenticate::Identity,
+    authenticate::{Identity, Session},
     decide::Permitted,
     metrics::Metrics,
     model::{Clock, SubscriptionId, Topic, TopicPattern},
-    record::{Audience, Recipient},
+    record::{Audience, Draft, Recipient, Recorded, UndeliveredCount},
 };
 
 /// How many recipients are remembered over all topics, until subscriptions change; a topic counts as one more.
 const REMEMBERED_RECIPIENTS_MAX: usize = 262_144;
 
+/// Of how many subscriptions it is remembered how they ended.
+const DEPARTED_MAX: NonZeroUsize = match NonZeroUsize::new(4_096) {
+    Some(max) => max,
+    None => NonZeroUsize::MIN,
+};
+
 /// The live subscriptions.
 pub struct Router {
     table: ArcSwap<Table>,
     changes: Mutex<()>,
+    /// How subscriptions ended of late, for those who still find them in an audience.
+    departed: Mutex<LruCache<SubscriptionId, EndReason>>,
     limits: QueueLimits,
     clock: Clock,
     pub(super) metrics: Metrics,
@@ -36,9 +46,31 @@ pub struct Router {
 /// A live subscription.
 pub(super) struct Subscription {
     pub(super) recipient: Recipient,
+    pub(super) session: Arc<Session>,
+    grant: ArcSwap<Grant>,
+    pub(super) queue: Queue,
+}
+
+/// What a subscriber may have, under the token that is in force.
+pub(super) struct Grant {
     pub(super) identity: Arc<Identity>,
     pub(super) patterns: Vec<TopicPattern>,
-    pub(super) queue: Queue,
+}
+
+impl Grant {
+    /// Whether a message is among what was granted, and its destination means the subscriber.
+    pub(super) fn covers(&self, permitted: &Permitted) -> bool {
+        self.matches(&permitted.message().topic) && self.is_meant(permitted)
+    }
+
+    fn matches(&self, topic: &Topic) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(topic))
+    }
+
+    fn is_meant(&self, permitted: &Permitted) -> bool {
+        let destination = permitted.message().destination.as_ref();
+        destination.is_none_or(|to| self.identity.is_meant_by(to, permitted.sender()))
+    }
 }
 
 /// All subscriptions at one moment. A change makes a new table, so that readers never wait.
@@ -51,7 +83,7 @@ struct Table {
 
 /// Who listens to a topic, whatever the destination.
 struct Route {
-    subscriptions: Vec<Arc<Subscription>>,
+    grants: Vec<(Recipient, Arc<Grant>)>,
     everybody: Arc<[Recipient]>,
 }
 
@@ -59,26 +91,22 @@ impl Router {
     /// Without subscriptions.
     #[must_use]
     pub fn new(limits: QueueLimits, clock: Clock, metrics: Metrics) -> Self {
-        Self { table: ArcSwap::default(), changes: Mutex::default(), limits, clock, metrics }
+        let departed = Mutex::new(LruCache::new(DEPARTED_MAX));
+        Self { table: ArcSwap::default(), changes: Mutex::default(), departed, limits, clock, metrics }
     }
 
     /// Everybody who is to get the message: whose subscription matches its topic, whose verified identity matches its
     /// destination, and whose token is still good.
     #[must_use]
     pub fn audience(&self, permitted: &Permitted) -> Audience {
-        let message = permitted.message();
-        let route = self.table.load().route(&message.topic);
+        let route = self.table.load().route(&permitted.message().topic);
         let now = self.clock.now();
-        let may_have = |subscription: &Subscription| {
-            let meant = message.destination.as_ref();
-            meant.is_none_or(|to| subscription.identity.is_meant_by(to, permitted.sender()))
-                && subscription.identity.check_lifetime(now).is_ok()
-        };
-        if route.subscriptions.iter().all(|subscription| may_have(subscription)) {
+        let may_have = |grant: &Grant| grant.is_meant(permitted) && grant.identity.check_standing(now).is_ok();
+        if route.grants.iter().all(|(_, grant)| may_have(grant)) {
             return Audience::new(Arc::clone(&route.everybody));
         }
-        let chosen = route.subscriptions.iter().filter(|subscription| may_have(subscription));
-        Audience::new(chosen.map(|subscription| subscription.recipient.clone()).collect())
+        let chosen = route.grants.iter().filter(|(_, grant)| may_have(grant));
+        Audience::new(chosen.map(|(recipient, _)| recipient.clone()).collect())
     }
 
     /// How many subscriptions are live.
@@ -90,12 +118,14 @@ impl Router {
     pub(super) fn add(
         &self,
         id: SubscriptionId,
-        identity: Arc<Identity>,
+        session: Arc<Session>,
         patterns: Vec<TopicPattern>,
     ) -> Arc<Subscription> {
+        let identity = session.identity();
         let recipient =
             Recipient { subscription: id, issuer: identity.issuer().clone(), agent: identity.agent().clone() };
-        let subscription = Arc::new(Subscription { recipient, identity, patterns, queue: Queue::new(self.limits) });
+        let grant = ArcSwap::from_pointee(Grant { identity, patterns });
+        let subscription = Arc::new(Subscription { recipient, session, grant, queue: Queue::new(self.limits) });
         self.change(|subscriptions| {
             subscriptions.insert(id, Arc::clone(&subscription));
         });
@@ -103,16 +133,64 @@ impl Router {
         subscription
     }
 
-    /// Takes a subscription out, so that no later audience names it. Harmless if it is out already.
-    pub(super) fn remove(&self, id: SubscriptionId) {
-        if self.find(id).is_none() {
+    /// Narrows a subscription, or widens it again: later audiences go by what is granted now, and so does what waits in
+    /// its queue. Returns what waited and is no longer permitted.
+    pub(super) fn regrant(&self, subscription: &Subscription, grant: Grant) -> Vec<Arc<Recorded>> {
+        let grant = Arc::new(grant);
+        subscription.grant.store(Arc::clone(&grant));
+        self.change(|_| {});
+        subscription.queue.narrow(grant)
+    }
+
+    /// Takes subscriptions out for which `end` has a reason: when this returns, nothing more of their queues is handed
+    /// over. Returns what is to be recorded of what they did not get.
+    #[must_use]
+    pub fn retire(&self, end: impl Fn(&Session) -> Option<EndReason>) -> Vec<Draft> {
+        let table = self.table.load();
+        let ending = table.subscriptions.values().filter_map(|one| Some((one, end(&one.session)?)));
+        let (mut retired, mut drafts) = (Vec::new(), Vec::new());
+        for (subscription, reason) in ending {
+            let missed = subscription.queue.close(reason);
+            drafts.extend(self.missed(&subscription.recipient, reason.as_str(), &missed));
+            retired.push((subscription.recipient.subscription, reason));
+        }
+        self.remove(&retired);
+        drafts
+    }
+
+    /// Counts what waited for a subscriber and was not handed over; what is to be recorded of it.
+    pub(super) fn missed(
+        &self,
+        recipient: &Recipient,
+        reason: &'static str,
+        missed: &[Arc<Recorded>],
+    ) -> Option<Draft> {
+        let mut count = UndeliveredCount::default();
+        missed.iter().for_each(|message| count.add(message.decision_id().audit_index()));
+        self.metrics.queued_deliveries(-i64::try_from(missed.len()).unwrap_or(i64::MAX));
+        self.metrics.undelivered(reason, count.messages());
+        (count.messages() > 0).then(|| Draft::undelivered(recipient, reason, &count))
+    }
+
+    /// Takes subscriptions out, so that no later audience names them. Harmless for those that are out already.
+    pub(super) fn remove(&self, ended: &[(SubscriptionId, EndReason)]) {
+        if ended.iter().all(|(id, _)| self.find(*id).is_none()) {
             return;
         }
-        let mut was_there = false;
-        self.change(|subscriptions| was_there = subscriptions.remove(&id).is_some());
-        if was_there {
-            self.metrics.subscriptions(-1);
+        let mut removed = 0;
+        self.change(|subscriptions| {
+            removed = ended.iter().filter(|(id, _)| subscriptions.remove(id).is_some()).count();
+        });
+        self.metrics.subscriptions(-i64::try_from(removed).unwrap_or(i64::MAX));
+        let mut departed = self.departed.lock();
+        for (id, reason) in ended {
+            departed.put(*id, *reason);
         }
+    }
+
+    /// Why a subscription that is not live any more has ended, as far as that is remembered.
+    pub(super) fn departed(&self, id: SubscriptionId) -> EndReason {
+        self.departed.lock().get(&id).copied().unwrap_or(EndReason::ClientGone)
     }
 
     pub(super) fn find(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {
@@ -136,12 +214,11 @@ impl Table {
         if let Some(route) = self.routes.get(topic) {
             return Arc::clone(&route);
         }
-        let listening =
-            self.subscriptions.values().filter(|one| one.patterns.iter().any(|pattern| pattern.matches(topic)));
-        let subscriptions: Vec<_> = listening.cloned().collect();
-        let everybody = subscriptions.iter().map(|one| one.recipient.clone()).collect();
-        let route = Arc::new(Route { subscriptions, everybody });
-        let size = route.subscriptions.len() + 1;
+        let grants = self.subscriptions.values().map(|one| (one.recipient.clone(), one.grant.load_full()));
+        let grants: Vec<_> = grants.filter(|(_, grant)| grant.matches(topic)).collect();
+        let everybody = grants.iter().map(|(recipient, _)| recipient.clone()).collect();
+        let route = Arc::new(Route { grants, everybody });
+        let size = route.grants.len() + 1;
         if self.remembered.fetch_add(size, Ordering::Relaxed) + size <= REMEMBERED_RECIPIENTS_MAX {
             self.routes.insert(topic.clone(), Arc::clone(&route));
         } else {

@@ -19,7 +19,7 @@ const fn agent(name: &'static str, role: &'static str, permissions: &'static [&'
 pub const DEFAULT_AGENT: &str = "finance-agent";
 
 /// All of them.
-pub const EXAMPLE_AGENTS: [ExampleAgent; 7] = [
+pub const EXAMPLE_AGENTS: [ExampleAgent; 8] = [
     agent(DEFAULT_AGENT, "finance", &["publish:finance.>", "subscribe:finance.>"]),
     agent("compliance-agent", "compliance", &["publish:compliance.>", "subscribe:finance.>", "subscribe:documents.>"]),
     agent("support-agent", "support", &["publish:tickets.>", "subscribe:tickets.>"]),
@@ -27,4 +27,5 @@ pub const EXAMPLE_AGENTS: [ExampleAgent; 7] = [
     agent("external-agent", "external", &["subscribe:external.>"]),
     agent("document-agent", "documents", &["publish:documents.>"]),
     agent("auditor", "auditor", &["audit.read"]),
+    agent("operator", "operator", &["admin.revoke", "admin.sessions"]),
 ];

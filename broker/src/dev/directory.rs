@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    issue::{KeyKind, TokenIssuer},
+    issue::{KeyKind, PublishedKeys, TokenIssuer},
     model::Clock,
 };
 
@@ -173,13 +173,17 @@ impl DevDirectory {
         Ok(())
     }
 
-    /// Kept if the issuer's key is in it, whatever else is.
+    /// Kept if the issuer's key is in it, whatever else is; added to those that others put there.
     fn write_key_set(&self) -> Result<(), DevError> {
         let path = self.path("jwks.json");
-        if fs::read_to_string(&path).is_ok_and(|text| text.contains(self.issuer.key_id())) {
+        let there = fs::read_to_string(&path).ok().and_then(|text| PublishedKeys::from_json(&text).ok());
+        let mut keys = there.unwrap_or_else(PublishedKeys::empty);
+        if keys.key_ids().any(|key_id| key_id == self.issuer.key_id()) {
             return Ok(());
         }
-        write_public(&path, self.issuer.jwks().as_bytes()).map_err(writing(&path))
+        let added = keys.add(self.issuer.key_id(), self.issuer.public_key().clone());
+        added.map_err(|source| DevError::KeySet { path: path.clone(), source })?;
+        write_public(&path, keys.to_json().as_bytes()).map_err(writing(&path))
     }
 
     fn configuration(&self) -> String {
@@ -325,6 +329,18 @@ mod tests {
         assert_eq!(again.config().expect("valid").node.name, "mine");
         assert!(!again.policies_path().join("veribus_test.rego").exists());
         assert_eq!(fs::read_to_string(again.policies_path().join("data.yaml")).expect("read"), "topics: {}");
+    }
+
+    #[test]
+    fn keys_that_were_added_to_the_set_stay_beside_the_issuers() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let path = dev(outer.path(), DevOptions::default()).path("jwks.json");
+        let pem = KeyKind::EdDsa.generate_pem().expect("a key");
+        let other = TokenIssuer::with_key_id(ISSUER, AUDIENCE, &pem, "other").expect("an issuer");
+        fs::write(&path, other.jwks()).expect("written");
+        let issuer = dev(outer.path(), DevOptions::default()).issuer;
+        let keys = PublishedKeys::from_json(&fs::read_to_string(&path).expect("read")).expect("a set");
+        assert_eq!(keys.key_ids().collect::<Vec<_>>(), ["other", issuer.key_id()]);
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{config::ConfigError, issue::IssueError};
+use crate::{
+    config::ConfigError,
+    issue::{IssueError, PublishedKeysError},
+};
 
 /// What can go wrong with a development directory.
 #[derive(Debug, Error)]
@@ -43,6 +46,14 @@ pub enum DevError {
         path: PathBuf,
         /// What is wrong.
         source: IssueError,
+    },
+    /// The key set in it takes no more keys.
+    #[error("cannot add the issuer's key to `{path}`: {source}")]
+    KeySet {
+        /// The key set.
+        path: PathBuf,
+        /// What is wrong.
+        source: PublishedKeysError,
     },
     /// Its configuration was changed and is not valid.
     #[error(transparent)]

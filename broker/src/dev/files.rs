@@ -21,6 +21,18 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     put(path, content, NamedTempFile::new_in(directory_of(path))?)
 }
 
+/// Writes a file that only its owner may read (0600), where there is none.
+///
+/// # Errors
+/// What the system says; a file that is there stays as it is.
+pub fn write_new_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = NamedTempFile::new_in(directory_of(path))?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
 /// Writes a file that everybody may read (0644), in place of any earlier one.
 ///
 /// # Errors
@@ -47,7 +59,9 @@ fn put(path: &Path, content: &[u8], mut file: NamedTempFile) -> io::Result<()> {
     Ok(())
 }
 
-fn directory_of(path: &Path) -> &Path {
+/// The directory that a file is in.
+#[must_use]
+pub fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
@@ -68,6 +82,18 @@ mod tests {
         write_private(&path, b"private").expect("written");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(fs::read(&path).expect("read"), b"private");
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn what_is_there_is_not_written_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a");
+        write_new_private(&path, b"first").expect("written");
+        assert_eq!(mode(&path), 0o600);
+        let error = write_new_private(&path, b"second").expect_err("there");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).expect("read"), b"first");
         assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
     }
 

@@ -15,5 +15,5 @@ mod tokens;
 pub use agents::{DEFAULT_AGENT, EXAMPLE_AGENTS, ExampleAgent};
 pub use directory::{DevDirectory, DevOptions, client_url};
 pub use error::DevError;
-pub use files::{private_directory, write_private, write_public};
+pub use files::{directory_of, private_directory, write_new_private, write_private, write_public};
 pub use shell::quote;

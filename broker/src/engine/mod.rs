@@ -22,6 +22,18 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
+/// A value under a key, beside the log; without a value, its removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// At most [`KEY_BYTES_MAX`] bytes.
+    pub key: Bytes,
+    /// At most [`CHUNK_BYTES_MAX`] bytes.
+    pub value: Option<Bytes>,
+}
+
+/// The longest key of a [`Record`], in bytes.
+pub const KEY_BYTES_MAX: usize = 512;
+
 /// Why an append did not succeed.
 #[derive(Debug, Error)]
 pub enum AppendError {
@@ -45,13 +57,20 @@ pub enum ReadError {
     Damaged(u64),
 }
 
-/// An append-only store of chunks.
+/// An append-only store of chunks, and records that change with them.
 pub trait LogStore: Send + Sync + 'static {
-    /// Appends chunks, durably: when this returns `Ok`, they survive a power cut.
+    /// Appends chunks and changes records, all or nothing, durably: when this returns `Ok`, they survive a power cut. Of
+    /// several records with one key the last one stands.
     ///
     /// # Errors
     /// [`AppendError`].
-    fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError>;
+    fn append(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError>;
+
+    /// The keys that begin with `prefix`, in order, each with its value.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn records(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError>;
 
     /// The last chunk that begins at or before `index`.
     ///

@@ -93,9 +93,10 @@ impl Layers {
 
     /// Keeps the reading of a run that gives the most readable text.
     fn decode_run(&mut self, run: &[u8], unpacked_bytes_max: usize) {
-        let best = readings(run).into_iter().max_by_key(|(_, bytes)| (is_gzip(bytes), readable(bytes).len()));
-        if let Some((name, bytes)) = best {
-            _ = self.unpack(&bytes, unpacked_bytes_max) || self.add(name, &bytes);
+        let readings = readings(run).into_iter().map(|(name, bytes)| (is_gzip(&bytes), readable(&bytes), name, bytes));
+        let best = readings.max_by_key(|(is_gzip, text, ..)| (*is_gzip, text.len()));
+        if let Some((_, text, name, bytes)) = best {
+            _ = self.unpack(&bytes, unpacked_bytes_max) || self.add(name, text);
         }
     }
 
@@ -111,7 +112,7 @@ impl Layers {
         } else {
             ("decimal", read(10))
         };
-        self.add(name, &bytes.unwrap_or_default());
+        self.add(name, readable(&bytes.unwrap_or_default()));
     }
 
     fn unpack(&mut self, bytes: &[u8], unpacked_bytes_max: usize) -> bool {
@@ -123,12 +124,11 @@ impl Layers {
         // A broken end does not make what came before it harmless.
         drop(MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut unpacked));
         self.cut |= unpacked.len() > unpacked_bytes_max;
-        self.add("gzip", &unpacked)
+        self.add("gzip", readable(&unpacked))
     }
 
     /// Keeps what is readable; `false` if nothing is.
-    fn add(&mut self, name: &'static str, bytes: &[u8]) -> bool {
-        let text = readable(bytes);
+    fn add(&mut self, name: &'static str, text: String) -> bool {
         if text.is_empty() {
             return false;
         }
@@ -170,6 +170,10 @@ fn readings(run: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ];
     let mut readings = Vec::new();
     for (name, encoding, belongs) in narrow {
+        // Most runs belong to one alphabet at most: this is cheaper than to cut them up.
+        if run.iter().filter(|byte| belongs(byte)).count() < RUN_CHARS_MIN {
+            continue;
+        }
         let mut parts = run.split(|byte| !belongs(byte)).filter(|part| part.len() >= RUN_CHARS_MIN);
         if let Some(first) = parts.next() {
             let mut bytes = decoded(encoding, first);
@@ -308,7 +312,7 @@ fn readable(bytes: &[u8]) -> String {
     let is_control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\0');
     for chunk in bytes.utf8_chunks() {
         for stretch in chunk.valid().split(is_control).filter(|stretch| stretch.len() >= READABLE_BYTES_MIN) {
-            out.extend(stretch.chars().filter(|c| *c != '\0'));
+            stretch.split('\0').for_each(|text| out.push_str(text));
             out.push('\n');
         }
     }

@@ -17,6 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Inspected {
     sender: Arc<Identity>,
+    via: Option<Arc<Identity>>,
     peer: SocketAddr,
     message: Message,
     findings: Vec<Finding>,
@@ -28,6 +29,18 @@ impl Inspected {
     #[must_use]
     pub const fn sender(&self) -> &Arc<Identity> {
         &self.sender
+    }
+
+    /// Who brought it, where that is not the sender.
+    #[must_use]
+    pub const fn via(&self) -> Option<&Arc<Identity>> {
+        self.via.as_ref()
+    }
+
+    /// The same, brought by a gateway that speaks for the sender.
+    #[must_use]
+    pub fn brought_by(self, via: Option<Arc<Identity>>) -> Self {
+        Self { via, ..self }
     }
 
     /// From where.
@@ -62,7 +75,7 @@ impl Inspector {
         // A scanner that panics has not found the message clean.
         let found = catch_unwind(AssertUnwindSafe(|| self.findings_and_omitted(&message)));
         let (findings, findings_omitted) = found.unwrap_or_else(|_| (vec![crashed()], 0));
-        Inspected { sender, peer, message, findings, findings_omitted }
+        Inspected { sender, via: None, peer, message, findings, findings_omitted }
     }
 }
 

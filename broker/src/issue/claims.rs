@@ -1,7 +1,9 @@
 //! What a token says.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use super::Confirmation;
 
 /// The claims of a token (RFC 7519, section 4). Everything is open, so that a test can also make a wrong one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,38 @@ impl Claims {
     pub fn message_type(mut self, message_type: impl Into<String>) -> Self {
         self.types.get_or_insert_default().push(message_type.into());
         self
+    }
+
+    /// Adds a scope whose content the agent may read in clear.
+    #[must_use]
+    pub fn decrypt(mut self, scope: impl Into<Value>) -> Self {
+        let scopes = self.other.entry("decrypt").or_insert_with(|| json!([]));
+        if let Value::Array(scopes) = scopes {
+            scopes.push(scope.into());
+        }
+        self
+    }
+
+    /// Binds the token to a certificate or key (RFC 7800).
+    #[must_use]
+    pub fn confirmed_by(self, confirmation: &Confirmation) -> Self {
+        self.claim("cnf", confirmation.to_claim())
+    }
+
+    /// Says who acts for the agent, the current actor first, and before it those for whom it acts (RFC 8693, section 4.1).
+    #[must_use]
+    pub fn acted_by(self, actors: &[impl AsRef<str>]) -> Self {
+        let nested = actors.iter().rfold(None, |inner: Option<Value>, actor| {
+            let mut act = json!({ "sub": actor.as_ref() });
+            if let (Some(inner), Value::Object(members)) = (inner, &mut act) {
+                members.insert("act".to_owned(), inner);
+            }
+            Some(act)
+        });
+        match nested {
+            Some(act) => self.claim("act", act),
+            None => self,
+        }
     }
 
     /// Adds any other claim.

@@ -2,20 +2,17 @@
 
 use std::{fmt, time::Duration};
 
-use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{
-    Algorithm, EncodingKey, Header,
-    jwk::{
-        AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters, EllipticCurveKeyType, Jwk,
-        JwkSet, KeyAlgorithm, OctetKeyPairParameters, OctetKeyPairType, PublicKeyUse, ThumbprintHash,
-    },
+    EncodingKey, Header,
+    jwk::{JwkSet, ThumbprintHash},
 };
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData as _};
+use rcgen::KeyPair;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::Claims;
+use super::{Claims, KeyKind};
 use crate::model::UnixSeconds;
 
 /// Why there is no token, or no issuer.
@@ -25,8 +22,11 @@ pub enum IssueError {
     #[error("the signing key is not a PKCS #8 private key in PEM form")]
     UnreadableKey(#[source] rcgen::Error),
     /// The key is of a kind that signs no tokens here.
-    #[error("the signing key is neither an ECDSA P-256 nor an Ed25519 key")]
+    #[error("the signing key is not an ECDSA P-256 or P-384, Ed25519 or RSA key")]
     UnsupportedKey,
+    /// The key is not of the kind that was asked for.
+    #[error("the signing key does not sign with {}", .0.name())]
+    OtherKind(KeyKind),
     /// No key could be made.
     #[error("cannot make a key: {0}")]
     KeyGeneration(#[source] rcgen::Error),
@@ -38,88 +38,13 @@ pub enum IssueError {
     KeySet(#[from] serde_json::Error),
 }
 
-/// Which kind of key signs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyKind {
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// Ed25519.
-    EdDsa,
-}
-
-impl KeyKind {
-    /// Makes a private key: PKCS #8, PEM.
-    ///
-    /// # Errors
-    /// [`IssueError::KeyGeneration`].
-    pub fn generate_pem(self) -> Result<String, IssueError> {
-        let algorithm = match self {
-            Self::Es256 => &PKCS_ECDSA_P256_SHA256,
-            Self::EdDsa => &PKCS_ED25519,
-        };
-        let key = KeyPair::generate_for(algorithm).map_err(IssueError::KeyGeneration)?;
-        Ok(key.serialize_pem())
-    }
-
-    fn of(key: &KeyPair) -> Result<Self, IssueError> {
-        if key.is_compatible(&PKCS_ECDSA_P256_SHA256) {
-            Ok(Self::Es256)
-        } else if key.is_compatible(&PKCS_ED25519) {
-            Ok(Self::EdDsa)
-        } else {
-            Err(IssueError::UnsupportedKey)
-        }
-    }
-
-    const fn algorithm(self) -> Algorithm {
-        match self {
-            Self::Es256 => Algorithm::ES256,
-            Self::EdDsa => Algorithm::EdDSA,
-        }
-    }
-
-    const fn key_algorithm(self) -> KeyAlgorithm {
-        match self {
-            Self::Es256 => KeyAlgorithm::ES256,
-            Self::EdDsa => KeyAlgorithm::EdDSA,
-        }
-    }
-
-    fn encoding_key(self, key: &KeyPair) -> EncodingKey {
-        match self {
-            Self::Es256 => EncodingKey::from_ec_der(key.serialized_der()),
-            Self::EdDsa => EncodingKey::from_ed_der(key.serialized_der()),
-        }
-    }
-
-    fn parameters(self, public: &[u8]) -> Result<AlgorithmParameters, IssueError> {
-        match self {
-            Self::Es256 => {
-                // SEC 1, section 2.3.3: 0x04, then both coordinates, 32 bytes each.
-                let [4, point @ ..] = public else { return Err(IssueError::UnsupportedKey) };
-                let (x, y) = point.split_at_checked(32).ok_or(IssueError::UnsupportedKey)?;
-                Ok(AlgorithmParameters::EllipticCurve(EllipticCurveKeyParameters {
-                    key_type: EllipticCurveKeyType::EC,
-                    curve: EllipticCurve::P256,
-                    x: BASE64URL_NOPAD.encode(x),
-                    y: BASE64URL_NOPAD.encode(y),
-                }))
-            }
-            Self::EdDsa => Ok(AlgorithmParameters::OctetKeyPair(OctetKeyPairParameters {
-                key_type: OctetKeyPairType::OctetKeyPair,
-                curve: EllipticCurve::Ed25519,
-                x: BASE64URL_NOPAD.encode(public),
-            })),
-        }
-    }
-}
-
 /// Signs tokens with one key, in the name of one issuer, for one audience.
 pub struct TokenIssuer {
     issuer: String,
     audience: String,
     header: Header,
     key: EncodingKey,
+    public: Map<String, Value>,
     jwks: String,
 }
 
@@ -145,24 +70,47 @@ impl TokenIssuer {
         Self::build(issuer.into(), audience.into(), pem, Some(key_id.into()))
     }
 
+    /// Like [`TokenIssuer::from_pem`], for a key of a known kind: needed for an RSA key that signs with PSS.
+    ///
+    /// # Errors
+    /// As [`TokenIssuer::from_pem`], and [`IssueError::OtherKind`].
+    pub fn of_kind(
+        issuer: impl Into<String>,
+        audience: impl Into<String>,
+        pem: &str,
+        kind: KeyKind,
+        key_id: Option<String>,
+    ) -> Result<Self, IssueError> {
+        let key = KeyPair::from_pem(pem).map_err(IssueError::UnreadableKey)?;
+        if !kind.takes(KeyKind::of(&key)?) {
+            return Err(IssueError::OtherKind(kind));
+        }
+        Self::sign_with(issuer.into(), audience.into(), kind, kind.encoding_key(pem, &key)?, &key, key_id)
+    }
+
     fn build(issuer: String, audience: String, pem: &str, key_id: Option<String>) -> Result<Self, IssueError> {
-        let pair = KeyPair::from_pem(pem).map_err(IssueError::UnreadableKey)?;
-        let kind = KeyKind::of(&pair)?;
-        let mut jwk = Jwk {
-            common: CommonParameters {
-                public_key_use: Some(PublicKeyUse::Signature),
-                key_algorithm: Some(kind.key_algorithm()),
-                ..CommonParameters::default()
-            },
-            algorithm: kind.parameters(pair.der_bytes())?,
-        };
+        let key = KeyPair::from_pem(pem).map_err(IssueError::UnreadableKey)?;
+        let kind = KeyKind::of(&key)?;
+        Self::sign_with(issuer, audience, kind, kind.encoding_key(pem, &key)?, &key, key_id)
+    }
+
+    fn sign_with(
+        issuer: String,
+        audience: String,
+        kind: KeyKind,
+        key: EncodingKey,
+        pair: &KeyPair,
+        key_id: Option<String>,
+    ) -> Result<Self, IssueError> {
+        let mut jwk = kind.public_key(&key, pair)?;
         let key_id = key_id.map_or_else(|| jwk.thumbprint(ThumbprintHash::SHA256), Ok)?;
         jwk.common.key_id = Some(key_id.clone());
-        let jwks = serde_json::to_string_pretty(&JwkSet { keys: vec![jwk] })?;
+        let jwks = serde_json::to_string_pretty(&JwkSet { keys: vec![jwk.clone()] })?;
+        let Value::Object(public) = serde_json::to_value(jwk)? else { return Err(IssueError::UnsupportedKey) };
         let mut header = Header::new(kind.algorithm());
         header.typ = Some("at+jwt".to_owned());
         header.kid = Some(key_id);
-        Ok(Self { issuer, audience, header, key: kind.encoding_key(&pair), jwks })
+        Ok(Self { issuer, audience, header, key, public, jwks })
     }
 
     /// Claims in this issuer's name, for its audience, with a fresh token id, valid from `now` for `lifetime`.
@@ -180,7 +128,7 @@ impl TokenIssuer {
             roles: Vec::new(),
             permissions: Vec::new(),
             types: None,
-            other: serde_json::Map::new(),
+            other: Map::new(),
         }
     }
 
@@ -204,6 +152,12 @@ impl TokenIssuer {
     #[must_use]
     pub fn jwks(&self) -> &str {
         &self.jwks
+    }
+
+    /// The public key, a JSON Web Key (RFC 7517).
+    #[must_use]
+    pub const fn public_key(&self) -> &Map<String, Value> {
+        &self.public
     }
 
     /// The `iss` of its tokens.
@@ -241,7 +195,8 @@ mod tests {
     use super::*;
 
     fn issuer(kind: KeyKind) -> TokenIssuer {
-        TokenIssuer::from_pem("an-issuer", "veribus", &kind.generate_pem().expect("a key")).expect("an issuer")
+        let pem = kind.generate_pem().expect("a key");
+        TokenIssuer::of_kind("an-issuer", "veribus", &pem, kind, None).expect("an issuer")
     }
 
     fn now() -> UnixSeconds {
@@ -260,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_token_comes_back_as_it_was_issued() {
-        for kind in [KeyKind::Es256, KeyKind::EdDsa] {
+        for kind in KeyKind::ALL {
             let issuer = issuer(kind);
             let claims = issuer
                 .claims("finance-agent", now(), Duration::from_secs(60))
@@ -287,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_key_set_holds_no_private_key() {
-        for kind in [KeyKind::Es256, KeyKind::EdDsa] {
+        for kind in KeyKind::ALL {
             let keys: serde_json::Value = serde_json::from_str(issuer(kind).jwks()).expect("JSON");
             assert_eq!(keys["keys"][0].get("d"), None);
             assert_eq!(keys["keys"][0]["use"], "sig");
@@ -307,6 +262,15 @@ mod tests {
     fn what_is_no_key_is_refused() {
         let error = TokenIssuer::from_pem("i", "a", "no key").expect_err("no key");
         assert!(matches!(error, IssueError::UnreadableKey(_)), "{error}");
+    }
+
+    #[test]
+    fn a_key_signs_with_nothing_but_its_own_algorithm() {
+        let pem = KeyKind::Es256.generate_pem().expect("a key");
+        for kind in KeyKind::ALL.into_iter().filter(|kind| *kind != KeyKind::Es256) {
+            let error = TokenIssuer::of_kind("i", "a", &pem, kind, None).expect_err("another kind");
+            assert!(matches!(error, IssueError::OtherKind(_)), "{error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod finding;
 mod ids;
 mod message;
+mod quota;
 mod receipt;
 mod time;
 mod topic;
@@ -15,6 +16,7 @@ pub use ids::{
     SubscriptionId, TokenId,
 };
 pub use message::{ATTRIBUTES_MAX, Message, TEXT_BYTES_MAX};
+pub use quota::{Ceiling, QuotaOverrides, QuotaTerms};
 pub use receipt::{Outcome, Receipt, RefusalReason, RefusedReceipt};
 pub use time::{Clock, UnixMicros, UnixSeconds};
 pub use topic::{Topic, TopicError, TopicPattern};

@@ -52,6 +52,12 @@ pub enum RefusalReason {
     MalformedMessage,
     /// The token ran out while the message was on its way.
     TokenExpired,
+    /// The token was revoked while the message was on its way.
+    TokenRevoked,
+    /// As many revocations are in force as the broker keeps.
+    RevocationLimit,
+    /// No revocation of that name is in force.
+    NoSuchRevocation,
     /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
     MessageIdReused,
 }
@@ -66,6 +72,9 @@ impl RefusalReason {
             Self::DecisionFailed => "DECISION_FAILED",
             Self::MalformedMessage => "MALFORMED_MESSAGE",
             Self::TokenExpired => "TOKEN_EXPIRED",
+            Self::TokenRevoked => "TOKEN_REVOKED",
+            Self::RevocationLimit => "REVOCATION_LIMIT",
+            Self::NoSuchRevocation => "NO_SUCH_REVOCATION",
             Self::MessageIdReused => "MESSAGE_ID_REUSED",
         }
     }
@@ -79,6 +88,9 @@ impl RefusalReason {
             Self::DecisionFailed,
             Self::MalformedMessage,
             Self::TokenExpired,
+            Self::TokenRevoked,
+            Self::RevocationLimit,
+            Self::NoSuchRevocation,
             Self::MessageIdReused,
         ]
         .into_iter()

@@ -1,12 +1,12 @@
 //! One commit in the making: entries get their index and link, are encoded once, and packed into chunks.
 
-use prost::Message as _;
 use veribus_proto::{
     chain::{self, LeafHash},
     entries,
+    v1::{self, AuditEntry},
 };
 
-use super::Draft;
+use super::prepared::Prepared;
 use crate::{
     engine::{CHUNK_BYTES_MAX, Chunk},
     model::{NodeName, UnixMicros},
@@ -28,20 +28,22 @@ impl ChainEnd {
 }
 
 /// Entries to be appended together.
-pub(super) struct Commit<'a> {
-    origin: &'a NodeName,
+pub(super) struct Commit {
     end: ChainEnd,
     chunks: Vec<Chunk>,
     open: Vec<u8>,
     open_first: u64,
+    place: AuditEntry,
     encoded: Vec<u8>,
 }
 
-impl<'a> Commit<'a> {
+impl Commit {
     /// Begins after `end`. The entries' time is `now`, or that of the last entry where the clock went back.
-    pub(super) fn new(origin: &'a NodeName, end: ChainEnd, now: UnixMicros) -> Self {
+    pub(super) fn new(origin: &NodeName, end: ChainEnd, now: UnixMicros) -> Self {
         let end = ChainEnd { time: now.max(end.time), ..end };
-        Self { origin, end, chunks: Vec::new(), open: Vec::new(), open_first: end.next_index, encoded: Vec::new() }
+        let place = AuditEntry { origin: origin.as_str().to_owned(), ..AuditEntry::default() };
+        let (chunks, open, encoded) = (Vec::new(), Vec::new(), Vec::new());
+        Self { end, chunks, open, open_first: end.next_index, place, encoded }
     }
 
     /// The index that the next entry gets.
@@ -50,13 +52,18 @@ impl<'a> Commit<'a> {
     }
 
     /// Takes an entry, and returns its index.
-    pub(super) fn push(&mut self, mut draft: Draft) -> u64 {
+    pub(super) fn push(&mut self, entry: impl Into<Prepared>) -> u64 {
+        self.push_to(entry, None)
+    }
+
+    /// Takes an entry that names its audience, and returns its index.
+    pub(super) fn push_to(&mut self, entry: impl Into<Prepared>, audience: Option<v1::Audience>) -> u64 {
         let index = self.end.next_index;
-        self.encode(&mut draft);
-        if self.encoded.len() > entries::ENTRY_BYTES_MAX {
-            draft.cut_down();
-            self.encode(&mut draft);
-        }
+        self.place.index = index;
+        self.place.time_unix_us = self.end.time.0;
+        self.place.prev.clear();
+        self.place.prev.extend_from_slice(&self.end.head);
+        entry.into().encode(&self.place, audience, &mut self.encoded);
         self.end.head = chain::leaf_hash(&self.encoded);
         self.end.next_index = index.saturating_add(1);
         self.pack(index);
@@ -69,16 +76,6 @@ impl<'a> Commit<'a> {
         (self.chunks, self.end)
     }
 
-    fn encode(&mut self, draft: &mut Draft) {
-        let entry = &mut draft.0;
-        entry.index = self.end.next_index;
-        entry.prev = self.end.head.to_vec();
-        entry.time_unix_us = self.end.time.0;
-        entry.origin = self.origin.as_str().to_owned();
-        self.encoded.clear();
-        entry.encode_raw(&mut self.encoded);
-    }
-
     fn pack(&mut self, index: u64) {
         let full = self.open.len() + 2 + self.encoded.len() > CHUNK_BYTES_MAX;
         if !self.open.is_empty() && (full || index.is_multiple_of(TILE_ENTRIES)) {
@@ -87,7 +84,7 @@ impl<'a> Commit<'a> {
         if self.open.is_empty() {
             self.open_first = index;
         }
-        // Cut down, an entry always fits.
+        // Prepared, an entry always fits.
         let pushed = entries::push(&mut self.open, &self.encoded);
         debug_assert!(pushed.is_ok(), "an entry of {} bytes", self.encoded.len());
     }
@@ -105,6 +102,7 @@ mod tests {
     use veribus_proto::chain::ChainVerifier;
 
     use super::*;
+    use crate::record::Draft;
 
     fn origin() -> NodeName {
         NodeName::parse("test").expect("a name")

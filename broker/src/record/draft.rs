@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use veribus_proto::v1::{self, AuditEntry, EntryKind};
 
-use super::{Malformed, Recipient};
+use super::{Malformed, Recipient, revocation_facts};
 use crate::{
-    authenticate::Identity,
+    authenticate::{DelegatedActor, Identity},
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
-    model::{Finding, RefusalReason, Severity, TopicPattern},
+    model::{DecisionId, Finding, RefusalReason, Severity, SubscriptionId, TopicPattern},
 };
 
 /// An entry to be.
@@ -73,19 +73,47 @@ impl Draft {
         Self(entry(EntryKind::BrokerStopped))
     }
 
-    /// A decision on a request to read.
+    /// A decision on a request to read or to administer.
     #[must_use]
     pub fn access(access: Access<'_>, verdict: &Verdict, agent: &Identity, peer: SocketAddr) -> Self {
         let (kind, resource) = match access {
             Access::Subscribe(patterns) => (EntryKind::Subscribe, pattern_list(patterns)),
             Access::AuditRead => (EntryKind::AuditRead, "log".to_owned()),
+            Access::Revoke(revocation) => (EntryKind::Revoked, revocation.to_string()),
+            Access::Reinstate(id) => (EntryKind::Reinstated, cut(id, RULE_BYTES_MAX)),
+            Access::AdminRead(what) => (EntryKind::AdminRead, what.to_owned()),
+            Access::Disconnect(whom) => (EntryKind::Disconnected, whom.to_owned()),
+        };
+        let revocation = match access {
+            Access::Revoke(revocation) => Some(revocation_facts(revocation, "")),
+            _ => None,
         };
         Self(AuditEntry {
+            revocation,
             actor: Some(actor(agent)),
             peer: peer.to_string(),
             resource,
             decision: Some(decision(verdict, &[])),
             ..entry(kind)
+        })
+    }
+
+    /// A stream goes on under a fresh token, or does not; `resource` is the call, or what is left of the subscription.
+    #[must_use]
+    pub fn refreshed(
+        resource: String,
+        verdict: Option<&Verdict>,
+        subscription: Option<SubscriptionId>,
+        agent: &Identity,
+        peer: SocketAddr,
+    ) -> Self {
+        Self(AuditEntry {
+            actor: Some(actor(agent)),
+            peer: peer.to_string(),
+            resource,
+            decision: verdict.map(|verdict| decision(verdict, &[])),
+            subscription_id: subscription.map(|id| id.to_string()).unwrap_or_default(),
+            ..entry(EntryKind::TokenRefreshed)
         })
     }
 
@@ -146,6 +174,23 @@ impl Draft {
         })
     }
 
+    /// Messages or calls beyond the quota of an agent, or, if `agent` is absent, of more agents than are told apart.
+    #[must_use]
+    pub fn quota_exceeded(agent: Option<(&Identity, SocketAddr)>, quota: &str, count: u64) -> Self {
+        Self(AuditEntry {
+            actor: agent.map(|(identity, _)| actor(identity)),
+            peer: agent.map(|(_, peer)| peer.to_string()).unwrap_or_default(),
+            detail: quota.to_owned(),
+            decision: Some(v1::DecisionFacts {
+                decision: v1::Decision::Deny.into(),
+                reason: "QUOTA_EXCEEDED".to_owned(),
+                ..v1::DecisionFacts::default()
+            }),
+            count,
+            ..entry(EntryKind::QuotaExceeded)
+        })
+    }
+
     /// A frame that could not be decoded, so that it is not known which messages it held.
     #[must_use]
     pub fn undecodable(agent: &Identity, peer: SocketAddr, method: &str, detail: &str) -> Self {
@@ -162,6 +207,7 @@ impl Draft {
     pub(super) fn malformed(malformed: &Malformed) -> Self {
         Self(AuditEntry {
             actor: Some(actor(&malformed.sender)),
+            via: malformed.via.as_deref().map(actor),
             peer: malformed.peer.to_string(),
             message: Some(v1::MessageFacts {
                 id: malformed.message_id.clone(),
@@ -178,6 +224,7 @@ impl Draft {
         let message = inspected.message();
         Self(AuditEntry {
             actor: Some(actor(inspected.sender())),
+            via: inspected.via().map(|via| actor(via)),
             peer: inspected.peer().to_string(),
             resource: message.topic.as_str().to_owned(),
             message: Some(v1::MessageFacts {
@@ -201,7 +248,7 @@ impl Draft {
 
     /// Everything that can be long is left out: what remains always fits.
     pub(super) fn cut_down(&mut self) {
-        if let Some(actor) = &mut self.0.actor {
+        for actor in self.0.actor.iter_mut().chain(&mut self.0.via) {
             actor.roles.clear();
         }
         if let Some(decision) = &mut self.0.decision {
@@ -216,12 +263,30 @@ impl Draft {
         self.0.detail = "entry too long: cut down".to_owned();
     }
 
-    pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
-        let decision = self.0.decision.get_or_insert_default();
-        decision.decision = v1::Decision::Deny.into();
-        decision.reason = reason.as_str().to_owned();
-        decision.rules.push(rule.to_owned());
+    /// The same, refused by the broker itself.
+    #[must_use]
+    pub fn denied(mut self, rule: &str, reason: RefusalReason) -> Self {
+        self.deny(rule, reason);
+        self
     }
+
+    /// The revocation in it gets its name.
+    pub(super) fn name_revocation(&mut self, id: &DecisionId) {
+        if let Some(revocation) = &mut self.0.revocation {
+            revocation.id = id.to_string();
+        }
+    }
+
+    pub(super) fn deny(&mut self, rule: &str, reason: RefusalReason) {
+        deny(self.0.decision.get_or_insert_default(), rule, reason);
+    }
+}
+
+/// Turns a decision into a denial.
+pub(super) fn deny(decision: &mut v1::DecisionFacts, rule: &str, reason: RefusalReason) {
+    decision.decision = v1::Decision::Deny.into();
+    reason.as_str().clone_into(&mut decision.reason);
+    decision.rules.push(rule.to_owned());
 }
 
 fn entry(kind: EntryKind) -> AuditEntry {
@@ -236,15 +301,22 @@ fn malformed_decision() -> v1::DecisionFacts {
     }
 }
 
-fn actor(identity: &Identity) -> v1::Actor {
+/// Who acted, as verified.
+#[must_use]
+pub fn actor(identity: &Identity) -> v1::Actor {
     v1::Actor {
         issuer: identity.issuer().as_str().to_owned(),
         agent: identity.agent().as_str().to_owned(),
         roles: identity.roles().iter().map(|role| role.as_str().to_owned()).collect(),
         token_id: identity.token_id().as_str().to_owned(),
         token_sha256: identity.token_sha256().to_vec(),
-        ..v1::Actor::default()
+        confirmation: identity.confirmation().map(ToString::to_string).unwrap_or_default(),
+        delegation: identity.actors().iter().map(delegated).collect(),
     }
+}
+
+fn delegated(actor: &DelegatedActor) -> v1::DelegatedActor {
+    v1::DelegatedActor { issuer: actor.issuer.as_str().to_owned(), agent: actor.agent.as_str().to_owned() }
 }
 
 fn recipient_actor(recipient: &Recipient) -> v1::Actor {

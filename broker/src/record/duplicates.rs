@@ -23,6 +23,9 @@ impl FirstOutcome {
                 RefusalReason::DecisionFailed
                 | RefusalReason::MalformedMessage
                 | RefusalReason::TokenExpired
+                | RefusalReason::TokenRevoked
+                | RefusalReason::RevocationLimit
+                | RefusalReason::NoSuchRevocation
                 | RefusalReason::MessageIdReused,
             ) => false,
         }

@@ -6,7 +6,10 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{DiskWatch, Draft, Routed};
-use crate::model::{DecisionId, Outcome};
+use crate::{
+    authenticate::{Identity, Revocation},
+    model::{DecisionId, Outcome, RefusalReason},
+};
 
 /// Why something is not recorded, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -19,17 +22,34 @@ pub enum RecordError {
     DiskFloor,
 }
 
-/// The record of a decision on a request to read.
+/// The record of a decision on a request to read or to administer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessReceipt {
     /// Which decision, and with it the audit index.
     pub decision_id: DecisionId,
+    /// Why it was refused after all: something changed while it waited for its record.
+    pub refused: Option<RefusalReason>,
+}
+
+/// A decision to be recorded: whose request it was about, and what takes effect with its entry.
+pub(super) struct Request {
+    pub(super) draft: Draft,
+    pub(super) asker: Option<Arc<Identity>>,
+    pub(super) change: Change,
+}
+
+/// What takes effect with an entry.
+pub(super) enum Change {
+    None,
+    Revoke(Revocation),
+    /// Lifts the revocation that was recorded at this index.
+    Reinstate(u64),
 }
 
 pub(super) enum Submission {
     /// The permit is the room that the messages take until they are committed.
     Messages(Vec<Routed>, oneshot::Sender<Vec<Outcome>>, OwnedSemaphorePermit),
-    Access(Draft, oneshot::Sender<AccessReceipt>),
+    Access(Box<Request>, oneshot::Sender<AccessReceipt>),
     Note(Draft),
     /// The last entry: the writer ends after it.
     Finish(Draft),
@@ -88,17 +108,55 @@ impl Recorder {
         Ok(PendingOutcomes(outcomes))
     }
 
-    /// Records a decision on a request to read, before anything is handed over. Reading goes on below the floor too, as
-    /// long as the reserve lasts.
+    /// Records a decision on a request of `asker`, before anything is handed over. Whether the asker's token is still good
+    /// is looked at once more. Reading goes on below the floor too, as long as the reserve lasts.
     ///
     /// # Errors
     /// [`RecordError`].
-    pub async fn access(&self, draft: Draft) -> Result<AccessReceipt, RecordError> {
+    pub async fn access(&self, draft: Draft, asker: Arc<Identity>) -> Result<AccessReceipt, RecordError> {
         if self.disk.is_critical() {
             return Err(RecordError::DiskFloor);
         }
+        self.submit(Request { draft, asker: Some(asker), change: Change::None }).await
+    }
+
+    /// Records a permitted revocation, which is in force from its entry on, and its name the decision id.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`]: it is in force until the broker stops, and recorded once the log can be written again.
+    pub async fn revoke(
+        &self,
+        draft: Draft,
+        revocation: Revocation,
+        asker: Arc<Identity>,
+    ) -> Result<AccessReceipt, RecordError> {
+        self.submit(Request { draft, asker: Some(asker), change: Change::Revoke(revocation) }).await
+    }
+
+    /// Records that the revocation with the entry at `index` is lifted, which it is once that is durable.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn reinstate(
+        &self,
+        draft: Draft,
+        index: u64,
+        asker: Arc<Identity>,
+    ) -> Result<AccessReceipt, RecordError> {
+        self.submit(Request { draft, asker: Some(asker), change: Change::Reinstate(index) }).await
+    }
+
+    /// Records what has happened already, and waits until that is durable.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`].
+    pub async fn report(&self, draft: Draft) -> Result<AccessReceipt, RecordError> {
+        self.submit(Request { draft, asker: None, change: Change::None }).await
+    }
+
+    async fn submit(&self, request: Request) -> Result<AccessReceipt, RecordError> {
         let (reply, receipt) = oneshot::channel();
-        self.submissions.send(Submission::Access(draft, reply)).await.map_err(|_| RecordError::Failed)?;
+        self.submissions.send(Submission::Access(Box::new(request), reply)).await.map_err(|_| RecordError::Failed)?;
         receipt.await.map_err(|_| RecordError::Failed)
     }
 

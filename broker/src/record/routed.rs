@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Audience, Draft, duplicates::ContentHash};
+use super::{Audience, Draft, duplicates::ContentHash, prepared::Prepared};
 use crate::{
     authenticate::Identity,
     decide::{Decided, Permitted},
@@ -14,10 +14,11 @@ use crate::{
 /// A message that is ready to be recorded.
 #[derive(Debug)]
 pub struct Routed {
-    pub(super) draft: Draft,
+    pub(super) entry: Prepared,
     pub(super) salt: [u8; 32],
     pub(super) content: ContentHash,
     pub(super) sender: Arc<Identity>,
+    pub(super) via: Option<Arc<Identity>>,
     pub(super) size_bytes: usize,
     pub(super) ending: Ending,
 }
@@ -38,8 +39,8 @@ impl Routed {
     pub fn new(decided: Decided, audience: impl FnOnce(&Permitted) -> Audience) -> Self {
         let salt = rand::random();
         let (inspected, verdict) = (decided.inspected(), decided.verdict());
-        let draft = Draft::decided(inspected, verdict, &salt);
-        let sender = Arc::clone(inspected.sender());
+        let entry = Prepared::deniable(Draft::decided(inspected, verdict, &salt));
+        let (sender, via) = (Arc::clone(inspected.sender()), inspected.via().cloned());
         let id = inspected.message().id.clone();
         let size_bytes = inspected.message().size_bytes();
         let content = content_hash(inspected.message());
@@ -52,19 +53,20 @@ impl Routed {
             Decided::Held(_) => Ending::Held(id),
             Decided::Denied(_) => Ending::Refused(id, reason),
         };
-        Self { draft, salt, content, sender, size_bytes, ending }
+        Self { entry, salt, content, sender, via, size_bytes, ending }
     }
 
     /// A message that could not be read as one.
     #[must_use]
     pub fn malformed(malformed: Malformed) -> Self {
-        let draft = Draft::malformed(&malformed);
+        let entry = Draft::malformed(&malformed).into();
         let ending = Ending::Malformed(malformed.message_id);
         Self {
-            draft,
+            entry,
             salt: [0; 32],
             content: [0; 16],
             sender: malformed.sender,
+            via: malformed.via,
             size_bytes: malformed.size_bytes,
             ending,
         }
@@ -97,6 +99,8 @@ fn content_hash(message: &Message) -> ContentHash {
 pub struct Malformed {
     /// Who sent it.
     pub sender: Arc<Identity>,
+    /// Who brought it, where that is not the sender.
+    pub via: Option<Arc<Identity>>,
     /// From where.
     pub peer: SocketAddr,
     /// The message id as sent, cut to what an entry can hold.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -17,11 +18,16 @@ use super::{
     UndeliveredCount,
     commit::{ChainEnd, Commit},
     duplicates::{Duplicates, First, FirstOutcome, Key},
+    prepared::Prepared,
     queue::Submission,
+    revocation,
     routed::Ending,
     tail,
 };
+use request::{Changes, Unrecorded};
+
 use crate::{
+    authenticate::Revocations,
     decide::Permitted,
     engine::{AppendError, SharedLogStore},
     metrics::Metrics,
@@ -53,6 +59,8 @@ pub struct WriterSettings {
     pub dedup_ids_per_sender_max: usize,
     /// For how many senders.
     pub dedup_senders_max: usize,
+    /// How many revocations may be in force.
+    pub revocations_max: usize,
 }
 
 /// Why the writer stopped for good. Nothing is acknowledged after this.
@@ -94,11 +102,14 @@ pub struct Writer {
     duplicates: Duplicates,
     known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
     notes: Vec<Draft>,
+    revocations: Arc<Revocations>,
+    /// In force, and not known to be in the log.
+    unrecorded: Vec<Unrecorded>,
     failures: u32,
 }
 
 impl Writer {
-    /// Verifies the log's tail and begins after it.
+    /// Verifies the log's tail and begins after it. What was revoked before is put in force in `revocations`.
     ///
     /// # Errors
     /// [`StartError`]: the broker must not run on a log that it cannot continue.
@@ -108,9 +119,11 @@ impl Writer {
         disk: DiskWatch,
         clock: Clock,
         metrics: Metrics,
+        revocations: Arc<Revocations>,
     ) -> Result<(Self, Recorder, LogReader), StartError> {
         let mut duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         let end = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
+        revocations.change(revocation::load(&*store)?, &[]);
         let (recorder, submissions) = Recorder::new(settings.queue_submissions_max, settings.queue_bytes_max, disk);
         let (committed, reader) = watch::channel(end.next_index);
         let reader = LogReader::new(store.clone(), reader);
@@ -127,6 +140,8 @@ impl Writer {
             duplicates,
             known_audiences,
             notes,
+            revocations,
+            unrecorded: Vec::new(),
             failures: 0,
         };
         Ok((writer, recorder, reader))
@@ -201,15 +216,18 @@ impl Writer {
         for note in &notes {
             commit.push(note.clone());
         }
+        let mut changes = self.changes(&mut commit);
         let mut recorded = Vec::new();
-        let replies: Vec<Reply> = batch.drain(..).map(|one| self.take(one, &mut commit, &mut recorded)).collect();
+        let mut take = |one| self.take(one, &mut commit, &mut recorded, &mut changes);
+        let replies: Vec<Reply> = batch.drain(..).map(&mut take).collect();
         let (chunks, end) = commit.finish();
         let entries = end.next_index - self.end.next_index;
-        match self.store.append(&chunks) {
+        match self.store.append(&chunks, &changes.records) {
             Ok(()) => {}
             Err(AppendError::Write(detail)) => {
                 tracing::error!(detail, "a write to the audit log failed: everything in flight is refused");
                 drop(replies);
+                self.unrecorded = changes.revoked;
                 return self.recover(detail, notes, &recorded);
             }
             // A lost disk: what was in flight is neither acknowledged nor delivered.
@@ -217,6 +235,9 @@ impl Writer {
         }
         self.failures = 0;
         self.end = end;
+        if !changes.lifted.is_empty() {
+            self.revocations.change(Vec::new(), &changes.lifted);
+        }
         self.committed.send_replace(end.next_index);
         self.metrics.committed(entries, started.elapsed());
         let undelivered = handover.hand_over(recorded);
@@ -250,16 +271,19 @@ impl Writer {
         Ok(())
     }
 
-    fn take(&mut self, submission: Submission, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Reply {
+    fn take(
+        &mut self,
+        submission: Submission,
+        commit: &mut Commit,
+        recorded: &mut Vec<Recorded>,
+        changes: &mut Changes,
+    ) -> Reply {
         match submission {
             Submission::Messages(messages, reply, room) => {
                 let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
                 Reply::Messages(reply, outcomes, room)
             }
-            Submission::Access(draft, reply) => {
-                let receipt = AccessReceipt { decision_id: self.decision_id(commit.push(draft)) };
-                Reply::Access(reply, receipt)
-            }
+            Submission::Access(request, reply) => Reply::Access(reply, self.request(*request, commit, changes)),
             // Taken already, before all else.
             Submission::Note(_) => Reply::None,
             Submission::Finish(draft) => {
@@ -269,11 +293,11 @@ impl Writer {
         }
     }
 
-    fn message(&mut self, routed: Routed, commit: &mut Commit<'_>, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut draft, salt, content, sender, ending, .. } = routed;
+    fn message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
+        let Routed { mut entry, salt, content, sender, via, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
-                let decision_id = self.decision_id(commit.push(draft));
+                let decision_id = self.decision_id(commit.push(entry));
                 let reason = RefusalReason::MalformedMessage;
                 return Outcome::Refused(RefusedReceipt { message_id, decision_id, reason, duplicate: false });
             }
@@ -284,17 +308,18 @@ impl Writer {
         if let Some(first) = self.duplicates.find(&key) {
             // Another message under the same id goes nowhere, but what was tried is not hidden.
             if first.content.is_some_and(|known| known != content) {
-                draft.deny("native/message-id-reused", RefusalReason::MessageIdReused);
-                commit.push(draft);
+                entry.deny("native/message-id-reused", RefusalReason::MessageIdReused);
+                commit.push(entry);
             }
             return self.outcome(id, &first, true);
         }
-        // The token may have run out while the message waited.
-        let ending = if sender.check_lifetime(self.clock.now()).is_err() {
-            draft.deny("native/token-expired", RefusalReason::TokenExpired);
-            Ending::Refused(id.clone(), RefusalReason::TokenExpired)
-        } else {
-            ending
+        // A token may have run out or been revoked while the message waited.
+        let ending = match self.fallen(&sender).or_else(|| self.fallen(via.as_deref()?)) {
+            Some((rule, reason)) => {
+                entry.deny(&rule, reason);
+                Ending::Refused(id.clone(), reason)
+            }
+            None => ending,
         };
         let (outcome, handed_over) = match ending {
             Ending::HandedOver(permitted, audience) => (FirstOutcome::Accepted, Some((permitted, audience))),
@@ -302,7 +327,7 @@ impl Writer {
             Ending::Refused(_, reason) => (FirstOutcome::Refused(reason), None),
             Ending::Malformed(_) => (FirstOutcome::Refused(RefusalReason::MalformedMessage), None),
         };
-        let index = self.push(draft, handed_over, salt, commit, recorded);
+        let index = self.push(entry, handed_over, salt, commit, recorded);
         let first = First { index, outcome, salt: Some(salt), content: Some(content) };
         if outcome.is_final() {
             self.duplicates.insert(key, first);
@@ -312,15 +337,15 @@ impl Writer {
 
     fn push(
         &mut self,
-        mut draft: Draft,
+        entry: Prepared,
         handed_over: Option<(Permitted, Audience)>,
         salt: [u8; 32],
-        commit: &mut Commit<'_>,
+        commit: &mut Commit,
         recorded: &mut Vec<Recorded>,
     ) -> u64 {
-        let Some((permitted, audience)) = handed_over else { return commit.push(draft) };
-        draft.0.audience = self.name_audience(&audience, commit);
-        let index = commit.push(draft);
+        let Some((permitted, audience)) = handed_over else { return commit.push(entry) };
+        let named = self.name_audience(&audience, commit);
+        let index = commit.push_to(entry, named);
         if !audience.is_empty() {
             recorded.push(Recorded::new(permitted, audience, self.decision_id(index), salt));
         }
@@ -328,7 +353,7 @@ impl Writer {
     }
 
     /// The audience as it stands in the entry: written out the first time, by reference after that.
-    fn name_audience(&mut self, audience: &Audience, commit: &mut Commit<'_>) -> Option<v1::Audience> {
+    fn name_audience(&mut self, audience: &Audience, commit: &mut Commit) -> Option<v1::Audience> {
         if audience.is_empty() {
             return None;
         }
@@ -420,5 +445,6 @@ fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
     recipients.chunks(per_entry.max(1))
 }
 
+mod request;
 #[cfg(test)]
 mod tests;

@@ -98,6 +98,7 @@ fn trusted(
             permissions: config.permissions_paths(),
         },
         require_at_jwt: config.require_at_jwt,
+        require_bound: config.require_bound.unwrap_or(identity.require_bound),
     })
 }
 

@@ -30,9 +30,6 @@ const BATCH_ENTRIES_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
 const BATCH_LOOKED_AT_MAX: u64 = 16_384;
 
-const QUERY: &str = "/veribus.v1.AuditService/Query";
-const TAIL: &str = "/veribus.v1.AuditService/Tail";
-
 /// The service.
 pub struct Audit {
     reading: Arc<Reading>,
@@ -60,9 +57,9 @@ impl Audit {
         read.map(drop).map_err(|refusal| status::read_status(&refusal))
     }
 
-    fn scan(&self, method: &'static str, caller: Caller, filter: Filter, from: u64) -> Scan {
+    fn scan(&self, caller: Caller, filter: Filter, from: u64) -> Scan {
         let (log, refusals, clock) = (self.log.clone(), Arc::clone(&self.refusals), self.clock.clone());
-        Scan { log, refusals, method, caller, clock, filter, next: from, end: u64::MAX, left: u64::MAX }
+        Scan { log, refusals, caller, clock, filter, next: from, end: u64::MAX, left: u64::MAX }
     }
 }
 
@@ -79,7 +76,7 @@ impl AuditService for Audit {
         let end = self.log.committed();
         self.permitted(&caller, format!("query {filter} from {}", request.from_index)).await?;
         let left = if request.limit == 0 { u64::MAX } else { request.limit };
-        let mut scan = Scan { end, left, ..self.scan(QUERY, caller, filter, request.from_index) };
+        let mut scan = Scan { end, left, ..self.scan(caller, filter, request.from_index) };
         scan.seek().await?;
         let responses = stream::unfold(Some(scan), |scan| async {
             let mut scan = scan.filter(|scan| scan.left > 0 && scan.next < scan.end)?;
@@ -97,7 +94,7 @@ impl AuditService for Audit {
         let filter = Filter::new(request.filter.unwrap_or_default())?;
         let from = request.from_index.unwrap_or_else(|| self.log.committed());
         self.permitted(&caller, format!("tail {filter} from {from}")).await?;
-        let scan = self.scan(TAIL, caller, filter, from);
+        let scan = self.scan(caller, filter, from);
         // The first response is empty and says where the tail begins, so that it can be taken up again from there.
         let begun = stream::once(std::future::ready(Ok(TailResponse { entries: Vec::new(), next_index: from })));
         let state = Some((scan, self.drain.clone()));
@@ -117,7 +114,6 @@ impl AuditService for Audit {
 struct Scan {
     log: LogReader,
     refusals: Arc<Refusals>,
-    method: &'static str,
     caller: Caller,
     clock: Clock,
     filter: Filter,
@@ -138,7 +134,7 @@ impl Scan {
 
     /// Some entries that pass; none if none of those looked at do.
     async fn batch(&mut self) -> Result<Vec<StoredEntry>, Status> {
-        self.caller.identity.check_lifetime(self.clock.now()).map_err(|error| self.refused(&error))?;
+        self.caller.identity().check_standing(self.clock.now()).map_err(|error| self.refused(&error))?;
         let (log, filter) = (self.log.clone(), self.filter.clone());
         let (from, end, left) = (self.next, self.end, self.left);
         let (entries, next) = blocking(move || read(&log, &filter, from, end, left)).await?;
@@ -149,17 +145,15 @@ impl Scan {
 
     /// A caller whose token was good when the call began.
     fn refused(&self, error: &TokenError) -> Status {
-        self.refusals.note(error, self.caller.peer.ip(), self.method);
+        self.refusals.note_session(self.caller.session(), error);
         status::unauthenticated()
     }
 
     /// Waits for entries that pass.
     async fn wait_for_batch(&mut self, drain: &CancellationToken) -> Result<Vec<StoredEntry>, Status> {
         loop {
-            let expiry = tokio::time::sleep(self.caller.identity.remaining(self.clock.now()));
             let there = tokio::select! {
                 () = drain.cancelled() => return Err(status::draining()),
-                () = expiry => return Err(self.refused(&TokenError::Expired)),
                 there = self.log.wait_for(self.next) => there,
             };
             if !there {

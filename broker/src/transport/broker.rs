@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use veribus_proto::v1::{
@@ -12,9 +13,24 @@ use veribus_proto::v1::{
 
 pub use super::publish_stream::AgentLimits;
 use super::{
-    connection::ConnectionInfo, convert, publish_stream::PublishStreams, refusals::Refusals, status, subscribe_stream,
+    connection::ConnectionInfo,
+    convert,
+    overruns::Overruns,
+    publish_stream::PublishStreams,
+    refusals::Refusals,
+    renewal::Renewals,
+    senders::{Senders, Unrecognised},
+    status,
+    subscribe_stream::{self, Opened},
 };
-use crate::{authenticate::Caller, model::Clock, publish::Publisher, record::Recorder, subscribe::Reading};
+use crate::{
+    authenticate::{Authenticator, Caller},
+    model::Clock,
+    publish::Publisher,
+    quota::{Meter, QuotaExceeded},
+    record::Recorder,
+    subscribe::Reading,
+};
 
 /// The service.
 pub struct Broker {
@@ -23,19 +39,31 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Serves publishes by `publisher` and subscriptions by `reading`, until `drain` is cancelled.
+    /// Serves publishes by `publisher` and subscriptions by `reading`, until `drain` is cancelled. Senders of single
+    /// messages are recognised by `authenticator`.
     #[must_use]
-    pub const fn new(
+    #[expect(clippy::too_many_arguments, reason = "what the service needs is put together here, once")]
+    pub fn new(
         publisher: Arc<Publisher>,
         reading: Arc<Reading>,
+        authenticator: Arc<Authenticator>,
         recorder: Recorder,
         refusals: Arc<Refusals>,
+        renewals: Renewals,
+        overruns: Arc<Overruns>,
         limits: AgentLimits,
         clock: Clock,
         drain: CancellationToken,
     ) -> Self {
-        let streams = PublishStreams { publisher, recorder, refusals, limits, clock, drain };
+        let senders = Senders::new(authenticator, Arc::clone(&refusals));
+        let streams =
+            PublishStreams { publisher, recorder, senders, refusals, renewals, overruns, clock, limits, drain };
         Self { streams, reading }
+    }
+
+    fn over_quota(&self, caller: &Caller, exceeded: &QuotaExceeded) -> Status {
+        self.streams.overruns.note(caller, exceeded.kind, 1);
+        status::over_quota(exceeded)
     }
 }
 
@@ -47,6 +75,11 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     request.extensions().get::<Caller>().cloned().ok_or_else(status::unauthenticated)
 }
 
+/// What measures the call, as the gate opened it.
+fn meter<T>(request: &Request<T>) -> Result<Meter, Status> {
+    request.extensions().get::<Meter>().cloned().ok_or_else(status::unauthenticated)
+}
+
 #[tonic::async_trait]
 impl BrokerService for Broker {
     type PublishStreamStream = Responses<PublishStreamResponse>;
@@ -54,8 +87,19 @@ impl BrokerService for Broker {
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let caller = caller(&request)?;
-        let message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
-        let message = convert::message(&caller, message);
+        let meter = meter(&request)?;
+        let mut message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
+        if meter.has_rates() {
+            let taken = meter.take(self.streams.clock.now(), message.encoded_len());
+            taken.map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
+        }
+        let sender = self.streams.senders.recognise(&caller, message.credentials.take()).await;
+        let message = convert::message(
+            &caller.identity(),
+            caller.peer(),
+            sender.map_err(|Unrecognised| status::unauthenticated())?,
+            message,
+        );
         let publishing = self.streams.publisher.publish(&caller, vec![message]).await;
         let publishing = publishing.map_err(|error| status::publish_status(&error))?;
         let outcomes = publishing.outcomes().await.map_err(status::record_status)?;
@@ -68,7 +112,8 @@ impl BrokerService for Broker {
         request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = caller(&request)?;
-        let responses = self.streams.clone().serve(caller, request.into_inner());
+        let meter = meter(&request)?;
+        let responses = self.streams.clone().serve(caller, meter, request.into_inner());
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -79,14 +124,18 @@ impl BrokerService for Broker {
         let caller = caller(&request)?;
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
         let cut_off = connection.switch().clone();
+        let meter = meter(&request)?;
         let mut requests = request.into_inner();
         let patterns = tokio::select! {
             () = self.streams.drain.cancelled() => return Err(status::draining()),
             patterns = subscribe_stream::opening(&mut requests, self.streams.limits.subscription_patterns_max) => patterns?,
         };
+        let place = meter.open_subscription().map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
-        let responses = subscribe_stream::serve(inbox, receipt, requests, self.streams.drain.clone());
+        let (reading, renewals) = (Arc::clone(&self.reading), self.streams.renewals.clone());
+        let opened = Opened { inbox, receipt, caller, reading, renewals, _place: place };
+        let responses = subscribe_stream::serve(opened, requests, self.streams.drain.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -14,6 +14,7 @@ use std::{
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -76,6 +77,7 @@ impl ConnectionCounts {
             counts: Arc::clone(self),
             peer,
             switch,
+            certificate_sha256: OnceLock::new(),
             expected: AtomicBool::new(false),
             excused: AtomicBool::new(false),
             identities: Mutex::default(),
@@ -92,6 +94,8 @@ struct Entered {
     counts: Arc<ConnectionCounts>,
     peer: SocketAddr,
     switch: CancellationToken,
+    /// Set when the handshake is done, if the client showed a certificate.
+    certificate_sha256: OnceLock<[u8; 32]>,
     expected: AtomicBool,
     excused: AtomicBool,
     identities: Mutex<HashSet<(Issuer, AgentId)>>,
@@ -102,6 +106,12 @@ impl ConnectionInfo {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.0.peer
+    }
+
+    /// SHA-256 of the certificate (DER) that the client showed, and holds the key of.
+    #[must_use]
+    pub fn certificate_sha256(&self) -> Option<[u8; 32]> {
+        self.0.certificate_sha256.get().copied()
     }
 
     /// Closes the connection when cancelled.
@@ -226,6 +236,9 @@ impl Connection {
     #[must_use]
     pub fn new(stream: TlsStream<TcpStream>, info: ConnectionInfo) -> Self {
         let closed = Box::pin(info.switch().clone().cancelled_owned());
+        if let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+            info.0.certificate_sha256.get_or_init(|| Sha256::digest(leaf).into());
+        }
         Self { stream, info, closed }
     }
 

@@ -1,29 +1,34 @@
 //! Between the wire's words and ours. What does not parse is not guessed at.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use prost_types::Timestamp;
 use uuid::Uuid;
 use veribus_proto::v1;
 
 use crate::{
-    authenticate::Caller,
+    authenticate::Identity,
     model::{
         ATTRIBUTES_MAX, ContentType, Destination, Message, MessageId, MessageType, TEXT_BYTES_MAX, Topic, UnixMicros,
     },
+    publish::Posted,
     record::{Malformed, Recorded},
 };
 
-/// Reads a message, or says what is wrong with it.
-pub(super) fn message(caller: &Caller, wire: v1::Message) -> Result<Message, Malformed> {
+/// Reads a message of `sender`, or of the caller if there is none, or says what is wrong with it.
+pub(super) fn message(
+    caller: &Arc<Identity>,
+    peer: SocketAddr,
+    sender: Option<Arc<Identity>>,
+    wire: v1::Message,
+) -> Posted {
     let (message_id, size_bytes) = (cut(&wire.id), wire.data.len());
-    parse(wire).map_err(|fault| Malformed {
-        sender: caller.identity.clone(),
-        peer: caller.peer,
-        message_id,
-        fault,
-        size_bytes,
-    })
+    let message = parse(wire).map_err(|fault| {
+        let via = sender.is_some().then(|| Arc::clone(caller));
+        let sender = Arc::clone(sender.as_ref().unwrap_or(caller));
+        Malformed { sender, via, peer, message_id, fault, size_bytes }
+    });
+    Posted { sender, message }
 }
 
 fn parse(wire: v1::Message) -> Result<Message, String> {
@@ -81,7 +86,7 @@ pub(super) fn micros(time: &Timestamp) -> Option<UnixMicros> {
     Some(UnixMicros(micros))
 }
 
-fn timestamp(time: UnixMicros) -> Timestamp {
+pub(super) fn timestamp(time: UnixMicros) -> Timestamp {
     let nanos = i32::try_from(time.0.rem_euclid(1_000_000) * 1_000).unwrap_or_default();
     Timestamp { seconds: time.0.div_euclid(1_000_000), nanos }
 }

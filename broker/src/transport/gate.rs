@@ -14,13 +14,20 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{connection::ConnectionInfo, refusals::Refusals, status};
+use super::{connection::ConnectionInfo, overruns::Overruns, refusals::Refusals, session_body::SessionBody, status};
 use crate::{
-    authenticate::{BearerToken, Caller, Identity, TokenError, Verifier},
+    authenticate::{
+        Authenticator, BearerToken, Caller, Identity, OpenSession, Presented, ProofError, Scheme, SessionEnd, Sessions,
+        TokenError,
+    },
     metrics::{Metrics, Stage},
+    model::Clock,
+    quota::{OpenCall, Quotas},
     record::{Draft, Recorder},
 };
 
+/// Where a DPoP proof stands (RFC 9449, section 4.1).
+const DPOP: &str = "dpop";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
@@ -28,18 +35,38 @@ const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.r
 #[derive(Clone)]
 pub struct GateLayer(Arc<Keeper>);
 
+/// What a call holds until it is over.
+struct Admitted {
+    open: OpenSession,
+    place: OpenCall,
+}
+
 struct Keeper {
-    verifier: Arc<Verifier>,
+    authenticator: Arc<Authenticator>,
+    sessions: Arc<Sessions>,
+    quotas: Arc<Quotas>,
+    overruns: Arc<Overruns>,
     refusals: Arc<Refusals>,
     recorder: Recorder,
     metrics: Metrics,
+    clock: Clock,
 }
 
 impl GateLayer {
-    /// Lets pass whom `verifier` recognises.
+    /// Lets pass whom `authenticator` recognises and whose quota has room, each call in one of `sessions`.
     #[must_use]
-    pub fn new(verifier: Arc<Verifier>, refusals: Arc<Refusals>, recorder: Recorder, metrics: Metrics) -> Self {
-        Self(Arc::new(Keeper { verifier, refusals, recorder, metrics }))
+    #[expect(clippy::too_many_arguments, reason = "what the gate needs is put together here, once")]
+    pub fn new(
+        authenticator: Arc<Authenticator>,
+        sessions: Arc<Sessions>,
+        quotas: Arc<Quotas>,
+        overruns: Arc<Overruns>,
+        refusals: Arc<Refusals>,
+        recorder: Recorder,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Self {
+        Self(Arc::new(Keeper { authenticator, sessions, quotas, overruns, refusals, recorder, metrics, clock }))
     }
 }
 
@@ -77,14 +104,14 @@ where
     fn call(&mut self, request: Request<Body>) -> Answer<S::Error> {
         match self.keeper.admit(&request) {
             Ok(Admission::Open) => Box::pin(self.inner.call(request)),
-            Ok(Admission::Known(caller)) => serve(Arc::clone(&self.keeper), &mut self.inner, caller, request),
+            Ok(Admission::Known(admitted)) => serve(Arc::clone(&self.keeper), &mut self.inner, admitted, request),
             Ok(Admission::Wait(asking)) => {
                 let next = self.inner.clone();
                 let mut ready = std::mem::replace(&mut self.inner, next);
                 let keeper = Arc::clone(&self.keeper);
                 Box::pin(async move {
                     match keeper.admit_later(asking).await {
-                        Ok(caller) => serve(keeper, &mut ready, caller, request).await,
+                        Ok(admitted) => serve(keeper, &mut ready, admitted, request).await,
                         Err(status) => Ok(status.into_http()),
                     }
                 })
@@ -95,19 +122,26 @@ where
 }
 
 /// Calls the service for a caller who was recognised.
-fn serve<S>(keeper: Arc<Keeper>, inner: &mut S, caller: Caller, mut request: Request<Body>) -> Answer<S::Error>
+fn serve<S>(keeper: Arc<Keeper>, inner: &mut S, admitted: Admitted, mut request: Request<Body>) -> Answer<S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
     let method = request.uri().path().to_owned();
+    let certificate = request.extensions().get().and_then(ConnectionInfo::certificate_sha256);
+    let caller = Caller::new(Arc::clone(admitted.open.session())).over(certificate);
     request.extensions_mut().insert(caller.clone());
+    request.extensions_mut().insert(admitted.place.meter());
     let answer = inner.call(request);
     Box::pin(async move {
-        let response = answer.await?;
+        let response = tokio::select! {
+            biased;
+            () = caller.session().ended() => return Ok(keeper.cut_short(&caller)),
+            response = answer => response?,
+        };
         keeper.note_undecodable(&caller, &method, response.headers()).await;
-        Ok(response)
+        Ok(keeper.let_pass(admitted, response))
     })
 }
 
@@ -116,14 +150,14 @@ enum Admission {
     /// It is open to everybody.
     Open,
     /// The caller is recognised.
-    Known(Caller),
+    Known(Admitted),
     /// The token's key is not known; its issuer may have published it just now.
     Wait(Box<Asking>),
 }
 
 /// A caller who waits for the issuer's keys.
 struct Asking {
-    token: BearerToken,
+    headers: HeaderMap,
     connection: ConnectionInfo,
     path: String,
 }
@@ -141,33 +175,58 @@ impl Keeper {
             return Ok(Admission::Open);
         }
         let started = Instant::now();
-        let token = bearer(request.headers()).map_err(|error| self.refuse(&error, connection, path))?;
-        match self.verifier.verify(&token) {
+        let presented = presented(request.headers(), connection, path);
+        match presented.and_then(|presented| self.authenticator.authenticate(&presented)) {
             Ok(identity) => {
                 self.metrics.stage(Stage::Authenticate, started.elapsed());
-                Self::welcome(identity, connection).map(Admission::Known)
+                self.welcome(identity, connection, path).map(Admission::Known)
             }
             Err(TokenError::UnknownKey) => {
-                let asking = Asking { token, connection: connection.clone(), path: path.to_owned() };
-                Ok(Admission::Wait(Box::new(asking)))
+                let (headers, connection) = (request.headers().clone(), connection.clone());
+                Ok(Admission::Wait(Box::new(Asking { headers, connection, path: path.to_owned() })))
             }
             Err(error) => Err(self.refuse(&error, connection, path)),
         }
     }
 
     /// The same, once the issuer was asked for its keys.
-    async fn admit_later(&self, asking: Box<Asking>) -> Result<Caller, Status> {
-        let Asking { token, connection, path } = *asking;
-        let identity = self.verifier.verify_or_fetch(&token).await;
-        Self::welcome(identity.map_err(|error| self.refuse(&error, &connection, &path))?, &connection)
+    async fn admit_later(&self, asking: Box<Asking>) -> Result<Admitted, Status> {
+        let Asking { headers, connection, path } = *asking;
+        let recognised = match presented(&headers, &connection, &path) {
+            Ok(presented) => self.authenticator.authenticate_or_fetch(&presented).await,
+            Err(error) => Err(error),
+        };
+        self.welcome(recognised.map_err(|error| self.refuse(&error, &connection, &path))?, &connection, &path)
     }
 
-    fn welcome(identity: Arc<Identity>, connection: &ConnectionInfo) -> Result<Caller, Status> {
+    fn welcome(&self, identity: Arc<Identity>, connection: &ConnectionInfo, path: &str) -> Result<Admitted, Status> {
         if !connection.admit(&identity) {
             return Err(status::too_many_connections());
         }
         connection.expect();
-        Ok(Caller { identity, peer: connection.peer() })
+        let place = self.quotas.open_call(Arc::clone(&identity)).map_err(|exceeded| {
+            self.overruns.note_identity(Arc::clone(&identity), connection.peer(), exceeded.kind, 1);
+            status::over_quota(&exceeded)
+        })?;
+        Ok(Admitted { open: self.sessions.open(identity, connection.peer(), path), place })
+    }
+
+    /// The answer to a caller whose session ended before the call was answered.
+    fn cut_short(&self, caller: &Caller) -> Response<Body> {
+        let end = caller.session().end_reason().unwrap_or(&SessionEnd::Left);
+        if let SessionEnd::Token(error) = end {
+            self.refusals.note_session(caller.session(), error);
+        }
+        status::ended(end).into_http()
+    }
+
+    /// Lets an answer pass as long as its session lasts.
+    fn let_pass(&self, Admitted { open, place }: Admitted, response: Response<Body>) -> Response<Body> {
+        if open.session().pass(self.clock.now(), || ()).is_err() {
+            return self.cut_short(&Caller::new(Arc::clone(open.session())));
+        }
+        let (clock, refusals) = (self.clock.clone(), Arc::clone(&self.refusals));
+        response.map(|body| SessionBody::wrap(open, place, body, clock, refusals))
     }
 
     fn refuse(&self, error: &TokenError, connection: &ConnectionInfo, path: &str) -> Status {
@@ -183,21 +242,42 @@ impl Keeper {
             Some(Code::Internal) => "the message is not valid protobuf",
             _ => return,
         };
-        let draft = Draft::undecodable(&caller.identity, caller.peer, method, detail);
+        let draft = Draft::undecodable(&caller.identity(), caller.peer(), method, detail);
         if let Err(error) = self.recorder.complaint(draft).await {
             tracing::error!(method, %error, "an undecodable message could not be recorded");
         }
     }
 }
 
-/// Exactly one `authorization` header, and a bearer token in it.
-fn bearer(headers: &HeaderMap) -> Result<BearerToken, TokenError> {
+/// Exactly one `authorization` header, and a token in it.
+fn authorization(headers: &HeaderMap) -> Result<(Scheme, BearerToken), TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(TokenError::Missing)?;
     if values.next().is_some() {
         return Err(TokenError::NotBearer);
     }
     BearerToken::from_authorization(value.as_bytes())
+}
+
+/// What a caller presents, with the connection and the method that it counts for.
+fn presented<'a>(
+    headers: &'a HeaderMap,
+    connection: &ConnectionInfo,
+    method: &'a str,
+) -> Result<Presented<'a>, TokenError> {
+    let (scheme, token) = authorization(headers)?;
+    let certificate_sha256 = connection.certificate_sha256();
+    Ok(Presented { token, scheme, proof: proof(headers)?, certificate_sha256, method })
+}
+
+/// At most one `dpop` header (RFC 9449, section 4.3, check 1).
+fn proof(headers: &HeaderMap) -> Result<Option<&str>, ProofError> {
+    let mut values = headers.get_all(DPOP).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ProofError::Several);
+    }
+    value.to_str().map(Some).map_err(|_| ProofError::Form)
 }
 
 #[cfg(test)]
@@ -207,10 +287,20 @@ mod tests {
     #[test]
     fn two_authorizations_are_none() {
         let mut headers = HeaderMap::new();
-        assert_eq!(bearer(&headers).err(), Some(TokenError::Missing));
+        assert_eq!(authorization(&headers).err(), Some(TokenError::Missing));
         headers.append(AUTHORIZATION, "Bearer a".parse().expect("a value"));
-        assert!(bearer(&headers).is_ok());
+        assert!(authorization(&headers).is_ok());
         headers.append(AUTHORIZATION, "Bearer b".parse().expect("a value"));
-        assert_eq!(bearer(&headers).err(), Some(TokenError::NotBearer));
+        assert_eq!(authorization(&headers).err(), Some(TokenError::NotBearer));
+    }
+
+    #[test]
+    fn two_proofs_are_none() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(proof(&headers), Ok(None));
+        headers.append(DPOP, "a".parse().expect("a value"));
+        assert_eq!(proof(&headers), Ok(Some("a")));
+        headers.append(DPOP, "b".parse().expect("a value"));
+        assert_eq!(proof(&headers), Err(ProofError::Several));
     }
 }

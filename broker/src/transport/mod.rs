@@ -1,19 +1,24 @@
 //! The way in and out: TLS connections, gRPC services, and the translation between wire and domain.
 //!
-//! - [`tls`]: TLS 1.3, and nothing older.
+//! - [`tls`]: TLS 1.3, and nothing older; certificates of clients where they are asked for.
 //! - [`listener`], [`connection`]: who may connect, how often, and for how long without saying who they are.
 //! - [`gate`]: no call passes without a verified caller, before any of its body is decoded.
-//! - [`broker`], [`audit`]: the services of `veribus.v1`.
+//! - [`broker`], [`audit`], [`admin`]: the services of `veribus.v1`.
 //! - [`status`]: the one table from errors to gRPC statuses.
 
+pub mod admin;
 pub mod audit;
 pub mod broker;
 pub mod connection;
 mod convert;
 pub mod gate;
 pub mod listener;
+pub mod overruns;
 mod publish_stream;
 pub mod refusals;
+pub mod renewal;
+mod senders;
+mod session_body;
 mod status;
 mod subscribe_stream;
 pub mod tls;

@@ -1,23 +1,35 @@
 //! `PublishStream`: pipelined, one result per message, in the order of sending.
 //!
-//! A task reads requests and carries their messages to the record; the response stream awaits the answers in order. What
-//! may be in flight between the two is bounded in messages and bytes.
+//! One task reads requests and sets each on its way through inspection and policy, where several may be at once; a second
+//! one takes them from there to the record, in order; the response stream awaits the answers, in order. What may be in
+//! flight between the three is bounded in messages and bytes.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
+use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse, Refreshed};
 
-use super::{convert, refusals::Refusals, status};
+use super::{
+    convert,
+    overruns::Overruns,
+    refusals::Refusals,
+    renewal::Renewals,
+    senders::{Senders, Unrecognised},
+    status,
+};
 use crate::{
-    authenticate::{Caller, TokenError},
+    authenticate::{Caller, Identity, TokenError},
     model::Clock,
-    publish::{PublishError, Publisher, Publishing},
-    record::{Draft, RecordError, Recorder},
+    publish::{Publisher, Publishing},
+    quota::Meter,
+    record::{Draft, RecordError, Recorder, Routed},
 };
 
 const METHOD: &str = "/veribus.v1.BrokerService/PublishStream";
@@ -40,15 +52,45 @@ pub struct AgentLimits {
 pub(super) struct PublishStreams {
     pub(super) publisher: Arc<Publisher>,
     pub(super) recorder: Recorder,
+    pub(super) senders: Senders,
     pub(super) refusals: Arc<Refusals>,
-    pub(super) limits: AgentLimits,
+    pub(super) renewals: Renewals,
+    pub(super) overruns: Arc<Overruns>,
     pub(super) clock: Clock,
+    pub(super) limits: AgentLimits,
     pub(super) drain: CancellationToken,
 }
 
+/// One request on its way to the record.
+enum Step {
+    Publish {
+        refreshed: Option<Refreshed>,
+        on_the_way: JoinHandle<Result<OnTheWay, TokenError>>,
+        room: [OwnedSemaphorePermit; 2],
+    },
+    End(Status),
+}
+
+/// The messages of one request, ready for the record, with their ids as sent.
+struct OnTheWay {
+    routed: Vec<Routed>,
+    ids: Vec<String>,
+    settled: Settled,
+}
+
+/// Messages of one request that do not go on, by their place in it, in rising order.
+type Settled = Vec<(usize, PublishResult)>;
+
 /// One answer to come.
 enum Answer {
-    Results { ids: Vec<String>, pending: Result<Publishing, RecordError>, room: [OwnedSemaphorePermit; 2] },
+    Results {
+        refreshed: Option<Refreshed>,
+        ids: Vec<String>,
+        settled: Settled,
+        /// `None` where no message went on.
+        pending: Option<Result<Publishing, RecordError>>,
+        room: [OwnedSemaphorePermit; 2],
+    },
     End(Status),
 }
 
@@ -57,14 +99,17 @@ impl PublishStreams {
     pub(super) fn serve(
         self,
         caller: Caller,
+        mut meter: Meter,
         requests: Streaming<PublishStreamRequest>,
     ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Send + 'static {
+        let (steps, next_steps) = mpsc::channel(self.limits.in_flight_messages_max);
         let (answers, receiver) = mpsc::channel(self.limits.in_flight_messages_max);
+        tokio::spawn(self.clone().record(caller.clone(), next_steps, answers));
         tokio::spawn(async move {
             let room = Room::new(self.limits);
-            if let Err(end) = self.read(&caller, requests, &room, &answers).await {
+            if let Err(end) = self.read(&caller, &mut meter, requests, &room, &steps).await {
                 // An error means that the client is gone.
-                drop(answers.send(Answer::End(end)).await);
+                drop(steps.send(Step::End(end)).await);
             }
         });
         stream::unfold(receiver, |mut receiver| async move {
@@ -77,24 +122,23 @@ impl PublishStreams {
     async fn read(
         &self,
         caller: &Caller,
+        meter: &mut Meter,
         mut requests: Streaming<PublishStreamRequest>,
         room: &Room,
-        answers: &mpsc::Sender<Answer>,
+        steps: &mpsc::Sender<Step>,
     ) -> Result<(), Status> {
         loop {
             let request = tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return Err(status::draining()),
-                () = tokio::time::sleep(caller.identity.remaining(self.clock.now())) => {
-                    return Err(self.refused(caller, &TokenError::Expired));
-                }
-                () = answers.closed() => return Ok(()),
+                () = caller.session().ended() => return Ok(()),
+                () = steps.closed() => return Ok(()),
                 request = requests.message() => request,
             };
             match request {
                 Ok(Some(request)) => {
-                    let answer = self.publish(caller, request, room).await?;
-                    if answers.send(answer).await.is_err() {
+                    let step = self.set_out(caller, meter, request, room).await?;
+                    if steps.send(step).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -104,27 +148,115 @@ impl PublishStreams {
         }
     }
 
-    async fn publish(&self, caller: &Caller, request: PublishStreamRequest, room: &Room) -> Result<Answer, Status> {
+    /// Brings what was read to the record, in the order of reading.
+    async fn record(self, caller: Caller, mut steps: mpsc::Receiver<Step>, answers: mpsc::Sender<Answer>) {
+        while let Some(step) = steps.recv().await {
+            let answer = match step {
+                Step::Publish { refreshed, on_the_way, room } => match on_the_way.await {
+                    Ok(Ok(arrived)) => self.results(refreshed, arrived, room).await,
+                    Ok(Err(error)) => Answer::End(self.refused(&caller, &error)),
+                    // A stage that broke off: nothing of this request, and nothing after it, is recorded.
+                    Err(_) => Answer::End(status::record_status(RecordError::Failed)),
+                },
+                Step::End(status) => Answer::End(status),
+            };
+            let ends = matches!(answer, Answer::End(_));
+            // An error means that the client is gone.
+            if answers.send(answer).await.is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    async fn results(
+        &self,
+        refreshed: Option<Refreshed>,
+        arrived: OnTheWay,
+        room: [OwnedSemaphorePermit; 2],
+    ) -> Answer {
+        let OnTheWay { routed, ids, settled } = arrived;
+        let is_all_settled = routed.is_empty() && !settled.is_empty();
+        let pending = if is_all_settled { None } else { Some(self.publisher.record(routed).await) };
+        Answer::Results { refreshed, ids, settled, pending, room }
+    }
+
+    /// Sets a request on its way through the stages before the record.
+    async fn set_out(
+        &self,
+        caller: &Caller,
+        meter: &mut Meter,
+        mut request: PublishStreamRequest,
+        room: &Room,
+    ) -> Result<Step, Status> {
         if request.messages.len() > self.limits.frame_messages_max {
             self.note(caller, "a request holds too many messages").await?;
             return Err(status::invalid("too many messages in one request"));
         }
+        let refreshed = match request.refresh.take() {
+            Some(credentials) => Some(self.renewals.renew(caller, &credentials).await?),
+            None => None,
+        };
         // All that the request takes, not only its payloads.
         let bytes = request.encoded_len();
         let taken = room.take(request.messages.len(), bytes).await.ok_or_else(status::draining)?;
-        let ids = request.messages.iter().map(|message| convert::cut(&message.id)).collect();
-        let messages = request.messages.into_iter().map(|message| convert::message(caller, message)).collect();
-        let pending = match self.publisher.publish(caller, messages).await {
-            Ok(publishing) => Ok(publishing),
-            Err(PublishError::Record(error)) => Err(error),
-            Err(PublishError::Token(error)) => return Err(self.refused(caller, &error)),
-        };
-        Ok(Answer::Results { ids, pending, room: taken })
+        let over_quota = self.over_quota(caller, meter, &request.messages);
+        // As it is now: a fresh token speaks for what comes after it.
+        let identity = caller.identity();
+        let (this, caller) = (self.clone(), caller.clone());
+        let on_the_way =
+            tokio::spawn(async move { this.route(&caller, &identity, request.messages, over_quota).await });
+        Ok(Step::Publish { refreshed, on_the_way, room: taken })
+    }
+
+    /// Answers to the messages that the caller's quota does not let pass. They are not looked into; what comes after them
+    /// and fits passes.
+    fn over_quota(&self, caller: &Caller, meter: &mut Meter, messages: &[v1::Message]) -> Settled {
+        meter.follow(&caller.identity());
+        if !meter.has_rates() {
+            return Settled::new();
+        }
+        let now = self.clock.now();
+        let (mut over, mut counts) = (Settled::new(), HashMap::new());
+        for (place, message) in messages.iter().enumerate() {
+            if let Err(exceeded) = meter.take(now, message.encoded_len()) {
+                over.push((place, status::over_quota_in_stream(&exceeded, convert::cut(&message.id))));
+                *counts.entry(exceeded.kind).or_default() += 1;
+            }
+        }
+        counts.into_iter().for_each(|(kind, count)| self.overruns.note(caller, kind, count));
+        over
+    }
+
+    /// Carries through the stages before the record what is not settled yet and whose sender is known.
+    async fn route(
+        &self,
+        caller: &Caller,
+        identity: &Arc<Identity>,
+        messages: Vec<v1::Message>,
+        mut settled: Settled,
+    ) -> Result<OnTheWay, TokenError> {
+        let over_quota: Vec<usize> = settled.iter().map(|(place, _)| *place).collect();
+        let (mut posted, mut ids) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+        for (place, mut message) in messages.into_iter().enumerate() {
+            if over_quota.binary_search(&place).is_ok() {
+                continue;
+            }
+            let id = convert::cut(&message.id);
+            match self.senders.recognise(caller, message.credentials.take()).await {
+                Ok(sender) => {
+                    posted.push(convert::message(identity, caller.peer(), sender, message));
+                    ids.push(id);
+                }
+                Err(Unrecognised) => settled.push((place, status::UNAUTHENTICATED.refusal(id))),
+            }
+        }
+        settled.sort_unstable_by_key(|(place, _)| *place);
+        Ok(OnTheWay { routed: self.publisher.route(identity, caller.peer(), posted)?, ids, settled })
     }
 
     /// A caller whose token was good when the call began.
     fn refused(&self, caller: &Caller, error: &TokenError) -> Status {
-        self.refusals.note(error, caller.peer.ip(), METHOD);
+        self.refusals.note_session(caller.session(), error);
         status::unauthenticated()
     }
 
@@ -142,26 +274,43 @@ impl PublishStreams {
     }
 
     async fn note(&self, caller: &Caller, detail: &str) -> Result<(), Status> {
-        let draft = Draft::undecodable(&caller.identity, caller.peer, METHOD, detail);
+        let draft = Draft::undecodable(&caller.identity(), caller.peer(), METHOD, detail);
         self.recorder.complaint(draft).await.map_err(status::record_status)
     }
 }
 
 async fn respond(answer: Answer) -> Result<PublishStreamResponse, Status> {
-    let (ids, pending, room) = match answer {
-        Answer::Results { ids, pending, room } => (ids, pending, room),
+    let (refreshed, ids, settled, pending, room) = match answer {
+        Answer::Results { refreshed, ids, settled, pending, room } => (refreshed, ids, settled, pending, room),
         Answer::End(end) => return Err(end),
     };
     let outcomes = match pending {
-        Ok(publishing) => publishing.outcomes().await,
-        Err(error) => Err(error),
+        Some(Ok(publishing)) => publishing.outcomes().await,
+        Some(Err(error)) => Err(error),
+        None => Ok(Vec::new()),
     };
     let results = match outcomes {
         Ok(outcomes) => outcomes.into_iter().map(status::streamed).collect(),
         Err(error) => ids.into_iter().map(|id| status::Told::from(error).refusal(id)).collect(),
     };
+    let results = in_order(results, settled);
     drop(room);
-    Ok(PublishStreamResponse { results, refreshed: None })
+    Ok(PublishStreamResponse { results, refreshed })
+}
+
+/// The answers in the order of the messages.
+fn in_order(results: Vec<PublishResult>, settled: Settled) -> Vec<PublishResult> {
+    if settled.is_empty() {
+        return results;
+    }
+    let mut all = Vec::with_capacity(results.len() + settled.len());
+    let mut results = results.into_iter();
+    for (place, result) in settled {
+        all.extend(results.by_ref().take(place - all.len()));
+        all.push(result);
+    }
+    all.extend(results);
+    all
 }
 
 /// What may still come into flight.

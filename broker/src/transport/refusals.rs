@@ -16,7 +16,7 @@ use tokio::{
 
 use super::connection::address_key;
 use crate::{
-    authenticate::TokenError,
+    authenticate::{Session, TokenError},
     metrics::Metrics,
     record::{Draft, Recorder},
 };
@@ -63,6 +63,13 @@ impl Refusals {
         let known = state.counted.contains_key(&(reason, Some(peer)));
         let from = (known || !crowded).then_some(peer);
         *state.counted.entry((reason, from)).or_default() += 1;
+    }
+
+    /// A session whose token is no longer good. It is noted once, whoever comes upon it first.
+    pub fn note_session(&self, session: &Session, error: &TokenError) {
+        if session.complain_once() {
+            self.note(error, session.peer().ip(), session.method());
+        }
     }
 
     /// Brings what is noted to the log, until this is dropped.

@@ -1,17 +1,19 @@
 //! The one table from what went wrong to what a client is told: a gRPC code, a stable word, a short text. What lies behind
 //! it is in the audit log.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use veribus_proto::v1::{self, publish_result};
 
 use crate::{
+    authenticate::SessionEnd,
     deliver::{EndReason, InboxError},
     engine::ReadError,
-    model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt, TopicError},
+    model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt},
     publish::PublishError,
+    quota::QuotaExceeded,
     record::RecordError,
     subscribe::ReadRefusal,
 };
@@ -21,11 +23,21 @@ const DOMAIN: &str = "veribus";
 /// A code, a stable word, and a text.
 pub(super) struct Told(Code, &'static str, &'static str);
 
-const UNAUTHENTICATED: Told = Told(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
+pub(super) const UNAUTHENTICATED: Told = Told(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
 const DRAINING: Told = Told(Code::Unavailable, "DRAINING", "the broker is shutting down: reconnect");
 
 pub(super) fn unauthenticated() -> Status {
     UNAUTHENTICATED.status(None)
+}
+
+/// How a call is told that its session is over.
+pub(super) fn ended(end: &SessionEnd) -> Status {
+    match end {
+        SessionEnd::Token(_) | SessionEnd::Left => unauthenticated(),
+        SessionEnd::Disconnected => {
+            Told(Code::Unavailable, "DISCONNECTED", "an operator ended this call: reconnect").status(None)
+        }
+    }
 }
 
 pub(super) fn draining() -> Status {
@@ -42,6 +54,48 @@ pub(super) fn invalid(text: &'static str) -> Status {
 
 pub(super) fn frame_too_large() -> Status {
     Told(Code::ResourceExhausted, "FRAME_TOO_LARGE", "the request is larger than the broker decodes").status(None)
+}
+
+/// What is told of something over quota: it says when to come again, or that it never will pass.
+pub(super) fn over_quota(exceeded: &QuotaExceeded) -> Status {
+    let Told(code, reason, text) = Told::from(exceeded);
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    if exceeded.retry_after.is_some() {
+        details.set_retry_info(Some(Duration::from_millis(retry_after_ms(exceeded))));
+    }
+    Status::with_error_details(code, text, details)
+}
+
+/// The same of one message among others.
+pub(super) fn over_quota_in_stream(exceeded: &QuotaExceeded, message_id: String) -> v1::PublishResult {
+    let Told(code, reason, text) = Told::from(exceeded);
+    result(publish_result::Outcome::Refusal(v1::Refusal {
+        message_id,
+        code: code.into(),
+        reason: reason.to_owned(),
+        message: text.to_owned(),
+        retry_after_ms: retry_after_ms(exceeded),
+        ..v1::Refusal::default()
+    }))
+}
+
+/// Rounded up, since a moment too early is in vain; 0 where there is no such moment.
+fn retry_after_ms(exceeded: &QuotaExceeded) -> u64 {
+    let ms = |wait: Duration| u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1);
+    exceeded.retry_after.map_or(0, ms)
+}
+
+impl From<&QuotaExceeded> for Told {
+    fn from(exceeded: &QuotaExceeded) -> Self {
+        match exceeded.retry_after {
+            Some(_) => Self(Code::ResourceExhausted, "QUOTA_EXCEEDED", "over this agent's quota: try again later"),
+            None => Self(
+                Code::FailedPrecondition,
+                "MESSAGE_EXCEEDS_QUOTA",
+                "the message is larger than this agent's quota ever lets pass",
+            ),
+        }
+    }
 }
 
 impl Told {
@@ -75,7 +129,9 @@ impl From<RefusalReason> for Told {
             RefusalReason::PolicyDenied => (Code::PermissionDenied, "denied by policy"),
             RefusalReason::DecisionFailed => (Code::PermissionDenied, "no decision could be made, so the answer is no"),
             RefusalReason::MalformedMessage => (Code::InvalidArgument, "the message is not well-formed"),
-            RefusalReason::TokenExpired => (Code::Unauthenticated, "unauthenticated"),
+            RefusalReason::TokenExpired | RefusalReason::TokenRevoked => (Code::Unauthenticated, "unauthenticated"),
+            RefusalReason::RevocationLimit => (Code::ResourceExhausted, "as many revocations are in force as are kept"),
+            RefusalReason::NoSuchRevocation => (Code::NotFound, "no such revocation is in force"),
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)
@@ -123,7 +179,9 @@ pub(super) fn inbox_status(InboxError(reason): InboxError) -> Option<Status> {
         EndReason::SlowSubscriber => {
             Some(Told(Code::ResourceExhausted, "SLOW_SUBSCRIBER", "the subscriber does not keep up").status(None))
         }
-        EndReason::TokenExpired => Some(unauthenticated()),
+        EndReason::TokenExpired | EndReason::Revoked | EndReason::KeyWithdrawn => Some(unauthenticated()),
+        EndReason::NotPermitted => Some(Told::from(RefusalReason::MissingPermission).status(None)),
+        EndReason::Disconnected => Some(ended(&SessionEnd::Disconnected)),
         EndReason::Draining => Some(draining()),
     }
 }
@@ -133,7 +191,8 @@ pub(super) fn log_status(error: &ReadError) -> Status {
     Told(Code::DataLoss, "LOG_DAMAGED", "the audit log could not be read").status(None)
 }
 
-pub(super) fn topic_status(error: TopicError) -> Status {
+/// An argument that does not parse; what is wrong with it is said in our own words.
+pub(super) fn argument(error: impl std::error::Error) -> Status {
     Status::with_error_details(
         Code::InvalidArgument,
         error.to_string(),

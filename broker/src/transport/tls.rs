@@ -6,7 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use rustls::{ServerConfig, crypto::CryptoProvider, version::TLS13};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    version::TLS13,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _};
 use thiserror::Error;
 
@@ -37,6 +42,23 @@ pub enum TlsError {
         /// What rustls said.
         source: rustls::Error,
     },
+    /// The authorities cannot be used to check client certificates.
+    #[error("`{path}` cannot be used to check client certificates: {detail}")]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What rustls said.
+        detail: String,
+    },
+}
+
+/// Who vouches for the certificates of clients. Whoever shows one must hold its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAuthorities<'a> {
+    /// The authorities' certificates, PEM.
+    pub file: &'a Path,
+    /// Whether nobody connects without a certificate.
+    pub is_required: bool,
 }
 
 /// The cryptography that both ends use; passed explicitly, since another crate may bring another default.
@@ -45,22 +67,46 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The server's settings from a certificate chain and its key, PEM both.
+/// The server's settings from a certificate chain and its key, PEM both. Clients are asked for certificates only where there
+/// are authorities for those.
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn server_config(certificate_file: &Path, private_key_file: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(
+    certificate_file: &Path,
+    private_key_file: &Path,
+    clients: Option<ClientAuthorities<'_>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(certificate_file)?;
     let key = private_key(private_key_file)?;
     let pair = |source| TlsError::Pair { certificate: certificate_file.to_owned(), source };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(pair)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(client_verifier(clients)?)
         .with_single_cert(chain, key)
         .map_err(pair)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    if clients.is_some() {
+        // A resumed session would carry its certificate on without checking it again.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(Arc::new(config))
+}
+
+fn client_verifier(clients: Option<ClientAuthorities<'_>>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(ClientAuthorities { file: path, is_required }) = clients else {
+        return Ok(WebPkiClientVerifier::no_client_auth());
+    };
+    let fault = |error: &dyn ToString| TlsError::Authorities { path: path.to_owned(), detail: error.to_string() };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| fault(&error))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let builder = if is_required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| fault(&error))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -99,7 +145,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("cert.pem");
         std::fs::write(&file, "not a certificate").expect("written");
-        let error = server_config(&file, &file).expect_err("no certificate").to_string();
+        let error = server_config(&file, &file, None).expect_err("no certificate").to_string();
         assert!(error.contains("cert.pem") && error.contains("certificate"), "{error}");
     }
 }

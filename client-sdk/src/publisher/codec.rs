@@ -16,11 +16,10 @@ use tonic_prost::{ProstCodec, ProstDecoder};
 use veribus_proto::v1::{PublishStreamRequest, PublishStreamResponse};
 
 use crate::{
+    Token,
+    present::Method,
     session::{DECODED_BYTES_MAX, Session},
-    token::Token,
 };
-
-const PATH: &str = "/veribus.v1.BrokerService/PublishStream";
 
 pub(super) type SharedRequest = Arc<PublishStreamRequest>;
 
@@ -32,8 +31,9 @@ pub(super) async fn open(
 ) -> Result<Streaming<PublishStreamResponse>, Status> {
     let mut grpc = Grpc::new(session.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX);
     grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
-    let request = Session::request(token, ReceiverStream::new(requests));
-    Ok(grpc.streaming(request, PathAndQuery::from_static(PATH), SharedCodec).await?.into_inner())
+    let request = session.presenter.request(token, Method::PUBLISH_STREAM, ReceiverStream::new(requests))?;
+    let path = PathAndQuery::from_static(Method::PUBLISH_STREAM.0);
+    Ok(grpc.streaming(request, path, SharedCodec).await?.into_inner())
 }
 
 struct SharedCodec;

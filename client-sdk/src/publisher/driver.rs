@@ -39,7 +39,7 @@ pub(super) enum StreamEnd {
 impl Driver {
     pub(super) fn new(session: Arc<Session>, commands: mpsc::UnboundedReceiver<Command>, window: Arc<Window>) -> Self {
         let attempts = session.publish_attempts();
-        let outstanding = Outstanding::new(Arc::clone(&window));
+        let outstanding = Outstanding::new(Arc::clone(&session), Arc::clone(&window));
         Self { session, inbox: Inbox::new(commands), outstanding, attempts, window }
     }
 

@@ -20,7 +20,7 @@ use std::{
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, Message, Receipt, session::Session};
+use crate::{Error, Message, Receipt, message::Outgoing, session::Session};
 use driver::Driver;
 use outstanding::{Reply, Submission};
 use window::Window;
@@ -39,7 +39,7 @@ enum Command {
 ///
 /// Messages sent one after another are recorded in that order. Where the stream breaks, everything without an answer
 /// is sent again, in order and with the same ids, so that the broker records it once. Each message resolves exactly
-/// once. Dropping the publisher gives up what is under way; [`Publisher::close`] waits for it.
+/// once. A fresh token is sent in the stream, which goes on. Dropping the publisher gives up what is under way; [`Publisher::close`] waits for it.
 pub struct Publisher {
     session: Arc<Session>,
     commands: mpsc::UnboundedSender<Command>,
@@ -93,11 +93,11 @@ impl Publisher {
     }
 
     fn submission(&self, message: Message) -> Result<(Submission, Pending), Error> {
-        let message = self.session.within_size(message)?;
+        let Outgoing { wire: message, speaker } = self.session.within_size(message)?;
         let bytes = self.window.bytes_of(message.encoded_len());
         let (sender, outcome) = oneshot::channel();
         let pending = Pending { message_id: message.id.clone(), outcome };
-        Ok((Submission { message, reply: Reply { sender, bytes } }, pending))
+        Ok((Submission { message, reply: Reply { sender, bytes, speaker } }, pending))
     }
 }
 

@@ -3,11 +3,16 @@
 use std::{collections::VecDeque, sync::Arc, vec};
 
 use tokio::sync::{mpsc, oneshot};
-use tonic::Code;
+use tonic::{Code, Status};
 use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, publish_result::Outcome};
 
 use super::{codec::SharedRequest, window::Window};
-use crate::{Error, Receipt, error::Refusal};
+use crate::{
+    Credentials, Error, Receipt,
+    error::Refusal,
+    present::{Method, Presenter},
+    session::Session,
+};
 
 /// How many messages go into one request.
 const REQUEST_MESSAGES_MAX: usize = 64;
@@ -32,6 +37,8 @@ impl Submission {
 pub(super) struct Reply {
     pub(super) sender: oneshot::Sender<Result<Receipt, Error>>,
     pub(super) bytes: u32,
+    /// Whose message it is, if each sending needs a proof of that.
+    pub(super) speaker: Option<Credentials>,
 }
 
 /// One request, and the replies that it still owes: those to the last of its messages.
@@ -49,6 +56,21 @@ impl Flight {
         self.request.messages.get(answered..).unwrap_or_default()
     }
 
+    /// Makes fresh proofs for those messages that need them: each is good once.
+    fn prove(&mut self, presenter: &Presenter) -> Result<(), Status> {
+        if self.replies.as_slice().iter().all(|reply| reply.speaker.is_none()) {
+            return Ok(());
+        }
+        let answered = self.request.messages.len().saturating_sub(self.replies.len());
+        let messages = Arc::make_mut(&mut self.request).messages.iter_mut().skip(answered);
+        for (message, reply) in messages.zip(self.replies.as_slice()) {
+            if let Some(speaker) = &reply.speaker {
+                message.credentials = Some(presenter.on_behalf_of(speaker, Method::PUBLISH_STREAM)?);
+            }
+        }
+        Ok(())
+    }
+
     /// The same, without what is answered, to be sent again.
     fn rest(self) -> Self {
         if self.replies.len() == self.request.messages.len() {
@@ -63,14 +85,14 @@ impl Flight {
 #[derive(Debug)]
 pub(super) enum AnswerFault {
     /// The broker asks to come again.
-    Again(Refusal),
+    Again(Box<Refusal>),
     /// The broker broke the protocol.
     Protocol(Error),
 }
 
 /// What is under way. Order: `flying`, then `again`, then `waiting`.
-#[derive(Debug)]
 pub(super) struct Outstanding {
+    session: Arc<Session>,
     window: Arc<Window>,
     /// On the current stream.
     flying: VecDeque<Flight>,
@@ -82,8 +104,9 @@ pub(super) struct Outstanding {
 }
 
 impl Outstanding {
-    pub(super) const fn new(window: Arc<Window>) -> Self {
+    pub(super) const fn new(session: Arc<Session>, window: Arc<Window>) -> Self {
         Self {
+            session,
             window,
             flying: VecDeque::new(),
             again: VecDeque::new(),
@@ -120,6 +143,10 @@ impl Outstanding {
     pub(super) fn send_next(&mut self, room: mpsc::Permit<'_, SharedRequest>) {
         let next = self.again.pop_front().or_else(|| self.batch());
         if let Some(mut flight) = next {
+            if let Err(status) = flight.prove(&self.session.presenter) {
+                // The broker refuses a message without its proof, and says so; the others go their way.
+                tracing::warn!(%status, "no proof for a message");
+            }
             flight.maybe_recorded |= self.stream_is_open;
             room.send(Arc::clone(&flight.request));
             self.flying.push_back(flight);
@@ -138,6 +165,12 @@ impl Outstanding {
         while let Some(flight) = self.flying.pop_back() {
             self.again.push_front(flight.rest());
         }
+    }
+
+    /// Whether the oldest message on the stream carries its own credentials.
+    pub(super) fn next_speaks_for_another(&self) -> bool {
+        let next = self.flying.front().and_then(|flight| flight.unanswered().first());
+        next.is_some_and(|message| message.credentials.is_some())
     }
 
     /// Resolves the oldest message on the stream.
@@ -208,11 +241,11 @@ impl Outstanding {
 
 /// A refusal that leaves open what will become of the message is no outcome: the message is sent again.
 fn final_refusal(wire: v1::Refusal) -> Result<Error, AnswerFault> {
-    let refusal = Refusal::from(wire);
+    let refusal = Box::new(Refusal::from(wire));
     if refusal.code == Code::Unavailable {
         return Err(AnswerFault::Again(refusal));
     }
-    Ok(Error::Refused(Box::new(refusal)))
+    Ok(Error::Refused(refusal))
 }
 
 /// Hands an outcome over and returns the bytes of room that this frees. Whoever dropped the other end does not care.

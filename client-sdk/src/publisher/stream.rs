@@ -1,13 +1,13 @@
 //! One stream to the broker, from its opening to its end.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 use tonic::{Code, Status, Streaming};
-use veribus_proto::v1::{PublishResult, PublishStreamResponse, publish_result::Outcome};
+use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse, publish_result::Outcome};
 
 use super::{
     codec::{self, SharedRequest},
@@ -15,9 +15,11 @@ use super::{
     outstanding::AnswerFault,
 };
 use crate::{
+    Token,
+    present::Method,
     retry::Failed,
     status::{self, may_have_happened},
-    token::Token,
+    token::RunningToken,
 };
 
 /// How many requests wait for the connection. Few, so that messages gather into larger requests while it is busy.
@@ -29,11 +31,12 @@ type Answers = Streaming<PublishStreamResponse>;
 
 impl Driver {
     pub(super) async fn run_stream(&mut self) -> StreamEnd {
-        let token = self.session.tokens.current();
+        let token = self.session.tokens.usable().await;
         let (requests, receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
         match self.open(&token, &requests, receiver).await {
             Ok(mut answers) => {
-                let end = self.exchange(&token, &requests, &mut answers).await;
+                let running = RunningToken::new(&self.session.tokens, token);
+                let end = self.exchange(running, &requests, &mut answers).await;
                 if matches!(end, StreamEnd::Finished) {
                     drop(requests);
                     part(answers).await;
@@ -79,21 +82,20 @@ impl Driver {
         StreamEnd::Lost(Failed { status, token: token.clone() })
     }
 
-    /// Sends and receives until the stream ends. With a new token at hand, it sends nothing more, waits for the
-    /// answers and finishes, so that the next stream begins with that token.
+    /// Sends and receives until the stream ends. A fresh token goes before the messages that are not sent yet.
     async fn exchange(
         &mut self,
-        token: &Token,
+        mut token: RunningToken,
         requests: &mpsc::Sender<SharedRequest>,
         answers: &mut Answers,
     ) -> StreamEnd {
         let mut patience = pin!(sleep_until(self.attempts.deadline()));
         loop {
-            let may_send = !requests.is_closed() && self.session.tokens.current().is(token);
+            let may_send = !requests.is_closed() && !token.is_due();
             if may_send {
                 self.outstanding.send_whole_requests(requests);
             }
-            if self.is_finished(token) {
+            if self.outstanding.is_empty() && !self.inbox.is_open() {
                 return StreamEnd::Finished;
             }
             let has_more = may_send && self.outstanding.has_unsent();
@@ -101,9 +103,16 @@ impl Driver {
             tokio::select! {
                 biased;
                 answer = answers.message() => {
-                    if let Err(end) = self.take_answer(answer, token) {
+                    if let Err(end) = self.take_answer(answer, &mut token) {
                         return end;
                     }
+                }
+                (fresh, room) = fresh_token(&mut token, requests) => {
+                    match self.session.presenter.refresh(&fresh, Method::PUBLISH_STREAM) {
+                        Ok(credentials) => room.send(refresh(credentials)),
+                        Err(status) => return StreamEnd::Lost(token.failed(status)),
+                    }
+                    token.sent(fresh);
                 }
                 () = self.inbox.receive(&mut self.outstanding), if self.inbox.is_open() => {
                     if self.inbox.is_abandoned() {
@@ -127,28 +136,29 @@ impl Driver {
         }
     }
 
-    fn is_finished(&self, token: &Token) -> bool {
-        let is_done = self.outstanding.is_empty() && !self.inbox.is_open();
-        is_done || (!self.outstanding.is_flying() && !self.session.tokens.current().is(token))
-    }
-
     fn take_answer(
         &mut self,
         answer: Result<Option<PublishStreamResponse>, Status>,
-        token: &Token,
+        token: &mut RunningToken,
     ) -> Result<(), StreamEnd> {
-        let lost = |status| StreamEnd::Lost(Failed { status, token: token.clone() });
-        match answer {
-            Ok(Some(response)) => self.take_results(response.results, token),
-            Ok(None) => Err(lost(Status::unavailable("the broker ended the stream"))),
-            Err(status) => Err(lost(status)),
+        let response = match answer {
+            Ok(Some(response)) => response,
+            Ok(None) => return Err(StreamEnd::Lost(token.failed(ended()))),
+            Err(status) => return Err(StreamEnd::Lost(token.failed(status))),
+        };
+        if let Some(refreshed) = response.refreshed {
+            token.accepted().map_err(StreamEnd::Failed)?;
+            self.attempts.progressed();
+            tracing::debug!(until = refreshed.token_expires_at, "the publish stream goes on under a fresh token");
         }
+        self.take_results(response.results, token.token())
     }
 
     fn take_results(&mut self, results: Vec<PublishResult>, token: &Token) -> Result<(), StreamEnd> {
         let (mut messages, mut bytes, mut fault) = (0, 0, None);
-        let has_expired = results.iter().any(is_about_the_token);
+        let mut has_expired = false;
         for result in results {
+            has_expired |= is_about_the_token(&result) && !self.outstanding.next_speaks_for_another();
             match self.outstanding.answer(result) {
                 Ok(freed) => (messages, bytes) = (messages + 1, bytes + freed),
                 Err(found) => {
@@ -162,11 +172,30 @@ impl Driver {
             self.attempts.progressed();
         }
         if has_expired {
-            // A newer one is noticed by `exchange`.
-            let _ = self.session.tokens.instead_of(token);
+            self.session.tokens.hurry();
         }
         fault.map_or(Ok(()), |fault| Err(end_of(fault, token)))
     }
+}
+
+/// Waits for a fresh token and for room to send it in. Gives nothing up when it is dropped.
+async fn fresh_token<'a>(
+    token: &mut RunningToken,
+    requests: &'a mpsc::Sender<SharedRequest>,
+) -> (Token, mpsc::Permit<'a, SharedRequest>) {
+    let fresh = token.due().await;
+    match requests.reserve().await {
+        Ok(room) => (fresh, room),
+        Err(_) => std::future::pending().await, // The stream has ended; how, its answers say.
+    }
+}
+
+fn refresh(credentials: v1::Credentials) -> SharedRequest {
+    Arc::new(PublishStreamRequest { messages: Vec::new(), refresh: Some(credentials) })
+}
+
+fn ended() -> Status {
+    Status::unavailable("the broker ended the stream")
 }
 
 fn is_about_the_token(result: &PublishResult) -> bool {

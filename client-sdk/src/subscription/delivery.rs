@@ -89,6 +89,9 @@ impl<'a> Checker<'a> {
 
     fn take(&mut self, wire: v1::Delivery) -> Result<Delivery, DeliveryFault> {
         let message = wire.message.ok_or(DeliveryFault::NoMessage)?;
+        if message.credentials.is_some() {
+            return Err(DeliveryFault::Credentials);
+        }
         let sender = wire.sender.and_then(verified).ok_or(DeliveryFault::NoSender)?;
         let payload_salt = wire.payload_salt.try_into().map_err(|_| DeliveryFault::Salt)?;
         if !names_index(&wire.decision_id, wire.audit_index) {
@@ -161,6 +164,10 @@ mod tests {
         assert_eq!(broken(|_| ()), None);
         assert_eq!(broken(|wire| wire.message = None), Some(DeliveryFault::NoMessage));
         assert_eq!(broken(|wire| wire.sender = None), Some(DeliveryFault::NoSender));
+        let forward = |wire: &mut v1::Delivery| {
+            wire.message.as_mut().expect("there").credentials = Some(v1::Credentials::default());
+        };
+        assert_eq!(broken(forward), Some(DeliveryFault::Credentials));
         assert_eq!(broken(|wire| wire.decision_id = "node-8".to_owned()), Some(DeliveryFault::DecisionId));
         assert_eq!(broken(|wire| wire.payload_salt.push(0)), Some(DeliveryFault::Salt));
         assert_eq!(broken(|wire| wire.payload_salt.clear()), Some(DeliveryFault::Salt));

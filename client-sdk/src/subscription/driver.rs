@@ -1,6 +1,6 @@
 //! The task behind a subscription: reads, checks, hands on, and opens anew.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -10,22 +10,58 @@ use veribus_proto::v1::{
 };
 
 use super::{Chunk, delivery::Checker};
-use crate::{Error, retry::Attempts, session::Session, status::Verdict, token::Token};
+use crate::{
+    Error, Token,
+    present::Method,
+    retry::{Attempts, Failed},
+    session::Session,
+    status::Verdict,
+    token::RunningToken,
+};
+
+/// How many requests wait for the connection: the subscription, or a fresh token.
+const REQUESTS_QUEUED_MAX: usize = 1;
 
 /// One server stream on which the subscription stands.
 pub(super) struct Link {
-    token: Token,
     subscription_id: String,
     responses: Streaming<SubscribeResponse>,
-    /// As long as it is here, the request side is open, and with it the subscription.
-    _requests: mpsc::Sender<SubscribeRequest>,
+    upstream: Upstream,
+}
+
+/// The request side of a link. As long as it is here, the subscription is open.
+struct Upstream {
+    session: Arc<Session>,
+    requests: mpsc::Sender<SubscribeRequest>,
+    token: RunningToken,
+}
+
+impl Upstream {
+    /// Sends fresh tokens as they come, until one cannot be sent. May be dropped while it waits.
+    async fn keep_fresh(&mut self) -> Status {
+        loop {
+            let fresh = self.token.due().await;
+            let Ok(room) = self.requests.reserve().await else {
+                return std::future::pending().await; // The link has ended; how, its responses say.
+            };
+            match self.session.presenter.refresh(&fresh, Method::SUBSCRIBE) {
+                Ok(credentials) => room.send(SubscribeRequest { request: Some(Request::Refresh(credentials)) }),
+                Err(status) => return status,
+            }
+            self.token.sent(fresh);
+        }
+    }
 }
 
 impl Link {
     /// Tries until the subscription stands.
-    pub(super) async fn open(session: &Session, patterns: &[String], attempts: &mut Attempts) -> Result<Self, Error> {
+    pub(super) async fn open(
+        session: &Arc<Session>,
+        patterns: &[String],
+        attempts: &mut Attempts,
+    ) -> Result<Self, Error> {
         loop {
-            let token = session.tokens.current();
+            let token = session.tokens.usable().await;
             let failure = match attempts.in_time(Self::open_once(session, patterns, token.clone())).await {
                 Some(Ok(link)) => return Ok(link),
                 Some(Err(LinkFault::Status(status))) => status,
@@ -36,18 +72,19 @@ impl Link {
         }
     }
 
-    async fn open_once(session: &Session, patterns: &[String], token: Token) -> Result<Self, LinkFault> {
-        let (requests, receiver) = mpsc::channel(1);
+    async fn open_once(session: &Arc<Session>, patterns: &[String], token: Token) -> Result<Self, LinkFault> {
+        let (requests, receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
         let subscription = v1::Subscription { patterns: patterns.to_vec() };
         // There is room for one, and the receiver is at hand: this cannot fail.
         let _ = requests.try_send(SubscribeRequest { request: Some(Request::Subscription(subscription)) });
-        let request = Session::request(&token, ReceiverStream::new(receiver));
+        let request = session.presenter.request(&token, Method::SUBSCRIBE, ReceiverStream::new(receiver))?;
         let mut responses = session.broker().subscribe(request).await?.into_inner();
         let first = responses.message().await?.and_then(|first| first.response);
         match first {
             Some(Response::Subscribed(subscribed)) => {
-                let subscription_id = subscribed.subscription_id;
-                Ok(Self { token, subscription_id, responses, _requests: requests })
+                let token = RunningToken::new(&session.tokens, token);
+                let upstream = Upstream { session: Arc::clone(session), requests, token };
+                Ok(Self { subscription_id: subscribed.subscription_id, responses, upstream })
             }
             Some(Response::Batch(_) | Response::Refreshed(_)) => {
                 Err(LinkFault::Protocol(Error::Protocol("deliveries before a subscription")))
@@ -60,16 +97,29 @@ impl Link {
         &self.subscription_id
     }
 
-    async fn next(&mut self) -> Result<DeliveryBatch, LinkFault> {
-        let response = self.responses.message().await?.ok_or_else(ended)?;
+    /// The next response; meanwhile, fresh tokens go out.
+    async fn next(&mut self) -> Result<Heard, LinkFault> {
+        let response = tokio::select! {
+            biased;
+            response = self.responses.message() => response?.ok_or_else(ended)?,
+            status = self.upstream.keep_fresh() => return Err(status.into()),
+        };
         match response.response {
-            Some(Response::Batch(batch)) => Ok(batch),
-            Some(Response::Subscribed(_) | Response::Refreshed(_)) => {
-                Err(LinkFault::Protocol(Error::Protocol("subscribed a second time")))
+            Some(Response::Batch(batch)) => Ok(Heard::Batch(batch)),
+            Some(Response::Refreshed(refreshed)) => {
+                self.upstream.token.accepted()?;
+                Ok(Heard::Refreshed(refreshed))
             }
+            Some(Response::Subscribed(_)) => Err(LinkFault::Protocol(Error::Protocol("subscribed a second time"))),
             None => Err(LinkFault::Protocol(Error::Protocol("an empty response to a subscription"))),
         }
     }
+}
+
+/// What comes over a link that stands.
+enum Heard {
+    Batch(DeliveryBatch),
+    Refreshed(v1::Refreshed),
 }
 
 /// Why a link ended or never came to be.
@@ -84,6 +134,12 @@ impl From<Status> for LinkFault {
     }
 }
 
+impl From<Error> for LinkFault {
+    fn from(error: Error) -> Self {
+        Self::Protocol(error)
+    }
+}
+
 fn ended() -> Status {
     Status::unavailable("the broker ended the subscription")
 }
@@ -93,7 +149,10 @@ struct Done;
 
 pub(super) struct Driver {
     session: Arc<Session>,
-    patterns: Vec<String>,
+    /// Those that were asked for.
+    patterns: Arc<[String]>,
+    /// Those that the token at hand permits.
+    served: Vec<String>,
     reader: mpsc::Sender<Chunk>,
     attempts: Attempts,
 }
@@ -101,7 +160,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(session: Arc<Session>, patterns: Vec<String>, reader: mpsc::Sender<Chunk>) -> Self {
         let attempts = session.reconnect_attempts();
-        Self { session, patterns, reader, attempts }
+        Self { session, patterns: patterns.as_slice().into(), served: patterns, reader, attempts }
     }
 
     pub(super) async fn run(mut self, mut link: Link) {
@@ -122,27 +181,38 @@ impl Driver {
     async fn follow(&mut self, mut link: Link) -> Result<Link, Done> {
         match self.read(&mut link).await? {
             LinkFault::Protocol(error) => self.end(error).await,
-            LinkFault::Status(status) => self.reopen(status, link.token).await,
+            LinkFault::Status(status) => self.reopen(link.upstream.token.failed(status)).await,
         }
     }
 
     async fn read(&mut self, link: &mut Link) -> Result<LinkFault, Done> {
         let mut dropped_before = 0;
-        let patterns = self.patterns.clone();
+        let patterns = Arc::clone(&self.patterns);
         let mut checker = Checker::new(&patterns);
         loop {
-            let batch = match link.next().await {
-                Ok(batch) => batch,
+            let heard = match link.next().await {
+                Ok(heard) => heard,
                 Err(fault) => return Ok(fault),
             };
-            let dropped = batch.dropped_total.saturating_sub(dropped_before);
-            dropped_before = batch.dropped_total;
             self.attempts.progressed();
-            self.hand_on(batch, dropped, &mut checker).await?;
+            match heard {
+                Heard::Batch(batch) => {
+                    let dropped = batch.dropped_total.saturating_sub(dropped_before);
+                    dropped_before = batch.dropped_total;
+                    self.hand_on(batch, dropped, &mut checker, &mut link.upstream).await?;
+                }
+                Heard::Refreshed(refreshed) => self.refreshed(refreshed).await?,
+            }
         }
     }
 
-    async fn hand_on(&self, batch: DeliveryBatch, dropped: u64, checker: &mut Checker<'_>) -> Result<(), Done> {
+    async fn hand_on(
+        &self,
+        batch: DeliveryBatch,
+        dropped: u64,
+        checker: &mut Checker<'_>,
+        upstream: &mut Upstream,
+    ) -> Result<(), Done> {
         let mut deliveries = Vec::with_capacity(batch.deliveries.len());
         let mut fault = None;
         for delivery in batch.deliveries {
@@ -154,24 +224,52 @@ impl Driver {
                 }
             }
         }
-        self.send(Chunk::Batch { deliveries, dropped }).await?;
+        self.send_meanwhile(Chunk::Batch { deliveries, dropped }, upstream).await?;
         match fault {
             Some(error) => self.end(error).await,
             None => Ok(()),
         }
     }
 
-    async fn reopen(&mut self, status: Status, token: Token) -> Result<Link, Done> {
-        let verdict = Verdict::of_subscription(&status);
+    /// Waits for a slow reader, and meanwhile sees to it that the broker has a token that is good.
+    async fn send_meanwhile(&self, chunk: Chunk, upstream: &mut Upstream) -> Result<(), Done> {
+        let mut sending = pin!(self.send(chunk));
+        tokio::select! {
+            biased;
+            sent = &mut sending => sent,
+            status = upstream.keep_fresh() => {
+                tracing::warn!(%status, "a fresh token could not be sent");
+                sending.await
+            }
+        }
+    }
+
+    /// The broker decided anew which patterns it serves.
+    async fn refreshed(&mut self, refreshed: v1::Refreshed) -> Result<(), Done> {
+        let was_asked_for = |pattern: &String| self.patterns.contains(pattern);
+        if refreshed.patterns.is_empty() || !refreshed.patterns.iter().all(was_asked_for) {
+            return self.end(Error::Protocol("a fresh token for other patterns than those asked for")).await;
+        }
+        if refreshed.patterns != self.served {
+            tracing::warn!(patterns = ?refreshed.patterns, "the fresh token changes what the subscription gets");
+            self.served = refreshed.patterns;
+            self.send(Chunk::Patterns(self.served.clone())).await?;
+        }
+        Ok(())
+    }
+
+    async fn reopen(&mut self, failed: Failed) -> Result<Link, Done> {
+        let verdict = Verdict::of_subscription(&failed.status);
         let cause = verdict.to_error();
         self.attempts.restart_clock();
-        if let Err(error) = self.attempts.after_verdict(&self.session, verdict, &token).await {
+        if let Err(error) = self.attempts.after_verdict(&self.session, verdict, &failed.token).await {
             return self.end(error).await;
         }
         match Link::open(&self.session, &self.patterns, &mut self.attempts).await {
             Ok(link) => {
+                self.served = self.patterns.to_vec();
                 let subscription_id = link.subscription_id.clone();
-                self.send(Chunk::Resubscribed { subscription_id, cause }).await?;
+                self.send(Chunk::Resubscribed { subscription_id, patterns: self.served.clone(), cause }).await?;
                 Ok(link)
             }
             Err(error) => self.end(error).await,

@@ -32,8 +32,10 @@ const BATCHES_QUEUED_MAX: usize = 4;
 enum Chunk {
     /// Deliveries, and how many messages were dropped before them.
     Batch { deliveries: Vec<Delivery>, dropped: u64 },
-    /// The subscription stands again, under this id.
-    Resubscribed { subscription_id: String, cause: Error },
+    /// The subscription stands again, under this id, with all patterns.
+    Resubscribed { subscription_id: String, patterns: Vec<String>, cause: Error },
+    /// Under a fresh token, the broker serves these patterns.
+    Patterns(Vec<String>),
     /// There is nothing more.
     Ended(Error),
 }
@@ -46,6 +48,12 @@ pub enum SubscriptionEvent {
     Delivery(Box<Delivery>),
     /// Messages may be missing between the delivery before and the one after.
     Gap(Gap),
+    /// A fresh token permits more or less than the one before: from here on, the broker serves these of the patterns that
+    /// were asked for.
+    PatternsChanged {
+        /// As they were asked for.
+        patterns: Vec<String>,
+    },
 }
 
 /// Why messages may be missing.
@@ -66,7 +74,8 @@ pub enum Gap {
 
 /// A live subscription: a stream of deliveries in the order of the audit log.
 ///
-/// It comes back by itself after the connection was lost or the broker asked to come again. It ends with an error
+/// It goes on under fresh tokens without a gap, for those patterns that the token at hand permits: see
+/// [`Subscription::patterns`]. It comes back by itself after the connection was lost or the broker asked to come again. It ends with an error
 /// where the broker says no, does not accept the token, breaks its word about a delivery, or stays away for too long.
 /// Delivery is at most once: what was sent during a gap is not here. [`Subscription::reconnects`] and
 /// [`Subscription::dropped_total`] count the gaps; [`Subscription::events`] shows where they are. Dropping it
@@ -75,6 +84,7 @@ pub struct Subscription {
     chunks: mpsc::Receiver<Chunk>,
     current: vec::IntoIter<Delivery>,
     id: String,
+    patterns: Vec<String>,
     reconnects: u64,
     dropped_total: u64,
     has_ended: bool,
@@ -86,15 +96,22 @@ impl Subscription {
         let link = Link::open(&session, &patterns, &mut attempts).await?;
         let id = link.subscription_id().to_owned();
         let (sender, chunks) = mpsc::channel(BATCHES_QUEUED_MAX);
-        tokio::spawn(Driver::new(session, patterns, sender).run(link));
+        tokio::spawn(Driver::new(session, patterns.clone(), sender).run(link));
         let current = Vec::new().into_iter();
-        Ok(Self { chunks, current, id, reconnects: 0, dropped_total: 0, has_ended: false })
+        Ok(Self { chunks, current, id, patterns, reconnects: 0, dropped_total: 0, has_ended: false })
     }
 
     /// The broker's name for the subscription, as in the audit log. Another one after each reconnect.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The patterns that the broker serves: those that were asked for, less what a fresh token did not permit, up to the
+    /// last delivery taken from this stream. After a reconnect, all of them again.
+    #[must_use]
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
     }
 
     /// How often the subscription had to be opened anew, up to the last delivery taken from this stream.
@@ -141,10 +158,15 @@ impl Subscription {
                 self.dropped_total = self.dropped_total.saturating_add(dropped);
                 (dropped > 0).then_some(Ok(Event::Gap(Gap::Dropped { messages: dropped })))
             }
-            Chunk::Resubscribed { subscription_id, cause } => {
+            Chunk::Resubscribed { subscription_id, patterns, cause } => {
                 self.id = subscription_id;
+                self.patterns = patterns;
                 self.reconnects = self.reconnects.saturating_add(1);
                 Some(Ok(Event::Gap(Gap::Resubscribed { cause })))
+            }
+            Chunk::Patterns(patterns) => {
+                self.patterns.clone_from(&patterns);
+                Some(Ok(Event::Patterns(patterns)))
             }
             Chunk::Ended(error) => {
                 self.has_ended = true;
@@ -158,6 +180,7 @@ impl Subscription {
 enum Event {
     Delivery(Delivery),
     Gap(Gap),
+    Patterns(Vec<String>),
 }
 
 impl Stream for Subscription {
@@ -167,7 +190,7 @@ impl Stream for Subscription {
         loop {
             match std::task::ready!(self.poll_event(cx)) {
                 Some(Ok(Event::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
-                Some(Ok(Event::Gap(_))) => {}
+                Some(Ok(Event::Gap(_) | Event::Patterns(_))) => {}
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
@@ -179,6 +202,7 @@ impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
             .field("id", &self.id)
+            .field("patterns", &self.patterns)
             .field("reconnects", &self.reconnects)
             .field("dropped_total", &self.dropped_total)
             .finish_non_exhaustive()
@@ -208,6 +232,7 @@ impl Stream for SubscriptionEvents {
                 event.map(|event| match event {
                     Event::Delivery(delivery) => SubscriptionEvent::Delivery(Box::new(delivery)),
                     Event::Gap(gap) => SubscriptionEvent::Gap(gap),
+                    Event::Patterns(patterns) => SubscriptionEvent::PatternsChanged { patterns },
                 })
             })
         })

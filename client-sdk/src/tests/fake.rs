@@ -12,8 +12,13 @@ use std::{
 };
 
 use futures_util::stream::BoxStream;
-use rustls::{ServerConfig, crypto::aws_lc_rs, version::TLS13};
-use rustls_pki_types::PrivateKeyDer;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -43,10 +48,33 @@ pub(super) struct PublishScript {
     pub(super) refuse: Option<Status>,
     /// Answers nothing before this is true.
     pub(super) hold: Option<watch::Receiver<bool>>,
+    /// Takes messages and says nothing about them.
+    pub(super) is_silent: bool,
     /// Ends after so many results.
     pub(super) end: Option<(usize, End)>,
+    /// What becomes of fresh tokens; each one is taken by default.
+    pub(super) refresh: Refresh,
     /// Makes the result of a message; a receipt by default.
     pub(super) result: Option<fn(&v1::Message, u64) -> PublishResult>,
+}
+
+/// What becomes of fresh tokens on a publish stream.
+#[derive(Default, Clone, Copy)]
+pub(super) enum Refresh {
+    #[default]
+    Take,
+    /// Ends the stream.
+    Refuse,
+    /// Says nothing for ever.
+    Ignore,
+}
+
+/// What came over a publish stream, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Came {
+    Opened { token: String },
+    Refresh { token: String },
+    Message { id: String },
 }
 
 #[derive(Clone)]
@@ -56,9 +84,12 @@ pub(super) enum End {
 }
 
 /// What a subscription does: says these things, then ends or stays.
+#[derive(Default)]
 pub(super) struct SubscribeScript {
     pub(super) responses: Vec<Result<SubscribeResponse, Status>>,
     pub(super) stays: bool,
+    /// What is said after each fresh token that comes while the subscription stays.
+    pub(super) after_refresh: VecDeque<Vec<Result<SubscribeResponse, Status>>>,
 }
 
 /// What an audit call answers; an error at the end breaks it off.
@@ -75,6 +106,16 @@ pub(super) struct State {
     pub(super) streamed: Mutex<Vec<Vec<String>>>,
     pub(super) published: Mutex<Vec<String>>,
     pub(super) authorizations: Mutex<Vec<String>>,
+    /// Everything that came over publish streams, in order.
+    pub(super) came: Mutex<Vec<Came>>,
+    /// Fresh tokens on subscriptions.
+    pub(super) refreshes: Mutex<Vec<v1::Credentials>>,
+    /// The proofs of possession, with the path of the method that they came with.
+    pub(super) proofs: Mutex<Vec<(&'static str, String)>>,
+    /// Credentials that messages carried.
+    pub(super) speakers: Mutex<Vec<v1::Credentials>>,
+    /// The certificates that clients showed, each with each connection.
+    pub(super) certificates: Mutex<Vec<CertificateDer<'static>>>,
     pub(super) queries: Mutex<Vec<QueryRequest>>,
     pub(super) tails: Mutex<Vec<Option<u64>>>,
     pub(super) next_index: Mutex<u64>,
@@ -84,9 +125,22 @@ pub(super) struct State {
 }
 
 impl State {
-    fn note_token<T>(&self, request: &Request<T>) {
-        let value = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        self.authorizations.lock().unwrap().push(value.unwrap_or_default().to_owned());
+    fn note_token<T>(&self, request: &Request<T>, method: &'static str) -> String {
+        let value = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let authorization = value("authorization").unwrap_or_default();
+        self.authorizations.lock().unwrap().push(authorization.clone());
+        self.proofs.lock().unwrap().extend(value("dpop").map(|proof| (method, proof)));
+        authorization.split_once(' ').map(|(_, token)| token.to_owned()).unwrap_or_default()
+    }
+
+    fn note_message(&self, message: &v1::Message) {
+        self.speakers.lock().unwrap().extend(message.credentials.clone());
+    }
+
+    fn note_refresh(&self, refresh: &v1::Credentials, method: &'static str) {
+        if !refresh.dpop_proof.is_empty() {
+            self.proofs.lock().unwrap().push((method, refresh.dpop_proof.clone()));
+        }
     }
 
     fn index(&self) -> u64 {
@@ -139,15 +193,28 @@ impl Fake {
         Self::start_speaking(&["h2"]).await
     }
 
+    /// That asks clients for a certificate.
+    pub(super) async fn start_asking(client_ca: CertificateDer<'static>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(client_ca).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        Self::start_with(&["h2"], verifier).await
+    }
+
     /// With other protocols over TLS than a broker's.
     pub(super) async fn start_speaking(protocols: &[&str]) -> Self {
+        Self::start_with(protocols, WebPkiClientVerifier::no_client_auth()).await
+    }
+
+    async fn start_with(protocols: &[&str], clients: Arc<dyn ClientCertVerifier>) -> Self {
         let state = Arc::new(State::default());
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        let acceptor = acceptor(&certified, protocols);
+        let acceptor = acceptor(&certified, protocols, clients);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, incoming) = mpsc::channel(16);
-        tokio::spawn(accept(listener, acceptor, state.kill.clone(), sender));
+        tokio::spawn(accept(listener, acceptor, Arc::clone(&state), sender));
         let service = Service(Arc::clone(&state));
         let server = Server::builder()
             .add_service(BrokerServiceServer::new(service.clone()))
@@ -194,12 +261,17 @@ impl Fake {
     }
 }
 
-fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, protocols: &[&str]) -> TlsAcceptor {
+/// For TLS 1.3.
+pub(super) fn acceptor(
+    certified: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    protocols: &[&str],
+    clients: Arc<dyn ClientCertVerifier>,
+) -> TlsAcceptor {
     let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certified.cert.der().clone()], key)
         .unwrap();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
@@ -209,13 +281,15 @@ fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, protocols: &[&str])
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    kill: watch::Sender<u64>,
+    state: Arc<State>,
     sender: mpsc::Sender<io::Result<Killable>>,
 ) {
     while let Ok((tcp, _)) = listener.accept().await {
         tcp.set_nodelay(true).unwrap();
-        let mut killed = kill.subscribe();
+        let mut killed = state.kill.subscribe();
         if let Ok(inner) = acceptor.accept(tcp).await {
+            let shown = inner.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+            state.certificates.lock().unwrap().extend(shown.map(CertificateDer::into_owned));
             let killed = Box::pin(async move { drop(killed.changed().await) });
             let _ = sender.send(Ok(Killable { inner, killed })).await;
         }
@@ -269,8 +343,9 @@ impl BrokerService for Service {
     type SubscribeStream = Answers<SubscribeResponse>;
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        self.0.note_token(&request);
+        self.0.note_token(&request, "Publish");
         let message = request.into_inner().message.unwrap();
+        self.0.note_message(&message);
         self.0.published.lock().unwrap().push(message.id.clone());
         if let Some(status) = self.0.publishes.lock().unwrap().pop_front() {
             return Err(status);
@@ -282,7 +357,8 @@ impl BrokerService for Service {
         &self,
         request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        self.0.note_token(&request);
+        let token = self.0.note_token(&request, "PublishStream");
+        self.0.came.lock().unwrap().push(Came::Opened { token });
         let mut script = self.0.publish_streams.lock().unwrap().pop_front().unwrap_or_default();
         if let Some(status) = script.refuse.take() {
             return Err(status);
@@ -296,7 +372,7 @@ impl BrokerService for Service {
         &self,
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        self.0.note_token(&request);
+        self.0.note_token(&request, "Subscribe");
         let script = self.0.subscriptions.lock().unwrap().pop_front().expect("an unexpected subscription")?;
         let (sender, answers) = mpsc::channel(16);
         tokio::spawn(serve(Arc::clone(&self.0), script, request.into_inner(), sender));
@@ -314,6 +390,27 @@ async fn answer(
     let mut given = 0;
     let mut stream = None;
     while let Ok(Some(request)) = requests.message().await {
+        if let Some(refresh) = &request.refresh {
+            state.note_refresh(refresh, "PublishStream");
+            state.came.lock().unwrap().push(Came::Refresh { token: refresh.token.clone() });
+            match script.refresh {
+                Refresh::Take => {
+                    let refreshed = Some(v1::Refreshed::default());
+                    let _ = answers.send(Ok(PublishStreamResponse { results: Vec::new(), refreshed })).await;
+                }
+                Refresh::Refuse => {
+                    let _ = answers.send(Err(Status::unauthenticated("unauthenticated"))).await;
+                    return;
+                }
+                Refresh::Ignore => {}
+            }
+        }
+        if request.messages.is_empty() {
+            continue;
+        }
+        let came = request.messages.iter().map(|message| Came::Message { id: message.id.clone() });
+        state.came.lock().unwrap().extend(came);
+        request.messages.iter().for_each(|message| state.note_message(message));
         let number = *stream.get_or_insert_with(|| {
             let mut streamed = state.streamed.lock().unwrap();
             streamed.push(Vec::new());
@@ -322,6 +419,9 @@ async fn answer(
         state.streamed.lock().unwrap()[number].extend(request.messages.iter().map(|message| message.id.clone()));
         if let Some(hold) = &mut script.hold {
             hold.wait_for(|is_free| *is_free).await.unwrap();
+        }
+        if script.is_silent {
+            continue;
         }
         for message in &request.messages {
             if let Some((after, end)) = &script.end
@@ -341,7 +441,7 @@ async fn answer(
 
 async fn serve(
     state: Arc<State>,
-    script: SubscribeScript,
+    mut script: SubscribeScript,
     mut requests: Streaming<SubscribeRequest>,
     answers: mpsc::Sender<Result<SubscribeResponse, Status>>,
 ) {
@@ -350,7 +450,18 @@ async fn serve(
         let _ = answers.send(response).await;
     }
     if script.stays {
-        let _ = requests.message().await;
+        while let Ok(Some(request)) = requests.message().await {
+            let Some(v1::subscribe_request::Request::Refresh(refresh)) = request.request else { return };
+            state.note_refresh(&refresh, "Subscribe");
+            state.refreshes.lock().unwrap().push(refresh);
+            for response in script.after_refresh.pop_front().unwrap_or_default() {
+                let ends = response.is_err();
+                let _ = answers.send(response).await;
+                if ends {
+                    return;
+                }
+            }
+        }
         state.unsubscribed.send_modify(|count| *count += 1);
     }
 }
@@ -361,14 +472,14 @@ impl AuditService for Service {
     type TailStream = Answers<TailResponse>;
 
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
-        self.0.note_token(&request);
+        self.0.note_token(&request, "Query");
         self.0.queries.lock().unwrap().push(request.into_inner());
         let script = self.0.audits.lock().unwrap().pop_front().expect("an unexpected query");
         Ok(Response::new(Box::pin(tokio_stream::iter(script))))
     }
 
     async fn tail(&self, request: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        self.0.note_token(&request);
+        self.0.note_token(&request, "Tail");
         self.0.tails.lock().unwrap().push(request.into_inner().from_index);
         let script = self.0.audits.lock().unwrap().pop_front().expect("an unexpected tail");
         let answers = script

@@ -3,7 +3,12 @@
 mod audit;
 mod connecting;
 mod fake;
+#[cfg(feature = "oauth")]
+mod oauth;
+mod proving;
 mod publishing;
+mod refreshing;
+mod source;
 mod streaming;
 mod subscribing;
 

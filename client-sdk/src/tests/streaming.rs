@@ -1,4 +1,4 @@
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use futures_util::{FutureExt as _, future::join_all};
 use tokio::sync::watch;
@@ -223,24 +223,6 @@ async fn a_refused_token_fails_what_was_never_sent_and_leaves_open_what_was() {
 
     let receipt = publisher.send(message(3)).await.expect("sent").await.expect("it goes on");
     assert_eq!(receipt.message_id, "m3");
-}
-
-#[tokio::test]
-async fn a_replaced_token_file_moves_the_publisher_to_a_new_stream() {
-    let fake = Fake::start().await;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), "old").unwrap();
-    let client = fake.builder().token_file(file.path()).connect().await.expect("connected");
-    let expired = |message: &v1::Message, index| refuse(message, index, Code::Unauthenticated, "TOKEN_EXPIRED");
-    fake.next_publish_stream(PublishScript { result: Some(expired), ..PublishScript::default() });
-    let publisher = client.publisher();
-    receipts(send(&publisher, 0..1).await).await;
-    fs::write(file.path(), "new").unwrap();
-    let error = publisher.send(message(1)).await.expect("sent").await.expect_err("refused");
-    assert_eq!(error.reason(), Some("TOKEN_EXPIRED"));
-    receipts(send(&publisher, 2..3).await).await;
-    assert_eq!(fake.state.authorizations.lock().unwrap()[1..], ["Bearer old", "Bearer new"]);
-    assert_eq!(fake.streamed(), [ids(0..2), ids(2..3)]);
 }
 
 #[tokio::test]

@@ -7,12 +7,12 @@ use veribus_proto::v1::{self, DeliveryBatch, SubscribeResponse, Subscribed, subs
 use super::fake::{Fake, SubscribeScript, status};
 use crate::{DeliveryFault, Error, Gap, Subscription, SubscriptionEvent};
 
-fn subscribed(id: &str) -> Result<SubscribeResponse, Status> {
+pub(super) fn subscribed(id: &str) -> Result<SubscribeResponse, Status> {
     let subscribed = Subscribed { subscription_id: id.to_owned(), ..Subscribed::default() };
     Ok(SubscribeResponse { response: Some(Response::Subscribed(subscribed)) })
 }
 
-fn delivery(audit_index: u64) -> v1::Delivery {
+pub(super) fn delivery(audit_index: u64) -> v1::Delivery {
     v1::Delivery {
         message: Some(v1::Message { topic: "a.b".to_owned(), data: "data".into(), ..v1::Message::default() }),
         sender: Some(v1::VerifiedSender {
@@ -26,16 +26,16 @@ fn delivery(audit_index: u64) -> v1::Delivery {
     }
 }
 
-fn batch(deliveries: Vec<v1::Delivery>, dropped_total: u64) -> Result<SubscribeResponse, Status> {
+pub(super) fn batch(deliveries: Vec<v1::Delivery>, dropped_total: u64) -> Result<SubscribeResponse, Status> {
     Ok(SubscribeResponse { response: Some(Response::Batch(DeliveryBatch { deliveries, dropped_total })) })
 }
 
 fn then_ends(responses: Vec<Result<SubscribeResponse, Status>>) -> Result<SubscribeScript, Status> {
-    Ok(SubscribeScript { responses, stays: false })
+    Ok(SubscribeScript { responses, ..SubscribeScript::default() })
 }
 
 fn then_stays(responses: Vec<Result<SubscribeResponse, Status>>) -> Result<SubscribeScript, Status> {
-    Ok(SubscribeScript { responses, stays: true })
+    Ok(SubscribeScript { responses, stays: true, ..SubscribeScript::default() })
 }
 
 async fn subscribe(fake: &Fake) -> Subscription {

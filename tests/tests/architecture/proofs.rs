@@ -8,8 +8,9 @@ use syn::{Fields, ImplItem, Item, ItemImpl, ItemStruct, Type, Visibility};
 use super::source::{self, SourceFile};
 
 /// Each with the file that defines it.
-const PROOFS: [(&str, &str); 6] = [
+const PROOFS: [(&str, &str); 7] = [
     ("Identity", "authenticate::identity"),
+    ("Verified", "authenticate::identity"),
     ("Inspected", "inspect::inspected"),
     ("Permitted", "decide::permitted"),
     ("Held", "decide::permitted"),

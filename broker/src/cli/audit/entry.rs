@@ -4,7 +4,10 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 use veribus_proto::{
     chain::leaf_hash,
-    v1::{AuditEntry, Decision, DecisionFacts, EntryKind, Finding, MessageFacts, Recipient, Severity, Undelivered},
+    v1::{
+        Actor, AuditEntry, Decision, DecisionFacts, DelegatedActor, EntryKind, Finding, MessageFacts, Recipient,
+        Revocation, Severity, Undelivered, revocation::Target,
+    },
 };
 
 use crate::cli::{instant, output};
@@ -30,6 +33,12 @@ pub(super) struct EntryJson {
     #[serde(skip_serializing_if = "String::is_empty")]
     token_sha256: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    confirmation: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    delegation: Vec<PartyJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<PartyJson>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     peer: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     resource: String,
@@ -41,6 +50,8 @@ pub(super) struct EntryJson {
     audience: Option<AudienceJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     undelivered: Option<UndeliveredJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revocation: Option<RevocationJson>,
     #[serde(skip_serializing_if = "String::is_empty")]
     subscription_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -48,6 +59,14 @@ pub(super) struct EntryJson {
     count: u64,
     prev: String,
     leaf_hash: String,
+}
+
+#[derive(Debug, Serialize)]
+struct PartyJson {
+    issuer: String,
+    agent: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    token_id: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,6 +113,23 @@ struct RecipientJson {
     agent: String,
 }
 
+/// A revocation for programs.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct RevocationJson {
+    id: String,
+    issuer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued_before: Option<String>,
+    whole_issuer: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    reason: String,
+}
+
 #[derive(Debug, Serialize)]
 struct UndeliveredJson {
     recipient: Option<RecipientJson>,
@@ -116,6 +152,9 @@ impl EntryJson {
             roles: actor.roles,
             token_id: actor.token_id,
             token_sha256: hex(&actor.token_sha256),
+            confirmation: actor.confirmation,
+            delegation: actor.delegation.into_iter().map(delegated).collect(),
+            via: entry.via.map(carrier),
             peer: entry.peer,
             resource: entry.resource,
             message: entry.message.map(message),
@@ -125,6 +164,7 @@ impl EntryJson {
                 audience_listed_at: audience.listed_at,
             }),
             undelivered: entry.undelivered.map(undelivered),
+            revocation: entry.revocation.as_ref().map(revocation_json),
             subscription_id: entry.subscription_id,
             detail: entry.detail,
             count: entry.count.max(1),
@@ -132,6 +172,14 @@ impl EntryJson {
             leaf_hash: hex(&leaf_hash(bytes)),
         }
     }
+}
+
+fn delegated(actor: DelegatedActor) -> PartyJson {
+    PartyJson { issuer: actor.issuer, agent: actor.agent, token_id: String::new() }
+}
+
+fn carrier(actor: Actor) -> PartyJson {
+    PartyJson { issuer: actor.issuer, agent: actor.agent, token_id: actor.token_id }
 }
 
 /// An entry for people: one text per column of [`COLUMNS`].
@@ -159,9 +207,48 @@ fn about(entry: &AuditEntry) -> String {
         parts.extend((!decision.reason.is_empty()).then(|| decision.reason.clone()));
     }
     parts.extend(entry.undelivered.as_ref().map(|undelivered| format!("{} undelivered", undelivered.messages)));
+    if let Some(revocation) = &entry.revocation {
+        parts.extend((!revocation.id.is_empty()).then(|| format!("as {}", revocation.id)));
+        parts.extend((!revocation.reason.is_empty()).then(|| revocation.reason.clone()));
+    }
     parts.extend((!entry.detail.is_empty()).then(|| entry.detail.clone()));
     parts.extend((entry.count > 1).then(|| format!("{} times", entry.count)));
     output::visible(&parts.join("  "))
+}
+
+/// A revocation as a JSON object.
+pub(in crate::cli) fn revocation_json(revocation: &Revocation) -> RevocationJson {
+    let (token_id, agent, issued_before) = match revocation.target.clone() {
+        Some(Target::TokenId(token_id)) => (Some(token_id), None, None),
+        Some(Target::Agent(agent)) => (None, Some(agent), None),
+        Some(Target::IssuedBefore(issued)) => {
+            (None, Some(issued.agent), Some(instant::from_seconds(issued.issued_before)))
+        }
+        Some(Target::WholeIssuer(_)) | None => (None, None, None),
+    };
+    RevocationJson {
+        id: revocation.id.clone(),
+        issuer: revocation.issuer.clone(),
+        token_id,
+        agent,
+        issued_before,
+        whole_issuer: matches!(revocation.target, Some(Target::WholeIssuer(true))),
+        expires_at: revocation.expires_at.as_ref().map(|end| instant::from_seconds(end.seconds)),
+        reason: revocation.reason.clone(),
+    }
+}
+
+/// What a revocation names of its issuer's, in a few words.
+pub(in crate::cli) fn revocation_text(revocation: &Revocation) -> String {
+    match &revocation.target {
+        Some(Target::TokenId(id)) => format!("token {id}"),
+        Some(Target::Agent(agent)) => format!("agent {agent}"),
+        Some(Target::IssuedBefore(issued)) => {
+            format!("agent {}, issued before {}", issued.agent, instant::from_seconds(issued.issued_before))
+        }
+        Some(Target::WholeIssuer(_)) => "everybody".to_owned(),
+        None => "nothing".to_owned(),
+    }
 }
 
 fn message(facts: MessageFacts) -> MessageJson {
@@ -316,6 +403,29 @@ mod tests {
         assert_eq!(row[..4], ["7", "2026-09-21T14:13:20.000001Z", "publish", "deny"]);
         assert_eq!(row[4..6], ["finance-agent", "finance.transactions"]);
         assert_eq!(row[6], "finance.transaction 12 B  to role:external  finance-to-compliance-only  POLICY_DENIED");
+    }
+
+    #[test]
+    fn a_revocation_is_told_with_its_name_and_reason() {
+        let revocation = Revocation {
+            id: "dev-9".to_owned(),
+            issuer: "veribus-dev".to_owned(),
+            target: Some(Target::Agent("finance-agent".to_owned())),
+            reason: "stolen laptop".to_owned(),
+            expires_at: None,
+        };
+        assert_eq!(revocation_text(&revocation), "agent finance-agent");
+        let entry = AuditEntry {
+            kind: EntryKind::Revoked.into(),
+            resource: "agent finance-agent of veribus-dev".to_owned(),
+            revocation: Some(revocation),
+            ..AuditEntry::default()
+        };
+        let row = row(&entry);
+        assert_eq!((&*row[2], &*row[6]), ("revoked", "as dev-9  stolen laptop"));
+        let expected = json!({"id": "dev-9", "issuer": "veribus-dev", "agent": "finance-agent", "whole_issuer": false,
+            "reason": "stolen laptop"});
+        assert_eq!(to_json(entry)["revocation"], expected);
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod verify;
 
 use clap::Subcommand;
 
+pub(super) use entry::{revocation_json, revocation_text};
+
 use super::failure::Failure;
 
 #[derive(Debug, Subcommand)]

@@ -54,12 +54,26 @@ fn decode(token: &str) -> Result<(Value, Map<String, Value>), jsonwebtoken::erro
 fn table(header: &Value, claims: &Map<String, Value>, now: i64) -> Table {
     let mut table = output::new_table(["PART", "NAME", "VALUE"]);
     for (name, value) in header.as_object().into_iter().flatten() {
-        table.add_row(["header", name, &shown(name, value, now)]);
+        add_rows(&mut table, "header", name, value, now);
     }
     for (name, value) in claims {
-        table.add_row(["claim", name, &shown(name, value, now)]);
+        add_rows(&mut table, "claim", name, value, now);
     }
     table
+}
+
+/// One row for a value, or one for each that an object holds, such as `cnf.jkt`.
+fn add_rows(table: &mut Table, part: &str, name: &str, value: &Value, now: i64) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (member, value) in members {
+                add_rows(table, part, &format!("{name}.{member}"), value, now);
+            }
+        }
+        _ => {
+            table.add_row([part, &output::visible(name), &output::visible(&shown(name, value, now))]);
+        }
+    }
 }
 
 fn shown(name: &str, value: &Value, now: i64) -> String {
@@ -78,13 +92,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::issue::{KeyKind, TokenIssuer};
+    use crate::issue::{Confirmation, KeyKind, TokenIssuer};
 
     fn token() -> String {
         let pem = KeyKind::Es256.generate_pem().expect("a key");
         let issuer = TokenIssuer::with_key_id("an-issuer", "veribus", &pem, "a-key").expect("an issuer");
         let claims = issuer.claims("an-agent", UnixSeconds(1_790_000_000), Duration::from_secs(3600));
-        issuer.issue(&claims.permission("publish:a").permission("publish:b")).expect("signed")
+        let claims = claims.permission("publish:a").permission("publish:b").decrypt("finance.>");
+        let claims =
+            claims.acted_by(&["helper", "helpers-helper"]).confirmed_by(&Confirmation::Key("thumb".to_owned()));
+        issuer.issue(&claims).expect("signed")
     }
 
     #[test]
@@ -96,6 +113,11 @@ mod tests {
             "at+jwt",
             "an-agent",
             "publish:a publish:b",
+            "finance.>",
+            "cnf.jkt",
+            "thumb",
+            "act.act.sub",
+            "helpers-helper",
             "2026-09-21T15:13:20Z (in 59m)",
             "2026-09-21T14:13:20Z (1m ago)",
         ] {

@@ -4,11 +4,12 @@ use std::{fs, path::PathBuf};
 
 use clap::Args;
 
+use super::signer::SignerArgs;
 use crate::{
     cli::{failure::Failure, output},
-    dev::{DevDirectory, write_private},
-    issue::{Claims, TokenIssuer},
-    model::{AgentId, Clock, RoleName},
+    dev::write_private,
+    issue::{Claims, Confirmation, TokenIssuer},
+    model::{AgentId, Clock, RoleName, TopicPattern},
 };
 
 #[derive(Debug, Args)]
@@ -25,33 +26,33 @@ pub(in crate::cli) struct IssueArgs {
     /// A message type that the agent may send, any if there is none; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
+    /// A scope whose content the agent may read in clear, for example `finance.>`; may be repeated
+    #[arg(long = "decrypt", value_name = "PATTERN")]
+    decrypt: Vec<String>,
+    /// Bind the token to a client certificate, PEM: it is worth nothing on another connection (RFC 8705)
+    #[arg(long, value_name = "FILE", conflicts_with = "cnf_jwk")]
+    cnf_certificate: Option<PathBuf>,
+    /// Bind the token to a key, a public JSON Web Key, of which the agent must prove possession (DPoP, RFC 9449)
+    #[arg(long, value_name = "FILE")]
+    cnf_jwk: Option<PathBuf>,
+    /// Who acts for the agent (RFC 8693); repeated, the current actor comes first
+    #[arg(long = "act", value_name = "NAME")]
+    actors: Vec<String>,
     /// How long the token is valid
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     lifetime: humantime::Duration,
     /// Write the token to a file that only its owner can read, instead of to standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// A development directory, whose issuer signs
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["key", "kid", "issuer", "audience"])]
-    dir: Option<PathBuf>,
-    /// The private key that signs: PKCS #8 PEM, ECDSA P-256 or Ed25519
-    #[arg(long, value_name = "FILE", required_unless_present = "dir")]
-    key: Option<PathBuf>,
-    /// The key's id [default: its thumbprint, RFC 7638]
-    #[arg(long, value_name = "ID")]
-    kid: Option<String>,
-    /// The claim `iss`
-    #[arg(long, value_name = "NAME", required_unless_present = "dir")]
-    issuer: Option<String>,
-    /// The claim `aud`
-    #[arg(long, value_name = "NAME", required_unless_present = "dir")]
-    audience: Option<String>,
+    #[command(flatten)]
+    signer: SignerArgs,
 }
 
 pub(super) fn run(args: &IssueArgs) -> Result<(), Failure> {
-    check_names(args).map_err(Failure::usage)?;
-    let issuer = issuer(args)?;
-    let token = issuer.issue(&claims(&issuer, args)).map_err(Failure::failed)?;
+    check_names(args)?;
+    let confirmation = confirmation(args)?;
+    let issuer = args.signer.open()?;
+    let token = issuer.issue(&claims(&issuer, args, confirmation.as_ref())).map_err(Failure::failed)?;
     match &args.out {
         None => Ok(output::line(token)?),
         Some(path) => write_private(path, format!("{token}\n").as_bytes())
@@ -59,32 +60,43 @@ pub(super) fn run(args: &IssueArgs) -> Result<(), Failure> {
     }
 }
 
-fn check_names(args: &IssueArgs) -> Result<(), crate::model::IdError> {
-    AgentId::parse(&args.sub)?;
-    args.roles.iter().try_for_each(|role| RoleName::parse(role).map(drop))
+fn check_names(args: &IssueArgs) -> Result<(), Failure> {
+    AgentId::parse(&args.sub).map_err(Failure::usage)?;
+    for role in &args.roles {
+        RoleName::parse(role).map_err(Failure::usage)?;
+    }
+    for actor in &args.actors {
+        AgentId::parse(actor).map_err(Failure::usage)?;
+    }
+    for scope in &args.decrypt {
+        TopicPattern::parse(scope).map_err(|error| Failure::usage(format!("`--decrypt {scope}`: {error}")))?;
+    }
+    Ok(())
 }
 
-fn issuer(args: &IssueArgs) -> Result<TokenIssuer, Failure> {
-    if let Some(dir) = &args.dir {
-        return DevDirectory::issuer_of(dir).map_err(Failure::usage);
-    }
-    let (Some(path), Some(issuer), Some(audience)) = (&args.key, &args.issuer, &args.audience) else {
-        return Err(Failure::usage("give `--dir`, or `--key`, `--issuer` and `--audience`"));
+/// What the token is bound to, if to anything.
+fn confirmation(args: &IssueArgs) -> Result<Option<Confirmation>, Failure> {
+    let (path, read): (_, fn(&[u8]) -> _) = match (&args.cnf_certificate, &args.cnf_jwk) {
+        (Some(path), _) => (path, Confirmation::of_certificate),
+        (None, Some(path)) => (path, Confirmation::of_jwk),
+        (None, None) => return Ok(None),
     };
     let about = |fault: &dyn ToString| Failure::usage(format!("`{}`: {}", path.display(), fault.to_string()));
-    let pem = fs::read_to_string(path).map_err(|error| about(&error))?;
-    let made = match &args.kid {
-        Some(kid) => TokenIssuer::with_key_id(issuer, audience, &pem, kid),
-        None => TokenIssuer::from_pem(issuer, audience, &pem),
-    };
-    made.map_err(|error| about(&error))
+    let bytes = fs::read(path).map_err(|error| about(&error))?;
+    read(&bytes).map(Some).map_err(|error| about(&error))
 }
 
-fn claims(issuer: &TokenIssuer, args: &IssueArgs) -> Claims {
+fn claims(issuer: &TokenIssuer, args: &IssueArgs, confirmation: Option<&Confirmation>) -> Claims {
     let mut claims = issuer.claims(&args.sub, Clock::system().now().seconds(), *args.lifetime);
     claims.roles.clone_from(&args.roles);
     claims.permissions.clone_from(&args.permissions);
-    args.types.iter().fold(claims, |claims, message_type| claims.message_type(message_type))
+    let claims = args.types.iter().fold(claims, |claims, message_type| claims.message_type(message_type));
+    let claims = args.decrypt.iter().fold(claims, |claims, scope| claims.decrypt(scope.as_str()));
+    let claims = claims.acted_by(&args.actors);
+    match confirmation {
+        Some(confirmation) => claims.confirmed_by(confirmation),
+        None => claims,
+    }
 }
 
 #[cfg(test)]
@@ -94,7 +106,10 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::{dev::DevOptions, issue::KeyKind};
+    use crate::{
+        dev::{DevDirectory, DevOptions},
+        issue::KeyKind,
+    };
 
     #[derive(Parser)]
     struct Line {

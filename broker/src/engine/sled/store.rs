@@ -1,4 +1,5 @@
 //! Chunks as keys and values of one tree. Key: first index and part, both big-endian, so that key order is log order.
+//! Records stand in the same tree, since a batch of sled is atomic within one: behind a first byte that no chunk reaches.
 
 use std::{
     fs::{self, File},
@@ -13,12 +14,15 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::head::{Head, HeadFile};
-use crate::engine::{AppendError, Chunk, LogStore, ReadError};
+use crate::engine::{AppendError, Chunk, KEY_BYTES_MAX, LogStore, ReadError, Record};
 
 /// The longest value, in bytes: sixteen of them fill a leaf page of sled without it turning into a blob.
 pub const VALUE_BYTES_MAX: usize = 7 * 1024;
 
 const PARTS_MAX: usize = u16::MAX as usize;
+/// The first byte of a record's key. No log grows to 2^56 * 255 entries.
+const RECORD: u8 = u8::MAX;
+const INDEX_MAX: u64 = ((RECORD as u64) << 56) - 1;
 
 /// Why a store cannot be opened.
 #[derive(Debug, Error)]
@@ -96,8 +100,18 @@ impl SledLog {
         Err(OpenError::FallenBehind { path: path.to_owned(), known: known.first_index })
     }
 
-    fn write(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
+    fn write(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError> {
         let mut batch = sled::Batch::default();
+        for record in records {
+            let value_bytes = record.value.as_ref().map_or(0, Bytes::len);
+            if record.key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX {
+                return Err(AppendError::Write("a record is too large".to_owned()));
+            }
+            match &record.value {
+                Some(value) => batch.insert(record_key(&record.key), value.as_ref()),
+                None => batch.remove(record_key(&record.key)),
+            }
+        }
         for chunk in chunks {
             if chunk.bytes.len() > VALUE_BYTES_MAX * PARTS_MAX {
                 return Err(AppendError::Write("a chunk is too large".to_owned()));
@@ -124,18 +138,29 @@ impl SledLog {
 }
 
 impl LogStore for SledLog {
-    fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
-        let Some(last) = chunks.last() else { return Ok(()) };
-        self.write(chunks)?;
+    fn append(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError> {
+        if chunks.is_empty() && records.is_empty() {
+            return Ok(());
+        }
+        self.write(chunks, records)?;
         // A crash here leaves entries that nobody was told of; the next start finds them in the log.
         self.file.sync_data().map_err(AppendError::Fatal)?;
+        let Some(last) = chunks.last() else { return Ok(()) };
         // A head that cannot be written is older than the log, which is allowed; a disk that fails here is about to fail
         // the next append as well.
         self.head.lock().write(head_of(last)).map_err(AppendError::Fatal)
     }
 
+    fn records(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let without_mark = |(key, value): (sled::IVec, sled::IVec)| {
+            (Bytes::copy_from_slice(key.get(1..).unwrap_or_default()), Bytes::copy_from_slice(&value))
+        };
+        let found = self.db.scan_prefix(record_key(prefix));
+        found.map(|item| item.map(without_mark).map_err(|error| ReadError::Store(error.to_string()))).collect()
+    }
+
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
-        let Some(found) = self.db.range(..=key(index, u16::MAX)).next_back() else { return Ok(None) };
+        let Some(found) = self.db.range(..=key(index.min(INDEX_MAX), u16::MAX)).next_back() else { return Ok(None) };
         let (found, _) = found.map_err(|error| ReadError::Store(error.to_string()))?;
         let (first_index, _) = split_key(&found).ok_or(ReadError::Damaged(index))?;
         Ok(Some(Chunk { first_index, bytes: self.parts(first_index)? }))
@@ -152,6 +177,10 @@ fn key(first_index: u64, part: u16) -> [u8; 10] {
     index.copy_from_slice(&first_index.to_be_bytes());
     rest.copy_from_slice(&part.to_be_bytes());
     key
+}
+
+fn record_key(key: &[u8]) -> Vec<u8> {
+    [&[RECORD], key].concat()
 }
 
 fn split_key(key: &[u8]) -> Option<(u64, u16)> {
@@ -206,7 +235,7 @@ mod tests {
         let lengths = [1, 500, VALUE_BYTES_MAX - 1, VALUE_BYTES_MAX, VALUE_BYTES_MAX + 1, 66_000];
         for round in 0..60u64 {
             let chunks: Vec<_> = (0u64..).zip(lengths).map(|(at, length)| chunk(round * 100 + at, length)).collect();
-            log.append(&chunks).expect("appended");
+            log.append(&chunks, &[]).expect("appended");
             for chunk in &chunks {
                 assert_eq!(log.chunk_at(chunk.first_index).expect("read").as_ref(), Some(chunk));
             }
@@ -221,10 +250,33 @@ mod tests {
     fn what_was_appended_is_there_after_opening_again() {
         let directory = tempfile::tempdir().expect("a directory");
         let log = SledLog::open(directory.path(), CACHE).expect("opened");
-        log.append(&[chunk(0, 10), chunk(7, 20)]).expect("appended");
+        log.append(&[chunk(0, 10), chunk(7, 20)], &[]).expect("appended");
         drop(log);
         let log = SledLog::open(directory.path(), CACHE).expect("opened again");
         assert_eq!(log.chunk_at(u64::MAX).expect("read"), Some(chunk(7, 20)));
+    }
+
+    fn record(key: &str, value: Option<&str>) -> Record {
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        Record { key: bytes(key), value: value.map(bytes) }
+    }
+
+    #[test]
+    fn records_change_with_a_commit_and_are_no_part_of_the_log() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = SledLog::open(directory.path(), CACHE).expect("opened");
+        log.append(&[], &[record("a/1", Some("alone"))]).expect("appended without a chunk");
+        assert_eq!(log.chunk_at(u64::MAX).expect("read"), None);
+        let records =
+            [record("a/1", None), record("a/2", Some("old")), record("a/2", Some("x")), record("b", Some("y"))];
+        log.append(&[chunk(0, 10)], &records).expect("appended");
+        drop(log);
+        let log = SledLog::open(directory.path(), CACHE).expect("opened again");
+        assert_eq!(log.chunk_at(u64::MAX).expect("read"), Some(chunk(0, 10)));
+        assert_eq!(log.records(b"a/").expect("read"), [("a/2".into(), "x".into())]);
+        let long = record("a", Some(&"x".repeat(VALUE_BYTES_MAX + 1)));
+        assert!(matches!(log.append(&[chunk(7, 1)], &[long]), Err(AppendError::Write(_))));
+        assert_eq!(log.chunk_at(u64::MAX).expect("read"), Some(chunk(0, 10)), "all or nothing");
     }
 
     #[test]
@@ -239,8 +291,8 @@ mod tests {
     fn a_log_that_lost_its_end_does_not_open() {
         let directory = tempfile::tempdir().expect("a directory");
         let log = SledLog::open(directory.path(), CACHE).expect("opened");
-        log.append(&[chunk(0, 10)]).expect("appended");
-        log.append(&[chunk(7, 20)]).expect("appended");
+        log.append(&[chunk(0, 10)], &[]).expect("appended");
+        log.append(&[chunk(7, 20)], &[]).expect("appended");
         log.db.remove(key(7, 0)).expect("removed");
         drop(log);
         let opened = SledLog::open(directory.path(), CACHE).err();
@@ -251,7 +303,7 @@ mod tests {
     fn a_database_file_that_is_gone_does_not_open_as_an_empty_log() {
         let directory = tempfile::tempdir().expect("a directory");
         let log = SledLog::open(directory.path(), CACHE).expect("opened");
-        log.append(&[chunk(0, 10)]).expect("appended");
+        log.append(&[chunk(0, 10)], &[]).expect("appended");
         drop(log);
         fs::remove_file(directory.path().join("log/db")).expect("removed");
         let opened = SledLog::open(directory.path(), CACHE).err();

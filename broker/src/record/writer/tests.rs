@@ -1,8 +1,12 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use veribus_proto::{
@@ -13,8 +17,8 @@ use veribus_proto::{
 
 use super::*;
 use crate::{
-    engine::{Chunk, LogStore, ReadError},
-    fixtures::{World, decider, inspector, message, peer},
+    engine::{Chunk, LogStore, ReadError, Record},
+    fixtures::{NOW, World, decider, inspector, message, peer},
     issue::KeyKind,
     model::{AgentId, Issuer},
 };
@@ -23,6 +27,7 @@ use crate::{
 #[derive(Default)]
 struct Store {
     chunks: Mutex<Vec<Chunk>>,
+    records: Mutex<BTreeMap<Bytes, Bytes>>,
     failures: Mutex<Vec<Failure>>,
     appends: AtomicUsize,
 }
@@ -35,17 +40,33 @@ enum Failure {
 }
 
 impl LogStore for Store {
-    fn append(&self, chunks: &[Chunk]) -> Result<(), AppendError> {
+    fn append(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError> {
         self.appends.fetch_add(1, Ordering::SeqCst);
         let failure = self.failures.lock().pop();
         if failure != Some(Failure::NotPersisted) {
             self.chunks.lock().extend_from_slice(chunks);
+            let mut kept = self.records.lock();
+            for Record { key, value } in records {
+                match value {
+                    Some(value) => kept.insert(key.clone(), value.clone()),
+                    None => kept.remove(key),
+                };
+            }
         }
         match failure {
             None => Ok(()),
             Some(Failure::Sync) => Err(AppendError::Fatal(std::io::Error::other("the disk is gone"))),
             Some(_) => Err(AppendError::Write("failed on purpose".to_owned())),
         }
+    }
+
+    fn records(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let kept = self.records.lock();
+        Ok(kept
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
@@ -77,6 +98,8 @@ impl Handover for Delivered {
     }
 }
 
+mod revoking;
+
 type Running = std::thread::JoinHandle<Result<(), WriterEnd>>;
 
 struct Bench {
@@ -88,6 +111,11 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self { world: World::new(KeyKind::EdDsa), store: Arc::default(), delivered: Delivered::default() }
+    }
+
+    /// The same store, and nothing else of what the process knew.
+    fn restarted(self) -> Self {
+        Self { world: self.world.restarted(), ..self }
     }
 
     fn start(&self) -> Result<(Recorder, LogReader, Running), StartError> {
@@ -108,10 +136,12 @@ impl Bench {
             verify_at_start_entries_max: 1_000,
             dedup_ids_per_sender_max: 100,
             dedup_senders_max: 10,
+            revocations_max: 3,
         };
         let disk = DiskWatch::new(std::path::Path::new("/"), 0);
         let (store, clock) = (self.store.clone(), self.world.clock.clone());
-        Writer::start(store, settings, disk, clock, Metrics::default())
+        let revocations = Arc::clone(self.world.verifier.revocations());
+        Writer::start(store, settings, disk, clock, Metrics::default(), revocations)
     }
 
     fn routed(&self, id: &str, allow: bool) -> Routed {
@@ -124,10 +154,21 @@ impl Bench {
     }
 
     fn routed_by(&self, sender: Arc<crate::authenticate::Identity>, id: &str, allow: bool, data: &str) -> Routed {
+        self.routed_through(None, sender, id, allow, data)
+    }
+
+    fn routed_through(
+        &self,
+        via: Option<Arc<crate::authenticate::Identity>>,
+        sender: Arc<crate::authenticate::Identity>,
+        id: &str,
+        allow: bool,
+        data: &str,
+    ) -> Routed {
         let rule = if allow { "allow if true" } else { "allow if input.topic == \"never\"" };
         let policy = format!("package veribus\nimport rego.v1\n{rule}\n");
         let decider = decider(&[("test.rego", &policy)], self.world.clock.clone()).expect("a policy");
-        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", data));
+        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", data)).brought_by(via);
         Routed::new(decider.decide(inspected), |_| Audience::new(Arc::new([recipient(1)])))
     }
 }

@@ -25,9 +25,10 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     authenticate::{
-        Access, BearerToken, ClaimPaths, Identity, IssuerKeys, KeySetError, TokenError, TrustedIssuer, Verifier,
+        Access, Authenticator, ClaimPaths, Identity, IssuerKeys, KeySetError, Presented, TokenError, TrustedIssuer,
+        Verifier,
     },
-    fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS},
+    fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, bearer, proofs},
     issue::{KeyKind, TokenIssuer},
 };
 
@@ -124,8 +125,8 @@ impl Provider {
         KeySource::discovery(Issuer::parse(&self.name()).expect("an issuer"), loopback()).expect("a source")
     }
 
-    /// A verifier that knows its keys by discovery.
-    fn verifier(&self, settings: RemoteKeysSettings, clock: &Clock) -> Verifier {
+    /// Recognises callers by keys that it knows by discovery.
+    fn verifier(&self, settings: RemoteKeysSettings, clock: &Clock) -> Authenticator {
         let issuer = Issuer::parse(&self.name()).expect("an issuer");
         let keys = RemoteKeys::start(issuer.clone(), self.source(), settings, clock.clone(), Metrics::default());
         let trusted = TrustedIssuer {
@@ -134,8 +135,10 @@ impl Provider {
             keys: IssuerKeys::Remote(keys),
             claims: ClaimPaths::default(),
             require_at_jwt: false,
+            require_bound: false,
         };
-        Verifier::new(vec![trusted], VERIFIER_SETTINGS, clock.clone())
+        let verifier = Verifier::new(vec![trusted], VERIFIER_SETTINGS, clock.clone());
+        Authenticator::new(Arc::new(verifier), proofs(None), clock.clone())
     }
 }
 
@@ -150,12 +153,12 @@ const RARELY: RemoteKeysSettings =
 const EAGER: RemoteKeysSettings =
     RemoteKeysSettings { ttl: Duration::from_secs(600), refresh_interval_min: Duration::ZERO };
 
-fn token(signer: &TokenIssuer) -> BearerToken {
-    BearerToken::new(&signer.issue(&signer.claims("agent", NOW, LIFETIME)).expect("signed")).expect("short")
+fn token(signer: &TokenIssuer) -> Presented<'static> {
+    bearer(&signer.issue(&signer.claims("agent", NOW, LIFETIME)).expect("signed"))
 }
 
-async fn verify(verifier: &Verifier, signer: &TokenIssuer) -> Result<Arc<Identity>, TokenError> {
-    verifier.verify_or_fetch(&token(signer)).await
+async fn verify(verifier: &Authenticator, signer: &TokenIssuer) -> Result<Arc<Identity>, TokenError> {
+    verifier.authenticate_or_fetch(&token(signer)).await
 }
 
 #[tokio::test]
@@ -165,7 +168,7 @@ async fn the_first_caller_waits_for_the_first_fetch_and_later_ones_for_nothing()
     provider.publish(&[&signer]);
     let verifier = provider.verifier(RARELY, &Clock::manual(NOW));
     assert_eq!(verify(&verifier, &signer).await.expect("recognised").agent().as_str(), "agent");
-    assert!(verifier.verify(&token(&signer)).is_ok(), "without waiting");
+    assert!(verifier.authenticate(&token(&signer)).is_ok(), "without waiting");
     assert_eq!(provider.fetches(), 1);
 }
 
@@ -190,7 +193,7 @@ async fn a_flood_of_unknown_keys_causes_one_fetch() {
     verify(&verifier, &known).await.expect("recognised");
     let flood = (0..1_000).map(|_| {
         let (verifier, token) = (Arc::clone(&verifier), token(&unknown));
-        tokio::spawn(async move { verifier.verify_or_fetch(&token).await.err() })
+        tokio::spawn(async move { verifier.authenticate_or_fetch(&token).await.err() })
     });
     for outcome in futures_util::future::join_all(flood).await {
         assert_eq!(outcome.expect("no panic"), Some(TokenError::UnknownKey));
@@ -206,10 +209,10 @@ async fn a_withdrawn_key_ends_what_it_vouched_for() {
     let clock = Clock::manual(NOW);
     let verifier = provider.verifier(EAGER, &clock);
     let identity = verify(&verifier, &old).await.expect("recognised");
-    assert_eq!(identity.check_lifetime(clock.now()), Ok(()));
+    assert_eq!(identity.check_standing(clock.now()), Ok(()));
     provider.publish(&[&new]);
     verify(&verifier, &new).await.expect("recognised");
-    assert_eq!(identity.check_lifetime(clock.now()), Err(TokenError::KeyWithdrawn), "on a stream that is open");
+    assert_eq!(identity.check_standing(clock.now()), Err(TokenError::KeyWithdrawn), "on a stream that is open");
     assert_eq!(verify(&verifier, &old).await.err(), Some(TokenError::UnknownKey));
 }
 
@@ -221,11 +224,11 @@ async fn other_material_under_the_same_name_is_another_key() {
     let clock = Clock::manual(NOW);
     let verifier = provider.verifier(EAGER, &clock);
     let remembered = token(&old);
-    let identity = verifier.verify_or_fetch(&remembered).await.expect("recognised");
+    let identity = verifier.authenticate_or_fetch(&remembered).await.expect("recognised");
     provider.publish(&[&new, &next]);
     verify(&verifier, &next).await.expect("recognised");
-    assert_eq!(identity.check_lifetime(clock.now()), Err(TokenError::KeyWithdrawn));
-    assert_eq!(verifier.verify(&remembered).err(), Some(TokenError::Signature), "remembered, and looked at anew");
+    assert_eq!(identity.check_standing(clock.now()), Err(TokenError::KeyWithdrawn));
+    assert_eq!(verifier.authenticate(&remembered).err(), Some(TokenError::Signature), "remembered, and looked at anew");
     verify(&verifier, &new).await.expect("recognised");
 }
 
@@ -239,7 +242,7 @@ async fn an_issuer_that_lists_no_key_any_more_has_withdrawn_them_all() {
     let identity = verify(&verifier, &signer).await.expect("recognised");
     provider.publish(&[]);
     verify(&verifier, &other).await.expect_err("no key");
-    assert_eq!(identity.check_lifetime(clock.now()), Err(TokenError::KeyWithdrawn));
+    assert_eq!(identity.check_standing(clock.now()), Err(TokenError::KeyWithdrawn));
 }
 
 #[tokio::test]
@@ -250,17 +253,17 @@ async fn a_key_counts_for_its_time_to_live_while_the_issuer_is_down_and_again_wh
     let clock = Clock::manual(NOW);
     let verifier = provider.verifier(EAGER, &clock);
     let remembered = token(&signer);
-    let identity = verifier.verify_or_fetch(&remembered).await.expect("recognised");
+    let identity = verifier.authenticate_or_fetch(&remembered).await.expect("recognised");
     provider.set("/keys", Answer::Status(StatusCode::INTERNAL_SERVER_ERROR));
     clock.advance(Duration::from_secs(599));
     verify(&verifier, &other).await.expect_err("a fetch that fails");
-    assert!(verifier.verify(&remembered).is_ok());
+    assert!(verifier.authenticate(&remembered).is_ok());
     clock.advance(Duration::from_secs(1));
-    assert_eq!(identity.check_lifetime(clock.now()), Err(TokenError::KeyWithdrawn));
-    assert_eq!(verifier.verify(&remembered).err(), Some(TokenError::UnknownKey));
+    assert_eq!(identity.check_standing(clock.now()), Err(TokenError::KeyWithdrawn));
+    assert_eq!(verifier.authenticate(&remembered).err(), Some(TokenError::UnknownKey));
     provider.publish(&[&signer]);
-    verifier.verify_or_fetch(&remembered).await.expect("recognised again");
-    assert_eq!(identity.check_lifetime(clock.now()), Ok(()), "the same key: the stream goes on");
+    verifier.authenticate_or_fetch(&remembered).await.expect("recognised again");
+    assert_eq!(identity.check_standing(clock.now()), Ok(()), "the same key: the stream goes on");
 }
 
 #[tokio::test]
@@ -274,7 +277,7 @@ async fn keys_are_fetched_again_before_their_time_is_over() {
     let identity = verify(&verifier, &signer).await.expect("recognised");
     provider.publish(&[]);
     let withdrawn = async {
-        while identity.check_lifetime(clock.now()).is_ok() {
+        while identity.check_standing(clock.now()).is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -297,7 +300,7 @@ async fn an_issuer_that_does_not_answer_holds_nobody_up_for_long_and_known_keys_
         outcome = &mut waiting => panic!("{outcome:?}"),
         () = tokio::time::sleep(Duration::from_millis(20)) => {}
     }
-    assert!(verifier.verify_or_fetch(&token(&known)).await.is_ok());
+    assert!(verifier.authenticate_or_fetch(&token(&known)).await.is_ok());
     assert!(started.elapsed() < WAIT_MAX);
     assert_eq!(waiting.await.err(), Some(TokenError::UnknownKey));
     assert!(started.elapsed() < WAIT_MAX + Duration::from_secs(2));

@@ -6,12 +6,14 @@
     reason = "a failed expectation is a failed test, in what the tests share too"
 )]
 
+mod token;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -72,6 +74,24 @@ impl Broker {
         let ready = Running::line(&mut process.0.stdout, "ready ");
         let url = ready.split(' ').nth(1).expect("a URL").to_owned();
         Self { process, url, directory, _outer: outer }
+    }
+
+    /// Tells the broker to stop, and starts another one on its directory.
+    fn restart(&mut self) {
+        self.stop();
+        self.restart_stopped();
+    }
+
+    fn restart_stopped(&mut self) {
+        self.process = Running::start(veribus().arg("dev").arg("--dir").arg(&self.directory));
+        let ready = Running::line(&mut self.process.0.stdout, "ready ");
+        self.url = ready.split(' ').nth(1).expect("a URL").to_owned();
+    }
+
+    fn stop(&mut self) -> ExitStatus {
+        let id = self.process.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+        self.process.0.wait().expect("ends")
     }
 
     fn client(&self, agent: &str, args: &[&str]) -> Command {
@@ -185,15 +205,11 @@ fn a_broker_that_is_told_to_stop_ends_well_and_its_directory_starts_another() {
         veribus().args(["health", "--url", &broker.url, "--ca"]).arg(ca).output().expect("the binary runs")
     };
     assert_eq!(code(&health(&broker)), 0);
-    let id = broker.process.0.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
-    let ended = broker.process.0.wait().expect("ends");
+    let ended = broker.stop();
     assert_eq!((ended.code(), ended.signal()), (Some(0), None));
     assert_eq!(code(&health(&broker)), 1);
 
-    let mut again = Running::start(veribus().arg("dev").arg("--dir").arg(&broker.directory));
-    let ready = Running::line(&mut again.0.stdout, "ready ");
-    broker.url = ready.split(' ').nth(1).expect("a URL").to_owned();
+    broker.restart_stopped();
     assert_eq!(code(&broker.audit(&["verify"])), 0);
     let publishes = broker.audit(&["query", "--json", "--kind", "publish"]);
     assert_eq!(json(&publishes)["decision"], "allow");

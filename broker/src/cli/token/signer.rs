@@ -1,0 +1,84 @@
+//! Which key signs: one that is given, or of several the one that a key set lists last.
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::key_set_file;
+use crate::{
+    cli::failure::Failure,
+    dev::DevDirectory,
+    issue::{IssueError, KeyKind, Listed, PublishedKeys, TokenIssuer},
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SignerArgs {
+    /// A development directory, whose issuer signs
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["key", "kid", "issuer", "audience", "jwks"])]
+    dir: Option<PathBuf>,
+    /// The private key that signs: PKCS #8 PEM, ECDSA P-256 or P-384, Ed25519 or RSA; several with `--jwks`
+    #[arg(long, value_name = "FILE", required_unless_present = "dir", num_args = 1..)]
+    key: Vec<PathBuf>,
+    /// The key set that verifiers read. The key that was added to it last signs, under the name that it has there; one
+    /// that is not in it signs nothing
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
+    /// The key's id [default: as in the key set; without one, its thumbprint, RFC 7638]
+    #[arg(long, value_name = "ID")]
+    kid: Option<String>,
+    /// The claim `iss`
+    #[arg(long, value_name = "NAME", required_unless_present = "dir")]
+    issuer: Option<String>,
+    /// The claim `aud`
+    #[arg(long, value_name = "NAME", required_unless_present = "dir")]
+    audience: Option<String>,
+}
+
+impl SignerArgs {
+    pub(super) fn open(&self) -> Result<TokenIssuer, Failure> {
+        if let Some(dir) = &self.dir {
+            return DevDirectory::issuer_of(dir).map_err(Failure::usage);
+        }
+        match (&self.jwks, self.key.as_slice()) {
+            (Some(jwks), keys) if !keys.is_empty() => self.newest(&key_set_file::read(jwks)?),
+            (None, [_]) => self.build(self.key.first(), None, self.kid.clone()),
+            _ => Err(Failure::usage("of several keys only `--jwks` says which is the newest")),
+        }
+    }
+
+    /// The key that was added last, or the one of the name that was asked for.
+    fn newest(&self, keys: &PublishedKeys) -> Result<TokenIssuer, Failure> {
+        let mut newest = None;
+        for path in &self.key {
+            let key = self.build(Some(path), None, None)?;
+            let listed = keys.find(key.public_key());
+            let wanted = |listed: &Listed<'_>| self.kid.as_deref().is_none_or(|kid| kid == listed.key_id);
+            let found = listed.filter(wanted).map(|listed| (listed, path));
+            newest = newest.into_iter().chain(found).max_by_key(|(listed, _)| listed.place);
+        }
+        let Some((listed, path)) = newest else {
+            return Err(Failure::failed("none of the keys is in the key set under that name: nobody would accept it"));
+        };
+        self.build(Some(path), listed.algorithm.and_then(KeyKind::named), Some(listed.key_id.to_owned()))
+    }
+
+    fn build(
+        &self,
+        path: Option<&PathBuf>,
+        kind: Option<KeyKind>,
+        key_id: Option<String>,
+    ) -> Result<TokenIssuer, Failure> {
+        let (Some(path), Some(issuer), Some(audience)) = (path, &self.issuer, &self.audience) else {
+            return Err(Failure::usage("give `--dir`, or `--key`, `--issuer` and `--audience`"));
+        };
+        let about = |fault: &dyn ToString| Failure::usage(format!("`{}`: {}", path.display(), fault.to_string()));
+        let pem = Zeroizing::new(fs::read_to_string(path).map_err(|error| about(&error))?);
+        let made: Result<_, IssueError> = match (kind, key_id) {
+            (Some(kind), key_id) => TokenIssuer::of_kind(issuer, audience, &pem, kind, key_id),
+            (None, Some(key_id)) => TokenIssuer::with_key_id(issuer, audience, &pem, key_id),
+            (None, None) => TokenIssuer::from_pem(issuer, audience, &pem),
+        };
+        made.map_err(|error| about(&error))
+    }
+}

@@ -1,0 +1,107 @@
+//! Decisions on requests, and what takes effect with their entries: revocations at once, since nothing that they name may
+//! stand after them; their end only once that is durable. Whatever fails on the way leaves a revocation in force.
+
+use crate::{
+    authenticate::{Identity, Revocation, Revoked, TokenError},
+    engine::Record,
+    model::RefusalReason,
+    record::{
+        AccessReceipt, Draft,
+        commit::Commit,
+        queue::{Change, Request},
+        revocation,
+    },
+};
+
+use super::Writer;
+
+/// What a commit changes beside the log.
+#[derive(Default)]
+pub(super) struct Changes {
+    pub(super) records: Vec<Record>,
+    /// In force already; to be recorded again should the commit fail.
+    pub(super) revoked: Vec<Unrecorded>,
+    /// To be lifted once the commit is durable.
+    pub(super) lifted: Vec<u64>,
+}
+
+/// A revocation in force whose entry may not be in the log.
+pub(super) struct Unrecorded {
+    index: u64,
+    draft: Draft,
+    revocation: Revocation,
+}
+
+impl Writer {
+    /// The changes that come with any commit: revocations that have ended are forgotten, and those that a failed commit
+    /// left behind are recorded again, under new names.
+    pub(super) fn changes(&mut self, commit: &mut Commit) -> Changes {
+        let mut changes = Changes::default();
+        for index in self.revocations.over(self.clock.now().seconds()) {
+            changes.records.push(revocation::forgotten(index));
+            changes.lifted.push(index);
+        }
+        let unrecorded = std::mem::take(&mut self.unrecorded);
+        let former: Vec<u64> = unrecorded.iter().map(|one| one.index).collect();
+        changes.records.extend(former.iter().map(|index| revocation::forgotten(*index)));
+        let put = unrecorded.into_iter().map(|one| self.put(one.draft, one.revocation, commit, &mut changes)).collect();
+        if !former.is_empty() {
+            self.revocations.change(put, &former);
+        }
+        changes
+    }
+
+    /// Records a decision on a request. Its asker's token may have run out or been revoked while it waited.
+    pub(super) fn request(&mut self, request: Request, commit: &mut Commit, changes: &mut Changes) -> AccessReceipt {
+        let Request { mut draft, asker, change } = request;
+        let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.no_room(&change));
+        if let Some((rule, reason)) = refused {
+            draft.deny(&rule, reason);
+            let decision_id = self.decision_id(commit.push(draft));
+            return AccessReceipt { decision_id, refused: Some(reason) };
+        }
+        let index = match change {
+            Change::None => commit.push(draft),
+            Change::Reinstate(index) => {
+                changes.records.push(revocation::forgotten(index));
+                changes.lifted.push(index);
+                commit.push(draft)
+            }
+            Change::Revoke(revocation) => {
+                let revoked = self.put(draft, revocation, commit, changes);
+                let index = revoked.index;
+                self.revocations.change(vec![revoked], &[]);
+                index
+            }
+        };
+        AccessReceipt { decision_id: self.decision_id(index), refused: None }
+    }
+
+    /// Why nothing more is taken from a sender or asker: the rule, and the word.
+    pub(super) fn fallen(&self, identity: &Identity) -> Option<(String, RefusalReason)> {
+        let error = identity.check_standing(self.clock.now()).err()?;
+        let reason = match error {
+            TokenError::Revoked => RefusalReason::TokenRevoked,
+            _ => RefusalReason::TokenExpired,
+        };
+        Some((format!("native/token-{}", error.reason()), reason))
+    }
+
+    fn no_room(&self, change: &Change) -> Option<(String, RefusalReason)> {
+        let full = self.revocations.len() >= self.settings.revocations_max;
+        let is_another = matches!(change, Change::Revoke(_));
+        (full && is_another).then(|| ("native/revocation-limit".to_owned(), RefusalReason::RevocationLimit))
+    }
+
+    /// Gives a revocation its entry, which names it.
+    fn put(&self, draft: Draft, revocation: Revocation, commit: &mut Commit, changes: &mut Changes) -> Revoked {
+        let (index, id) = (commit.next_index(), self.decision_id(commit.next_index()));
+        let mut named = draft.clone();
+        named.name_revocation(&id);
+        commit.push(named);
+        let revoked = Revoked { index, id: id.to_string(), revocation: revocation.clone() };
+        changes.records.push(revocation::kept(&revoked));
+        changes.revoked.push(Unrecorded { index, draft, revocation });
+        revoked
+    }
+}

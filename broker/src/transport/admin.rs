@@ -1,0 +1,136 @@
+//! `AdminService`: operators revoke, reinstate, look at sessions and end them.
+
+use prost_types::Timestamp;
+use tonic::{Request, Response, Status};
+use veribus_proto::v1::{
+    self, DisconnectRequest, DisconnectResponse, ListRevocationsRequest, ListRevocationsResponse, ListSessionsRequest,
+    ListSessionsResponse, ReinstateRequest, ReinstateResponse, RevokeRequest, RevokeResponse,
+    admin_service_server::AdminService, disconnect_request::Target,
+};
+
+use super::{broker::caller, convert, status};
+use crate::{
+    administer::{Administration, Disconnecting},
+    authenticate::{Revocation, Session, SessionFilter, SessionId},
+    model::{AgentId, DecisionId, IdError, Issuer},
+    record::{actor, revocation_facts},
+};
+
+/// How many sessions or revocations one answer holds at most.
+const PAGE_MAX: usize = 1_000;
+/// The longest name of a revocation that is looked for, in bytes.
+const ID_BYTES_MAX: usize = 128;
+
+/// The service.
+pub struct Admin(Administration);
+
+impl Admin {
+    /// Carries requests out by `administration`.
+    #[must_use]
+    pub const fn new(administration: Administration) -> Self {
+        Self(administration)
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.into_inner().revocation.ok_or_else(|| status::invalid("there is no revocation"))?;
+        let revocation = Revocation::try_from(asked).map_err(status::argument)?;
+        let done = self.0.revoke(caller, revocation).await.map_err(|refusal| status::read_status(&refusal))?;
+        Ok(Response::new(RevokeResponse {
+            revocation: Some(revocation_facts(&done.revoked.revocation, &done.revoked.id)),
+            audit_index: done.revoked.index,
+            sessions_ended: done.sessions_ended as u64,
+        }))
+    }
+
+    async fn reinstate(&self, request: Request<ReinstateRequest>) -> Result<Response<ReinstateResponse>, Status> {
+        let caller = caller(&request)?;
+        let id = request.into_inner().revocation_id;
+        if id.len() > ID_BYTES_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(status::invalid("that is no name of a revocation"));
+        }
+        let lifted = self.0.reinstate(caller, id).await.map_err(|refusal| status::read_status(&refusal))?;
+        Ok(Response::new(ReinstateResponse { audit_index: lifted.audit_index() }))
+    }
+
+    async fn list_revocations(
+        &self,
+        request: Request<ListRevocationsRequest>,
+    ) -> Result<Response<ListRevocationsResponse>, Status> {
+        let caller = caller(&request)?;
+        let ListRevocationsRequest { page_size, page_token } = request.into_inner();
+        let (from, max) = (page(&page_token)?, page_max(page_size));
+        let found = self.0.revocations(&caller, from, max).await.map_err(|refusal| status::read_status(&refusal))?;
+        let next = (found.len() == max).then(|| found.last().map(|last| last.index + 1)).flatten();
+        Ok(Response::new(ListRevocationsResponse {
+            revocations: found.iter().map(|one| revocation_facts(&one.revocation, &one.id)).collect(),
+            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let caller = caller(&request)?;
+        let ListSessionsRequest { agent, issuer, page_size, page_token } = request.into_inner();
+        let filter =
+            SessionFilter { agent: optional(&agent, AgentId::parse)?, issuer: optional(&issuer, Issuer::parse)? };
+        let (after, max) = (SessionId(page(&page_token)?), page_max(page_size));
+        let found = self.0.sessions(&caller, &filter, after, max).await;
+        let found = found.map_err(|refusal| status::read_status(&refusal))?;
+        let next = (found.len() == max).then(|| found.last().map(|last| last.id().0)).flatten();
+        Ok(Response::new(ListSessionsResponse {
+            sessions: found.iter().map(|session| self::session(session)).collect(),
+            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectResponse>, Status> {
+        let caller = caller(&request)?;
+        let whom = match request.into_inner().target {
+            Some(Target::SessionId(id)) => Disconnecting::Session(SessionId(id)),
+            Some(Target::Agent(whose)) => Disconnecting::Agent(
+                Issuer::parse(&whose.issuer).map_err(status::argument)?,
+                AgentId::parse(&whose.agent).map_err(status::argument)?,
+            ),
+            None => return Err(status::invalid("it is not said which sessions")),
+        };
+        let done: Result<(DecisionId, usize), _> = self.0.disconnect(caller, whom).await;
+        let (decision, ended) = done.map_err(|refusal| status::read_status(&refusal))?;
+        Ok(Response::new(DisconnectResponse { audit_index: decision.audit_index(), sessions_ended: ended as u64 }))
+    }
+}
+
+fn session(session: &Session) -> v1::Session {
+    let identity = session.identity();
+    let opened_at: Timestamp = convert::timestamp(session.opened_at());
+    v1::Session {
+        id: session.id().0,
+        actor: Some(actor(&identity)),
+        peer: session.peer().to_string(),
+        method: session.method().to_owned(),
+        opened_at: Some(opened_at),
+        token_expires_at: identity.expires_at().0,
+        refreshes: session.renewals(),
+    }
+}
+
+fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, IdError>) -> Result<Option<T>, Status> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some).map_err(status::argument) }
+}
+
+/// Where a page begins; an answer's `next_page_token` says it.
+fn page(token: &str) -> Result<u64, Status> {
+    if token.is_empty() { Ok(0) } else { token.parse().map_err(|_| status::invalid("that is no page token")) }
+}
+
+fn page_max(asked: u32) -> usize {
+    match usize::try_from(asked) {
+        Ok(0) | Err(_) => PAGE_MAX,
+        Ok(asked) => asked.min(PAGE_MAX),
+    }
+}
