@@ -130,9 +130,10 @@ async fn knowing_its_url(clock: &Clock) -> Result<TestBroker> {
     Setup::default().open_policy().clock(clock).configure(|config| config.server.public_url = Some(url)).start().await
 }
 
+/// A little ahead, so that the tokens of the development directory, made by the system's clock, are not of the future.
 fn standing_clock() -> Clock {
     let UnixSeconds(now) = Clock::system().now().seconds();
-    Clock::manual(UnixSeconds(now))
+    Clock::manual(UnixSeconds(now + 30))
 }
 
 /// A key, and a token of an agent that names it.
