@@ -6,8 +6,8 @@ use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use veribus_broker::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
-        Scheme, TokenError, TrustedIssuer, Verifier, VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, Presented, ProofSettings, TrustedIssuer, Verifier,
+        VerifierSettings,
     },
     model::{Clock, Issuer, UnixSeconds},
 };
@@ -40,23 +40,14 @@ pub fn authenticator() -> Authenticator {
     };
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
     let clock = Clock::manual(UnixSeconds(NOW));
-    let limits = ProofLimits { total_max: 16, per_agent_max: 16 };
-    let proofs = ProofSettings { public_url: None, max_age_s: 60, limits };
-    Authenticator::new(Arc::new(Verifier::new(vec![trusted], settings, clock.clone())), proofs, clock)
+    let verifier = Verifier::new(vec![trusted], settings, clock.clone());
+    Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock)
 }
 
-/// Presents a token over a connection without a certificate, and without a proof.
-///
-/// # Errors
-/// Why it is refused.
-pub fn present(authenticator: &Authenticator, token: BearerToken) -> Result<Arc<Identity>, TokenError> {
-    authenticator.authenticate(&Presented {
-        token,
-        scheme: Scheme::Bearer,
-        proof: None,
-        certificate_sha256: None,
-        method: "/veribus.v1.BrokerService/Publish",
-    })
+/// A token as somebody presents it.
+#[must_use]
+pub const fn presented(token: BearerToken) -> Presented<'static> {
+    Presented::as_bearer(token, "/veribus.v1.BrokerService/Publish")
 }
 
 /// The private key to it.

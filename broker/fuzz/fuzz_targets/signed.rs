@@ -11,7 +11,7 @@ use jsonwebtoken::EncodingKey;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use veribus_broker::authenticate::{Authenticator, BearerToken};
-use veribus_fuzz::{AUDIENCE, ISSUER, NOW, authenticator, key, present, sign};
+use veribus_fuzz::{AUDIENCE, ISSUER, NOW, authenticator, key, presented, sign};
 
 static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(authenticator);
 static KEY: LazyLock<EncodingKey> = LazyLock::new(key);
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     let at = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     let (header, payload) = (&bytes[..at], bytes.get(at + 1..).unwrap_or_default());
     let Ok(token) = BearerToken::new(&sign(header, payload, &KEY)) else { return };
-    let Ok(identity) = present(&AUTHENTICATOR, token) else { return };
+    let Ok(identity) = AUTHENTICATOR.authenticate(&presented(token)) else { return };
     let header: Value = serde_json::from_slice(header).expect("a header that was read");
     assert_eq!((&header["alg"], &header["kid"]), (&Value::from("EdDSA"), &Value::from("k")));
     for name in ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty"] {

@@ -7,8 +7,8 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use veribus_broker::authenticate::{Authenticator, BearerToken};
-use veribus_fuzz::{authenticator, key, present, sign};
+use veribus_broker::authenticate::{Authenticator, BearerToken, Scheme};
+use veribus_fuzz::{authenticator, key, presented, sign};
 
 static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(authenticator);
 static VALID: LazyLock<String> = LazyLock::new(|| {
@@ -18,9 +18,7 @@ static VALID: LazyLock<String> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(token) = str::from_utf8(bytes).map_err(drop).and_then(|text| BearerToken::new(text).map_err(drop)) else {
-        return;
-    };
-    let accepted = present(&AUTHENTICATOR, token).is_ok();
+    let Ok((Scheme::Bearer, token)) = BearerToken::from_authorization(&[b"Bearer ", bytes].concat()) else { return };
+    let accepted = AUTHENTICATOR.authenticate(&presented(token)).is_ok();
     assert_eq!(accepted, bytes == VALID.as_bytes());
 });

@@ -4,17 +4,19 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
 use veribus_broker::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
-        Scheme, TokenError, TrustedIssuer, Verifier, VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, Presented, ProofSettings, TokenError,
+        TrustedIssuer, Verifier, VerifierSettings,
     },
     model::{Clock, Issuer, UnixSeconds},
 };
 
 use crate::{
     attack::{AUDIENCE, Attack, ISSUER, OTHER_ISSUER},
-    signers::key_set,
+    signers::{Signer, key_set},
 };
 
+/// The method that they are presented to.
+pub(crate) const METHOD: &str = "/veribus.v1.BrokerService/Publish";
 pub(crate) const NOW: i64 = 1_900_000_000;
 
 /// What came of it.
@@ -31,32 +33,19 @@ pub(crate) struct Tally {
     pub(crate) reasons: BTreeMap<&'static str, BTreeMap<&'static str, usize>>,
 }
 
-/// Recognises callers by the tokens of these issuers, at a fixed time.
-pub(crate) fn authenticator(issuers: Vec<TrustedIssuer>) -> Authenticator {
-    let clock = Clock::manual(UnixSeconds(NOW));
+pub(crate) fn authenticator(attack: &Attack) -> Authenticator {
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 1_024, token_lifetime_s_max: 86_400 };
-    let limits = ProofLimits { total_max: 16, per_agent_max: 16 };
-    let proofs = ProofSettings { public_url: None, max_age_s: 60, limits };
-    Authenticator::new(Arc::new(Verifier::new(issuers, settings, clock.clone())), proofs, clock)
+    let issuers = vec![trusted(ISSUER, &attack.known), trusted(OTHER_ISSUER, &attack.others)];
+    let clock = Clock::manual(UnixSeconds(NOW));
+    let verifier = Verifier::new(issuers, settings, clock.clone());
+    Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock)
 }
 
-/// Presents a token over a connection without a certificate, and without a proof.
-pub(crate) fn present(authenticator: &Authenticator, text: &str) -> Result<Arc<Identity>, TokenError> {
-    authenticator.authenticate(&Presented {
-        token: BearerToken::new(text)?,
-        scheme: Scheme::Bearer,
-        proof: None,
-        certificate_sha256: None,
-        method: "/veribus.v1.BrokerService/Publish",
-    })
-}
-
-/// An issuer whose keys are in this set.
-pub(crate) fn trusted(issuer: &str, key_set: &str, algorithms: &Algorithms) -> TrustedIssuer {
+fn trusted(issuer: &str, signers: &[Signer]) -> TrustedIssuer {
     TrustedIssuer {
         issuer: Issuer::parse(issuer).expect("an issuer"),
         audiences: vec![AUDIENCE.to_owned()],
-        keys: KeySet::from_json(key_set.as_bytes(), algorithms).expect("keys").into(),
+        keys: KeySet::from_json(key_set(signers).as_bytes(), &Algorithms::default()).expect("keys").into(),
         claims: ClaimPaths::default(),
         require_at_jwt: false,
         require_bound: false,
@@ -66,11 +55,14 @@ pub(crate) fn trusted(issuer: &str, key_set: &str, algorithms: &Algorithms) -> T
 /// So many hostile tokens, and a valid one after every ninth.
 pub(crate) fn run(tokens: usize, seed: u64) -> Tally {
     let mut attack = Attack::new(seed, NOW);
-    let all = Algorithms::default();
-    let issuers =
-        vec![trusted(ISSUER, &key_set(&attack.known), &all), trusted(OTHER_ISSUER, &key_set(&attack.others), &all)];
-    let authenticator = authenticator(issuers);
-    let verify = |text: &str| std::panic::catch_unwind(AssertUnwindSafe(|| present(&authenticator, text).map(drop)));
+    let authenticator = authenticator(&attack);
+    let verify = |text: &str| {
+        let verified = || {
+            let presented = Presented::as_bearer(BearerToken::new(text)?, METHOD);
+            authenticator.authenticate(&presented).map(drop)
+        };
+        std::panic::catch_unwind(AssertUnwindSafe(verified))
+    };
     let mut tally = Tally::default();
     while tally.hostile < tokens {
         let (class, text) = attack.hostile();

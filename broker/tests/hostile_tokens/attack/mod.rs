@@ -80,7 +80,7 @@ impl Attack {
             json!({"aud": ["somebody", AUDIENCE]}),
             json!({"aud": [AUDIENCE]}),
             json!({"nbf": self.now - 5, "exp": self.now as f64 + 60.5, "iat": self.now as f64 - 9.5}),
-            json!({"types": ["ticket.resolved"], "roles": [], "permissions": "openid publish:a.>"}),
+            json!({"types": ["ticket.resolved", "test"], "roles": [], "permissions": "openid publish:a.>"}),
             json!({"act": {"sub": "assistant", "act": {"sub": "user", "iss": OTHER_ISSUER}}}),
             json!({"client_id": "agent", "typ": "Bearer", "nested": {"a": [{"a": 1}, {"a": 2}]}}),
         ];
