@@ -1,9 +1,14 @@
 //! A verifier that trusts the example key of RFC 8037, appendix A, at a fixed time, so that a finding can be repeated.
 
+use std::sync::Arc;
+
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use veribus_broker::{
-    authenticate::{Algorithms, ClaimPaths, KeySet, TrustedIssuer, Verifier, VerifierSettings},
+    authenticate::{
+        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
+        Scheme, TokenError, TrustedIssuer, Verifier, VerifierSettings,
+    },
     model::{Clock, Issuer, UnixSeconds},
 };
 
@@ -19,27 +24,45 @@ const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","alg":"EdD
 const PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 const SEED: &str = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
 
-/// The verifier.
+/// Recognises callers by the key.
 ///
 /// # Panics
 /// If the example of the RFC were no key.
 #[must_use]
-pub fn verifier() -> Verifier {
+pub fn authenticator() -> Authenticator {
     let trusted = TrustedIssuer {
         issuer: Issuer::parse(ISSUER).expect("an issuer"),
         audiences: vec![AUDIENCE.to_owned()],
         keys: KeySet::from_json(JWKS.as_bytes(), &Algorithms::default()).expect("a key").into(),
         claims: ClaimPaths::default(),
         require_at_jwt: false,
+        require_bound: false,
     };
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
-    Verifier::new(vec![trusted], settings, Clock::manual(UnixSeconds(NOW)))
+    let clock = Clock::manual(UnixSeconds(NOW));
+    let limits = ProofLimits { total_max: 16, per_agent_max: 16 };
+    let proofs = ProofSettings { public_url: None, max_age_s: 60, limits };
+    Authenticator::new(Arc::new(Verifier::new(vec![trusted], settings, clock.clone())), proofs, clock)
+}
+
+/// Presents a token over a connection without a certificate, and without a proof.
+///
+/// # Errors
+/// Why it is refused.
+pub fn present(authenticator: &Authenticator, token: BearerToken) -> Result<Arc<Identity>, TokenError> {
+    authenticator.authenticate(&Presented {
+        token,
+        scheme: Scheme::Bearer,
+        proof: None,
+        certificate_sha256: None,
+        method: "/veribus.v1.BrokerService/Publish",
+    })
 }
 
 /// The private key to it.
 ///
 /// # Panics
-/// As [`verifier`].
+/// As [`authenticator`].
 #[must_use]
 pub fn key() -> EncodingKey {
     let seed = BASE64URL_NOPAD.decode(SEED.as_bytes()).expect("base64url");
@@ -49,7 +72,7 @@ pub fn key() -> EncodingKey {
 /// A token with this header and payload, whatever they are, and a signature that verifies.
 ///
 /// # Panics
-/// As [`verifier`].
+/// As [`authenticator`].
 #[must_use]
 pub fn sign(header: &[u8], payload: &[u8], key: &EncodingKey) -> String {
     let signed = format!("{}.{}", BASE64URL_NOPAD.encode(header), BASE64URL_NOPAD.encode(payload));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::{
     authenticate::{
         Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
-        Scheme, TokenError, TrustedIssuer, Verifier, VerifierSettings,
+        TokenError, TrustedIssuer, Verifier, VerifierSettings,
     },
     decide::{Decider, DeciderSettings},
     inspect::{Inspector, InspectorSettings},
@@ -74,13 +74,7 @@ impl World {
 
 /// A token and nothing else.
 pub(crate) fn bearer(token: &str) -> Presented<'static> {
-    Presented {
-        token: BearerToken::new(token).expect("short"),
-        scheme: Scheme::Bearer,
-        proof: None,
-        certificate_sha256: None,
-        method: METHOD,
-    }
+    Presented::as_bearer(BearerToken::new(token).expect("short"), METHOD)
 }
 
 pub(crate) fn proofs(public_url: Option<&str>) -> ProofSettings {

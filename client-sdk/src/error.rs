@@ -131,6 +131,17 @@ impl Error {
         }
     }
 
+    /// Not before this has passed does it make sense to try again, where the broker said so; for an unknown outcome, as
+    /// its cause said.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            Self::OutcomeUnknown { cause, .. } => cause.retry_after(),
+            _ => None,
+        }
+    }
+
     /// Says that a message may or may not have been recorded.
     pub(crate) fn outcome_unknown(message_id: String, cause: Self) -> Self {
         Self::OutcomeUnknown { message_id, cause: Box::new(cause) }
@@ -155,7 +166,8 @@ pub struct Refusal {
     pub message_id: String,
     /// This message id was refused before; this is the refusal of that first time.
     pub duplicate: bool,
-    /// Not before this has passed does it make sense to try again. Only for refusals of single messages that say so.
+    /// Not before this has passed does it make sense to try again; `None` where the broker says no such thing. Whoever is
+    /// over its quota is told so (`QUOTA_EXCEEDED`).
     pub retry_after: Option<Duration>,
 }
 

@@ -105,9 +105,11 @@ impl Attempts {
         }
     }
 
-    /// Waits a little longer than the last time, or gives up with `error` where there is no time left.
+    /// Waits a little longer than the last time, and no less than the broker asked for, or gives up with `error` where
+    /// there is no time left.
     pub(crate) async fn pause(&mut self, error: Error) -> Result<(), Error> {
-        let until = Instant::now() + jittered(self.pause);
+        let asked_for = error.retry_after().unwrap_or_default().min(DURATION_MAX);
+        let until = Instant::now() + jittered(self.pause).max(asked_for);
         if until >= self.deadline {
             return Err(error);
         }
@@ -149,6 +151,16 @@ mod tests {
         }
         assert!(pauses.len() >= 8, "{pauses:?}");
         assert!(begin.elapsed() <= Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_comes_back_before_the_broker_asked_for() {
+        let wire = veribus_proto::v1::Refusal { retry_after_ms: 3_000, ..veribus_proto::v1::Refusal::default() };
+        let refused = Error::Refused(Box::new(wire.into()));
+        let (mut attempts, begin) = (Attempts::new(BOUNDS, Duration::from_secs(5)), Instant::now());
+        assert!(attempts.pause(refused.clone()).await.is_ok());
+        assert!(begin.elapsed() >= Duration::from_secs(3));
+        assert!(attempts.pause(refused).await.is_err(), "past the deadline");
     }
 
     #[tokio::test(start_paused = true)]

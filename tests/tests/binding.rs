@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use veribus_broker::{
     config::ClientCertificates,
     issue::Claims,
     model::{Clock, UnixSeconds},
 };
-use veribus_proto::v1::{Credentials, EntryKind, Message, PublishRequest, Refusal};
+use veribus_proto::v1::{
+    Credentials, EntryKind, Message, PublishRequest, PublishStreamRequest, PublishStreamResponse, Refusal,
+};
 use veribus_tests::{
     broker::{Setup, TestBroker},
     certificates::{ClientAuthority, ClientCertificate},
@@ -19,7 +21,7 @@ use veribus_tests::{
     log::Log,
     messages::wire,
     patiently,
-    raw::Raw,
+    raw::{Raw, RawOptions},
     streams::{PublishStream, RawSubscription, receipt, refusal},
 };
 
@@ -128,9 +130,10 @@ async fn knowing_its_url(clock: &Clock) -> Result<TestBroker> {
     Setup::default().open_policy().clock(clock).configure(|config| config.server.public_url = Some(url)).start().await
 }
 
+/// A little ahead, so that the tokens of the development directory, made by the system's clock, are not of the future.
 fn standing_clock() -> Clock {
     let UnixSeconds(now) = Clock::system().now().seconds();
-    Clock::manual(UnixSeconds(now))
+    Clock::manual(UnixSeconds(now + 30))
 }
 
 /// A key, and a token of an agent that names it.
@@ -153,7 +156,7 @@ async fn a_token_that_names_a_key_needs_a_fresh_proof_for_each_call() -> Result<
     let broker = knowing_its_url(&clock).await?;
     clock.advance(Duration::from_secs(100));
     let now = clock.now().seconds().0;
-    let raw = broker.raw_with(None, veribus_tests::raw::RawOptions::default()).await?;
+    let raw = broker.raw_with(None, RawOptions::default()).await?;
     let (prover, token) = holder(&broker, "agent")?;
     let good = || prover.sign(&Prover::claims(&token, PUBLISH, now));
     let with = |name: &str, value: Value| {
@@ -206,7 +209,7 @@ async fn a_token_that_names_a_key_needs_a_fresh_proof_for_each_call() -> Result<
 async fn without_a_public_url_the_log_says_what_is_missing() -> Result<()> {
     let broker = Setup::default().open_policy().start().await?;
     let (prover, token) = holder(&broker, "agent")?;
-    let raw = broker.raw_with(None, veribus_tests::raw::RawOptions::default()).await?;
+    let raw = broker.raw_with(None, RawOptions::default()).await?;
     let proof = prover.sign(&Prover::claims(&token, PUBLISH, Clock::system().now().seconds().0))?;
     assert_eq!(call(&raw, "DPoP", &token, &[&proof]).await?, Code::Unauthenticated);
     let log = broker.log_with(|log| reasons(log).len() == 1).await?;
@@ -338,6 +341,50 @@ async fn a_bound_token_in_a_message_is_held_to_its_binding_too() -> Result<()> {
     }
     let log = broker.log_with(|log| reasons(log).len() == 4).await?;
     assert_eq!(reasons(&log), ["dpop_replayed", "dpop_other_call", "dpop_missing", "certificate_missing"]);
+    Ok(())
+}
+
+/// `Ok` for a stream that goes on under a fresh token; else how it ended.
+async fn refreshed_or_over(mut answers: Streaming<PublishStreamResponse>) -> Result<Code> {
+    loop {
+        match patiently(answers.message()).await? {
+            Ok(Some(answer)) if answer.refreshed.is_some() => return Ok(Code::Ok),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(Code::Aborted),
+            Err(status) => return Ok(status.code()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_a_bound_token_goes_on_only_under_a_new_proof_by_the_same_key() -> Result<()> {
+    let clock = standing_clock();
+    let broker = knowing_its_url(&clock).await?;
+    let now = clock.now().seconds().0;
+    let raw = broker.raw_with(None, RawOptions::default()).await?;
+    let (prover, token) = holder(&broker, "agent")?;
+    let (stranger, strangers) = holder(&broker, "agent")?;
+    let unbound = broker.token("agent", &["publish:>"])?;
+    let proof = |by: &Prover, token: &str| by.sign(&Prover::claims(token, PUBLISH_STREAM, now));
+    let refreshed = [
+        (&token, proof(&prover, &token)?, Code::Ok),
+        (&token, String::new(), Code::Unauthenticated),
+        (&unbound, String::new(), Code::Unauthenticated),
+        (&strangers, proof(&stranger, &strangers)?, Code::Unauthenticated),
+    ];
+    for (fresh, dpop_proof, expected) in refreshed {
+        let refresh = Some(Credentials { token: fresh.clone(), dpop_proof });
+        let requests = tokio_stream::iter([PublishStreamRequest { messages: Vec::new(), refresh }]);
+        let opening = request(requests, "DPoP", &token, &[&proof(&prover, &token)?])?;
+        // A stream may be over before its first answer.
+        let outcome = match patiently(raw.broker().publish_stream(opening)).await? {
+            Ok(answers) => refreshed_or_over(answers.into_inner()).await?,
+            Err(status) => status.code(),
+        };
+        assert_eq!(outcome, expected);
+    }
+    let log = broker.log_with(|log| reasons(log).len() == 3).await?;
+    assert_eq!(reasons(&log), ["dpop_missing", "other_binding", "other_binding"]);
     Ok(())
 }
 

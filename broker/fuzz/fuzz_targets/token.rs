@@ -7,10 +7,10 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use veribus_broker::authenticate::{BearerToken, Verifier};
-use veribus_fuzz::{key, sign, verifier};
+use veribus_broker::authenticate::{Authenticator, BearerToken};
+use veribus_fuzz::{authenticator, key, present, sign};
 
-static VERIFIER: LazyLock<Verifier> = LazyLock::new(verifier);
+static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(authenticator);
 static VALID: LazyLock<String> = LazyLock::new(|| {
     let header = include_bytes!("../header.json");
     let payload = include_bytes!("../payload.json");
@@ -18,7 +18,9 @@ static VALID: LazyLock<String> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(token) = BearerToken::from_authorization(&[b"Bearer ", bytes].concat()) else { return };
-    let accepted = VERIFIER.verify(&token).is_ok();
+    let Ok(token) = str::from_utf8(bytes).map_err(drop).and_then(|text| BearerToken::new(text).map_err(drop)) else {
+        return;
+    };
+    let accepted = present(&AUTHENTICATOR, token).is_ok();
     assert_eq!(accepted, bytes == VALID.as_bytes());
 });

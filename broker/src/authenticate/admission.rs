@@ -36,6 +36,14 @@ pub struct Presented<'a> {
     pub method: &'a str,
 }
 
+impl<'a> Presented<'a> {
+    /// A token of which nothing is known but that somebody has it.
+    #[must_use]
+    pub const fn as_bearer(token: BearerToken, method: &'a str) -> Self {
+        Self { token, scheme: Scheme::Bearer, proof: None, certificate_sha256: None, method }
+    }
+}
+
 /// Recognises callers.
 pub struct Authenticator {
     verifier: Arc<Verifier>,

@@ -198,3 +198,45 @@ impl fmt::Debug for Session {
         f.debug_struct("Session").field("id", &self.id).field("method", &self.method).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        fixtures::{METHOD, Prover, World, bearer, peer},
+        issue::KeyKind,
+    };
+
+    /// An identity by a token that names the key of `prover`, or none.
+    fn identity(world: &World, prover: Option<&Prover>, id: &str) -> Arc<Identity> {
+        let Some(prover) = prover else { return world.identity(&world.claims("agent")) };
+        let claims = world.claims("agent").claim("cnf", json!({ "jkt": prover.thumbprint }));
+        let token = world.issuer.issue(&claims).expect("signed");
+        let proof = prover.proof(&token, id);
+        let presented = crate::authenticate::Presented {
+            scheme: crate::authenticate::Scheme::Dpop,
+            proof: Some(&proof),
+            ..bearer(&token)
+        };
+        world.authenticator.authenticate(&presented).expect("recognised")
+    }
+
+    #[test]
+    fn a_bound_session_goes_on_only_under_a_token_that_is_bound_to_the_same() {
+        let world = World::new(KeyKind::Es256);
+        let (own, other) = (Prover::new(KeyKind::Es256), Prover::new(KeyKind::Es256));
+        let session = |identity| Session::new(SessionId(1), identity, peer(), METHOD, world.clock.now());
+        let bound = session(identity(&world, Some(&own), "1"));
+        assert_eq!(bound.renew(identity(&world, None, "")), Err(TokenError::OtherBinding));
+        assert_eq!(bound.renew(identity(&world, Some(&other), "2")), Err(TokenError::OtherBinding));
+        assert_eq!(bound.renewals(), 0);
+        assert_eq!(bound.renew(identity(&world, Some(&own), "3")), Ok(()));
+        let unbound = session(identity(&world, None, ""));
+        assert_eq!(unbound.renew(identity(&world, Some(&own), "4")), Ok(()), "it may become more");
+        assert_eq!(unbound.renew(identity(&world, None, "")), Err(TokenError::OtherBinding), "and then no less");
+        let another = world.identity(&world.claims("another"));
+        assert_eq!(unbound.renew(another), Err(TokenError::OtherAgent));
+    }
+}

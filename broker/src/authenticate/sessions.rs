@@ -216,14 +216,14 @@ mod tests {
         let bench = Bench::new();
         let open = bench.open("one");
         let (session, now) = (Arc::clone(open.session()), bench.world.clock.now());
-        let ending = session.pass(now, || {
+        let (tell, ended) = std::sync::mpsc::channel();
+        let handed_over = session.pass(now, || {
             let session = Arc::clone(&session);
-            let ending = std::thread::spawn(move || session.end(&SessionEnd::Disconnected));
-            std::thread::sleep(Duration::from_millis(50));
-            assert!(!ending.is_finished());
-            ending
+            std::thread::spawn(move || tell.send(session.end(&SessionEnd::Disconnected)));
+            assert!(ended.recv_timeout(Duration::from_millis(50)).is_err(), "ended while something was handed over");
         });
-        assert!(ending.expect("passed").join().expect("no panic"));
+        assert_eq!(handed_over, Ok(()));
+        assert_eq!(ended.recv(), Ok(true));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
 
 const ISSUER: &str = "veribus-dev";
 const AUDIENCE: &str = "veribus";
+const ISSUER_KEY: &str = "issuer.key";
 const CONFIGURATION: &str = "veribus.toml";
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const POLICY_FILES: [(&str, &str); 3] = [
@@ -59,8 +60,10 @@ impl DevDirectory {
             private_directory(path).map_err(writing(path))?;
         }
         let root = path.canonicalize().map_err(reading(path))?;
+        let is_key_new = !root.join(ISSUER_KEY).exists();
         let issuer = Self::open_issuer(&root, true)?;
         let directory = Self { root, options, issuer };
+        directory.write_key_set(is_key_new)?;
         directory.write_configuration()?;
         directory.write_certificates()?;
         write_tokens(&directory.path("tokens"), &directory.issuer, Clock::system().now().seconds())?;
@@ -149,7 +152,7 @@ impl DevDirectory {
     }
 
     fn open_issuer(root: &Path, make: bool) -> Result<TokenIssuer, DevError> {
-        let path = root.join("issuer.key");
+        let path = root.join(ISSUER_KEY);
         if make && !path.exists() {
             let key = KeyKind::Es256.generate_pem().map_err(issuing(&path))?;
             write_private(&path, key.as_bytes()).map_err(writing(&path))?;
@@ -159,7 +162,6 @@ impl DevDirectory {
     }
 
     fn write_configuration(&self) -> Result<(), DevError> {
-        self.write_key_set()?;
         self.keep_or_write(CONFIGURATION, &self.configuration())?;
         for directory in ["policies", "data"].map(|name| self.path(name)) {
             private_directory(&directory).map_err(writing(&directory))?;
@@ -173,10 +175,12 @@ impl DevDirectory {
         Ok(())
     }
 
-    /// Kept if the issuer's key is in it, whatever else is; added to those that others put there.
-    fn write_key_set(&self) -> Result<(), DevError> {
+    /// Kept if the issuer's key is in it, whatever else is; else the key is added to those that others put there. Where the
+    /// key `is_new`, it stands alone: who has the one that was lost must not go on.
+    fn write_key_set(&self, is_new: bool) -> Result<(), DevError> {
         let path = self.path("jwks.json");
-        let there = fs::read_to_string(&path).ok().and_then(|text| PublishedKeys::from_json(&text).ok());
+        let text = if is_new { None } else { fs::read_to_string(&path).ok() };
+        let there = text.and_then(|text| PublishedKeys::from_json(&text).ok());
         let mut keys = there.unwrap_or_else(PublishedKeys::empty);
         if keys.key_ids().any(|key_id| key_id == self.issuer.key_id()) {
             return Ok(());
@@ -406,7 +410,8 @@ mod tests {
         fs::remove_file(first.path("issuer.key")).expect("removed");
         let second = dev(outer.path(), DevOptions::default());
         assert_ne!(first.issuer().key_id(), second.issuer().key_id());
-        assert_eq!(fs::read_to_string(second.path("jwks.json")).expect("read"), second.issuer().jwks());
+        let keys = fs::read_to_string(second.path("jwks.json")).expect("read");
+        assert_eq!(PublishedKeys::from_json(&keys), PublishedKeys::from_json(second.issuer().jwks()));
     }
 
     #[test]

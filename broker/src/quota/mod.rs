@@ -3,7 +3,7 @@
 //! An agent is its issuer and its id: all its connections and tokens share one account. What it is allowed comes from the
 //! settings, and from the policy's data for single agents and roles; see [`QuotaTable`]. A message that is over quota is
 //! refused before anybody looks into it, takes nothing of any quota, and the refusal says when to come again; a message
-//! after it that fits may pass.
+//! after it that fits may pass. A gateway that speaks for several agents uses its own quota for all of them.
 //!
 //! Rates follow the generic cell rate algorithm (ITU-T I.371), which needs one number for each rate. Messages and bytes
 //! are taken together or not at all, which limiters of a single rate cannot do: a message refused for its size would still

@@ -28,7 +28,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// An answer under way. Dropping it closes the session and gives its place back.
 pub(super) struct SessionBody {
     open: OpenSession,
-    _place: OpenCall,
+    /// Given back before the client can see that the call is over.
+    place: Option<OpenCall>,
     /// `None` once there is nothing more to say.
     inner: Option<Body>,
     clock: Clock,
@@ -49,7 +50,7 @@ impl SessionBody {
         if inner.is_end_stream() {
             return inner;
         }
-        Body::new(Self { open, _place: place, inner: Some(inner), clock, refusals, wakers: None })
+        Body::new(Self { open, place: Some(place), inner: Some(inner), clock, refusals, wakers: None })
     }
 
     /// Waits for what may end the session; `Ready` where it may have come.
@@ -78,6 +79,7 @@ impl SessionBody {
     /// The last frame: how the session ended.
     fn finish(&mut self, end: &SessionEnd) -> Frame<Bytes> {
         self.inner = None;
+        self.place = None;
         if let SessionEnd::Token(error) = end {
             self.refusals.note_session(self.open.session(), error);
         }
@@ -99,6 +101,7 @@ impl http_body::Body for SessionBody {
                     let last = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
                     if last {
                         this.inner = None;
+                        this.place = None;
                     }
                     return Poll::Ready(frame);
                 }

@@ -38,13 +38,14 @@ pub(super) async fn opening(
 
 /// A subscription that stands, and who may go on with it under a fresh token.
 pub(super) struct Opened {
+    /// What it takes of the agent's quota. Given back before the inbox is closed: who reads in the log that a subscription
+    /// ended may open another.
+    pub(super) _place: OpenSubscription,
     pub(super) inbox: Inbox,
     pub(super) receipt: AccessReceipt,
     pub(super) caller: Caller,
     pub(super) reading: Arc<Reading>,
     pub(super) renewals: Renewals,
-    /// What it takes of the agent's quota.
-    pub(super) _place: OpenSubscription,
 }
 
 /// The state between two responses.

@@ -13,16 +13,14 @@ mod attack;
 mod run;
 mod signers;
 
+use std::sync::Arc;
+
 use jsonwebtoken::Algorithm;
 use serde_json::json;
-use veribus_broker::authenticate::{
-    Algorithms, BearerToken, ClaimPaths, KeySet, KeySetError, SignatureAlgorithm, TokenError, TrustedIssuer, Verifier,
-    VerifierSettings,
-};
-use veribus_broker::model::{Clock, Issuer, UnixSeconds};
+use veribus_broker::authenticate::{Algorithms, Identity, KeySet, KeySetError, SignatureAlgorithm, TokenError};
 
 use attack::{CLASSES, ISSUER};
-use run::NOW;
+use run::{NOW, authenticator, present, trusted};
 use signers::{ALGORITHMS, Signer, name};
 
 #[test]
@@ -34,27 +32,10 @@ fn no_hostile_token_is_accepted_and_no_valid_one_refused() {
     assert_eq!(tally.reasons.len(), CLASSES.len(), "every class was there: {:?}", tally.reasons.keys());
 }
 
-struct Case {
-    issuer: TrustedIssuer,
-    token: String,
-}
-
-/// A token of this key, and an issuer with this key set that may sign with these algorithms.
-fn case(signer: &Signer, key_set: &str, algorithms: &Algorithms, claims: &serde_json::Value) -> Case {
-    let issuer = TrustedIssuer {
-        issuer: Issuer::parse(ISSUER).expect("an issuer"),
-        audiences: vec!["veribus".to_owned()],
-        keys: KeySet::from_json(key_set.as_bytes(), algorithms).expect("a key").into(),
-        claims: ClaimPaths::default(),
-        require_at_jwt: false,
-    };
-    Case { issuer, token: signer.sign(&signer.header(), claims) }
-}
-
-fn verify(case: Case) -> Result<std::sync::Arc<veribus_broker::authenticate::Identity>, TokenError> {
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
-    let verifier = Verifier::new(vec![case.issuer], settings, Clock::manual(UnixSeconds(NOW)));
-    verifier.verify(&BearerToken::new(&case.token)?)
+/// What becomes of a token of `signer`, whose issuer has this key set and may sign with these algorithms.
+fn verify(signer: &Signer, key_set: &str, algorithms: &Algorithms) -> Result<Arc<Identity>, TokenError> {
+    let authenticator = authenticator(vec![trusted(ISSUER, key_set, algorithms)]);
+    present(&authenticator, &signer.sign(&signer.header(), &claims()))
 }
 
 fn claims() -> serde_json::Value {
@@ -70,7 +51,7 @@ fn a_key_without_alg_is_for_the_algorithm_of_its_kind_and_an_rsa_key_for_rs256()
     for algorithm in ALGORITHMS {
         let mut signer = Signer::new(algorithm, "k");
         signer.jwk.as_object_mut().expect("an object").remove("alg");
-        let verified = verify(case(&signer, &set_of(&signer.jwk), &Algorithms::default(), &claims()));
+        let verified = verify(&signer, &set_of(&signer.jwk), &Algorithms::default());
         let expected = (algorithm == Algorithm::PS256).then_some(TokenError::KeyAlgorithmMismatch);
         assert_eq!(verified.err(), expected, "{}", name(algorithm));
     }
@@ -83,7 +64,7 @@ fn an_rsa_key_without_alg_is_for_ps256_where_the_issuer_may_not_sign_with_rs256(
     {
         let mut signer = Signer::new(algorithm, "k");
         signer.jwk.as_object_mut().expect("an object").remove("alg");
-        let verified = verify(case(&signer, &set_of(&signer.jwk), &only_ps256, &claims()));
+        let verified = verify(&signer, &set_of(&signer.jwk), &only_ps256);
         assert_eq!(verified.err(), expected, "{}", name(algorithm));
     }
 }

@@ -1,17 +1,18 @@
 //! Puts tokens before the verifier, and counts.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
 use veribus_broker::{
     authenticate::{
-        Algorithms, BearerToken, ClaimPaths, KeySet, TokenError, TrustedIssuer, Verifier, VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
+        Scheme, TokenError, TrustedIssuer, Verifier, VerifierSettings,
     },
     model::{Clock, Issuer, UnixSeconds},
 };
 
 use crate::{
     attack::{AUDIENCE, Attack, ISSUER, OTHER_ISSUER},
-    signers::{Signer, key_set},
+    signers::key_set,
 };
 
 pub(crate) const NOW: i64 = 1_900_000_000;
@@ -30,30 +31,46 @@ pub(crate) struct Tally {
     pub(crate) reasons: BTreeMap<&'static str, BTreeMap<&'static str, usize>>,
 }
 
-pub(crate) fn verifier(attack: &Attack) -> Verifier {
+/// Recognises callers by the tokens of these issuers, at a fixed time.
+pub(crate) fn authenticator(issuers: Vec<TrustedIssuer>) -> Authenticator {
+    let clock = Clock::manual(UnixSeconds(NOW));
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 1_024, token_lifetime_s_max: 86_400 };
-    let issuers = vec![trusted(ISSUER, &attack.known), trusted(OTHER_ISSUER, &attack.others)];
-    Verifier::new(issuers, settings, Clock::manual(UnixSeconds(NOW)))
+    let limits = ProofLimits { total_max: 16, per_agent_max: 16 };
+    let proofs = ProofSettings { public_url: None, max_age_s: 60, limits };
+    Authenticator::new(Arc::new(Verifier::new(issuers, settings, clock.clone())), proofs, clock)
 }
 
-fn trusted(issuer: &str, signers: &[Signer]) -> TrustedIssuer {
+/// Presents a token over a connection without a certificate, and without a proof.
+pub(crate) fn present(authenticator: &Authenticator, text: &str) -> Result<Arc<Identity>, TokenError> {
+    authenticator.authenticate(&Presented {
+        token: BearerToken::new(text)?,
+        scheme: Scheme::Bearer,
+        proof: None,
+        certificate_sha256: None,
+        method: "/veribus.v1.BrokerService/Publish",
+    })
+}
+
+/// An issuer whose keys are in this set.
+pub(crate) fn trusted(issuer: &str, key_set: &str, algorithms: &Algorithms) -> TrustedIssuer {
     TrustedIssuer {
         issuer: Issuer::parse(issuer).expect("an issuer"),
         audiences: vec![AUDIENCE.to_owned()],
-        keys: KeySet::from_json(key_set(signers).as_bytes(), &Algorithms::default()).expect("keys").into(),
+        keys: KeySet::from_json(key_set.as_bytes(), algorithms).expect("keys").into(),
         claims: ClaimPaths::default(),
         require_at_jwt: false,
+        require_bound: false,
     }
 }
 
 /// So many hostile tokens, and a valid one after every ninth.
 pub(crate) fn run(tokens: usize, seed: u64) -> Tally {
     let mut attack = Attack::new(seed, NOW);
-    let verifier = verifier(&attack);
-    let verify = |text: &str| {
-        let verified = || BearerToken::new(text).and_then(|token| verifier.verify(&token).map(drop));
-        std::panic::catch_unwind(AssertUnwindSafe(verified))
-    };
+    let all = Algorithms::default();
+    let issuers =
+        vec![trusted(ISSUER, &key_set(&attack.known), &all), trusted(OTHER_ISSUER, &key_set(&attack.others), &all)];
+    let authenticator = authenticator(issuers);
+    let verify = |text: &str| std::panic::catch_unwind(AssertUnwindSafe(|| present(&authenticator, text).map(drop)));
     let mut tally = Tally::default();
     while tally.hostile < tokens {
         let (class, text) = attack.hostile();

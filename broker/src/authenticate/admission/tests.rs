@@ -79,7 +79,7 @@ fn a_token_whose_binding_is_not_understood_is_refused() {
 #[test]
 fn a_token_that_names_a_key_counts_with_a_proof_by_it() {
     let world = world();
-    for kind in [KeyKind::Es256, KeyKind::EdDsa] {
+    for kind in [KeyKind::Es256, KeyKind::Es384, KeyKind::EdDsa] {
         let (prover, token) = key_bound(&world, kind);
         assert_eq!(with_proof(&world, &token, &prover.proof(&token, "1")), Ok(()));
         let proof = prover.proof(&token, "2");

@@ -153,7 +153,7 @@ fn on_terms(world: &World, terms: impl FnOnce(&mut TrustedIssuer)) -> Verifier {
 }
 
 fn verify_on(verifier: &Verifier, world: &World, claims: &Value) -> Result<Arc<Identity>, TokenError> {
-    verifier.verify(&BearerToken::new(&world.issuer.sign(claims).expect("signed")).expect("short"))?.bound(|_| Ok(()))
+    verifier.verify(&BearerToken::new(world.issuer.sign(claims).expect("signed")).expect("short"))?.bound(|_| Ok(()))
 }
 
 #[test]

@@ -115,6 +115,43 @@ impl Attack {
         self.with_claims(json!({ name: value }))
     }
 
+    pub(super) fn binding(&mut self) -> String {
+        let digest = "A".repeat(43);
+        let confirmations = [
+            json!({"x5t#S256": digest}),
+            json!({"jkt": digest}),
+            json!({"jkt": digest, "x5t#S256": digest}),
+            json!({"jwk": self.known[0].jwk}),
+            json!({"kid": "k-ES256"}),
+            json!({"x5t#S256": "short"}),
+            json!({"x5t#S256": [digest]}),
+            json!({"x5t": digest}),
+            json!({}),
+            json!([]),
+            json!(false),
+            json!(""),
+        ];
+        let confirmation = self.pick(&confirmations).clone();
+        self.with_claims(json!({ "cnf": confirmation }))
+    }
+
+    pub(super) fn actors(&mut self) -> String {
+        let endless = (0..20).fold(json!({"sub": "a"}), |inner, _| json!({"sub": "a", "act": inner}));
+        let actors = [
+            endless,
+            json!("assistant"),
+            json!(["assistant"]),
+            json!([{"sub": "assistant"}]),
+            json!({}),
+            json!({"sub": 1}),
+            json!({"sub": "role:compliance"}),
+            json!({"sub": "a", "iss": 1}),
+            json!({"sub": "a", "act": "b"}),
+        ];
+        let actor = self.pick(&actors).clone();
+        self.with_claims(json!({ "act": actor }))
+    }
+
     pub(super) fn other_kind(&mut self) -> String {
         if self.below(4) == 0 {
             // A token in a token.

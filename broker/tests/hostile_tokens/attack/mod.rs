@@ -19,7 +19,7 @@ pub(crate) const AUDIENCE: &str = "veribus";
 type Make = fn(&mut Attack) -> String;
 
 /// Every class of hostile token.
-pub(crate) const CLASSES: [(&str, Make); 22] = [
+pub(crate) const CLASSES: [(&str, Make); 24] = [
     ("a character is changed", Attack::changed_character),
     ("a bit of what is signed is changed", Attack::changed_bit),
     ("the segments are not three, or not in order", Attack::segments),
@@ -42,6 +42,8 @@ pub(crate) const CLASSES: [(&str, Make); 22] = [
     ("the JSON is nested too deep", Attack::depth),
     ("it is another kind of token", Attack::other_kind),
     ("it is too long", Attack::length),
+    ("it is bound to what is not shown", Attack::binding),
+    ("the actors are none", Attack::actors),
 ];
 
 /// Makes hostile and valid tokens, the same ones for the same seed and keys.
@@ -79,6 +81,7 @@ impl Attack {
             json!({"aud": [AUDIENCE]}),
             json!({"nbf": self.now - 5, "exp": self.now as f64 + 60.5, "iat": self.now as f64 - 9.5}),
             json!({"types": ["ticket.resolved"], "roles": [], "permissions": "openid publish:a.>"}),
+            json!({"act": {"sub": "assistant", "act": {"sub": "user", "iss": OTHER_ISSUER}}}),
             json!({"client_id": "agent", "typ": "Bearer", "nested": {"a": [{"a": 1}, {"a": 2}]}}),
         ];
         merge(&mut claims, self.pick(&changes).clone());
