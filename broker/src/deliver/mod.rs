@@ -18,3 +18,6 @@ pub use deliverer::Deliverer;
 pub use inbox::{Inbox, InboxError};
 pub use queue::{EndReason, QueueLimits};
 pub use router::Router;
+
+#[cfg(test)]
+mod tests;

@@ -127,3 +127,122 @@ fn trailers(status: &Status) -> HeaderMap {
     }
     trailers
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{future::poll_fn, poll};
+    use tonic::Code;
+
+    use super::*;
+    use crate::{
+        authenticate::Sessions,
+        fixtures::{LIFETIME, World, peer},
+        issue::KeyKind,
+        metrics::Metrics,
+        model::{QuotaOverrides, QuotaTerms},
+        quota::{QuotaTable, Quotas},
+    };
+
+    /// A body that never says anything.
+    struct Silent;
+
+    impl http_body::Body for Silent {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Pending
+        }
+    }
+
+    struct Bench {
+        world: World,
+        session: Arc<crate::authenticate::Session>,
+        body: Body,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let world = World::new(KeyKind::EdDsa);
+            let clock = world.clock.clone();
+            let identity = world.identity(&world.claims("one"));
+            let quotas =
+                Quotas::new(QuotaTable::new(QuotaTerms::default(), QuotaOverrides::default()), 10, clock.clone());
+            let place = quotas.open_call(Arc::clone(&identity)).expect("a place");
+            let open = Sessions::new(clock.clone()).open(identity, peer(), "/x/Y");
+            let session = Arc::clone(open.session());
+            let refusals = Refusals::new(10, Metrics::default());
+            let body = SessionBody::wrap(open, place, Body::new(Silent), clock, refusals);
+            Self { world, session, body }
+        }
+
+        async fn pass_time(&self, time: Duration) {
+            self.world.clock.advance(time);
+            tokio::time::advance(time).await;
+        }
+
+        /// The gRPC code in the next frame, if there is one now.
+        async fn code(&mut self) -> Option<Code> {
+            let body = &mut self.body;
+            let next = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
+            match poll!(Box::pin(next)) {
+                Poll::Pending => None,
+                Poll::Ready(frame) => {
+                    let trailers = frame?.ok()?.into_trailers().ok()?;
+                    Status::from_header_map(&trailers).map(|status| status.code())
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_waits_ends_with_its_token() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.code().await, None);
+        bench.pass_time(LIFETIME - Duration::from_secs(1)).await;
+        assert_eq!(bench.code().await, None);
+        bench.pass_time(Duration::from_secs(1)).await;
+        assert_eq!(bench.code().await, Some(Code::Unauthenticated));
+        assert_eq!(bench.code().await, None, "and says nothing more");
+    }
+
+    /// Nobody polls a body that waits but for what it asked to be woken by.
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_token_sets_the_timer_anew() {
+        for (lifetime, ends_after) in [(LIFETIME / 4, LIFETIME / 4), (LIFETIME * 2, LIFETIME * 2)] {
+            let mut bench = Bench::new();
+            assert_eq!(bench.code().await, None);
+            let claims = bench.world.issuer.claims("one", crate::fixtures::NOW, lifetime);
+            bench.session.renew(bench.world.identity(&claims)).expect("the same agent");
+            assert_eq!(bench.code().await, None);
+            let (clock, begun) = (bench.world.clock.clone(), Instant::now());
+            let moving = tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    clock.advance(Duration::from_secs(1));
+                }
+            });
+            let frame = poll_fn(|context| Pin::new(&mut bench.body).poll_frame(context)).await;
+            moving.abort();
+            assert!(frame.expect("a frame").expect("no error").is_trailers());
+            let late = begun.elapsed().saturating_sub(ends_after);
+            assert!(begun.elapsed() >= ends_after && late <= Duration::from_secs(2), "{:?}", begun.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_is_ended_wakes_its_body() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.code().await, None);
+        let session = Arc::clone(&bench.session);
+        let frame = poll_fn(|context| Pin::new(&mut bench.body).poll_frame(context));
+        let ending = async {
+            tokio::task::yield_now().await;
+            session.end(&SessionEnd::Disconnected)
+        };
+        let (frame, was_open) = tokio::join!(frame, ending);
+        let trailers = frame.expect("a frame").expect("no error").into_trailers().expect("trailers");
+        let code = Status::from_header_map(&trailers).map(|status| status.code());
+        assert_eq!((code, was_open), (Some(Code::Unavailable), true));
+    }
+}
