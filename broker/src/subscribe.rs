@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     authenticate::{Caller, Identity, TokenError},
     decide::{Access, Decider, Decision, Verdict},
-    deliver::{Inbox, Router},
+    deliver::{Inbox, InboxTerms, Router},
     model::{Clock, DecisionId, RefusalReason, TopicPattern},
     record::{AccessReceipt, Draft, RecordError, Recorder},
 };
@@ -86,22 +86,22 @@ impl Reading {
     pub async fn renew(
         &self,
         caller: &Caller,
-        inbox: &mut Inbox,
+        terms: &InboxTerms,
         fresh: Arc<Identity>,
     ) -> Result<Vec<TopicPattern>, ReadRefusal> {
-        let (patterns, verdict) = self.still_permitted(inbox.asked(), &fresh, caller.peer());
+        let (patterns, verdict) = self.still_permitted(terms.asked(), &fresh, caller.peer());
         let draft = Draft::refreshed(
             patterns.iter().map(TopicPattern::as_str).collect::<Vec<_>>().join(" "),
             Some(&verdict),
-            Some(inbox.id()),
+            Some(terms.id()),
             &fresh,
             caller.peer(),
         );
         if patterns.is_empty() {
-            inbox.end_not_permitted();
+            terms.end_not_permitted();
         } else {
             caller.session().renew(Arc::clone(&fresh))?;
-            inbox.regrant(Arc::clone(&fresh), patterns.clone());
+            terms.regrant(Arc::clone(&fresh), patterns.clone());
         }
         let receipt = self.recorder.access(draft, fresh).await?;
         let denied = patterns.is_empty().then(|| verdict.reason.unwrap_or(RefusalReason::DecisionFailed));

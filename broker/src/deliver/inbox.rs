@@ -29,14 +29,20 @@ pub struct InboxError(pub EndReason);
 
 /// A live subscription, seen from its reader.
 pub struct Inbox {
+    terms: InboxTerms,
+    reason: EndReason,
+    _open: DropGuard,
+}
+
+/// On which terms a subscription stands. They can change while its reader is stuck.
+#[derive(Clone)]
+pub struct InboxTerms {
     router: Arc<Router>,
     subscription: Arc<Subscription>,
     /// What was asked for. It is never widened beyond that.
-    asked: Vec<TopicPattern>,
+    asked: Arc<[TopicPattern]>,
     recorder: Recorder,
     tasks: TaskTracker,
-    reason: EndReason,
-    _open: DropGuard,
 }
 
 impl Inbox {
@@ -56,20 +62,20 @@ impl Inbox {
         let subscription = router.add(id, session, patterns.clone());
         let open = CancellationToken::new();
         tokio::spawn(watch(Arc::clone(&subscription), open.clone(), cut_off));
-        let reason = EndReason::ClientGone;
-        Self { router, subscription, asked: patterns, recorder, tasks, reason, _open: open.drop_guard() }
+        let terms = InboxTerms { router, subscription, asked: patterns.into(), recorder, tasks };
+        Self { terms, reason: EndReason::ClientGone, _open: open.drop_guard() }
     }
 
     /// The subscription's id.
     #[must_use]
     pub fn id(&self) -> SubscriptionId {
-        self.subscription.recipient.subscription
+        self.terms.id()
     }
 
-    /// The patterns that were asked for.
+    /// Its terms.
     #[must_use]
-    pub fn asked(&self) -> &[TopicPattern] {
-        &self.asked
+    pub const fn terms(&self) -> &InboxTerms {
+        &self.terms
     }
 
     /// What waits, at least one message and at most `messages_max` and about `bytes_max`, in index order; and how many
@@ -82,13 +88,38 @@ impl Inbox {
         messages_max: usize,
         bytes_max: usize,
     ) -> Result<(Vec<Arc<Recorded>>, u64), InboxError> {
-        match self.subscription.queue.take(messages_max, bytes_max).await {
+        match self.terms.subscription.queue.take(messages_max, bytes_max).await {
             Ok((messages, dropped)) => {
-                self.router.metrics.queued_deliveries(-count(&messages));
+                self.terms.router.metrics.queued_deliveries(-count(&messages));
                 Ok((messages, dropped))
             }
             Err(reason) => Err(self.finish(reason)),
         }
+    }
+
+    /// Lets what waits be handed over, and then no more.
+    pub fn drain(&self) {
+        self.terms.subscription.queue.end(EndReason::Draining);
+    }
+
+    fn finish(&mut self, reason: EndReason) -> InboxError {
+        self.reason = reason;
+        self.terms.subscription.queue.end(reason);
+        InboxError(reason)
+    }
+}
+
+impl InboxTerms {
+    /// The subscription's id.
+    #[must_use]
+    pub fn id(&self) -> SubscriptionId {
+        self.subscription.recipient.subscription
+    }
+
+    /// The patterns that were asked for.
+    #[must_use]
+    pub fn asked(&self) -> &[TopicPattern] {
+        &self.asked
     }
 
     /// Goes on under a fresh token that permits these of the patterns asked for. What waits and is not among them, or not
@@ -101,19 +132,8 @@ impl Inbox {
     }
 
     /// Ends it because a fresh token permits nothing of it.
-    pub fn end_not_permitted(&mut self) {
-        self.finish(EndReason::NotPermitted);
-    }
-
-    /// Lets what waits be handed over, and then no more.
-    pub fn drain(&self) {
-        self.subscription.queue.end(EndReason::Draining);
-    }
-
-    fn finish(&mut self, reason: EndReason) -> InboxError {
-        self.reason = reason;
-        self.subscription.queue.end(reason);
-        InboxError(reason)
+    pub fn end_not_permitted(&self) {
+        self.subscription.queue.end(EndReason::NotPermitted);
     }
 
     fn note(&self, draft: Draft) {
@@ -146,15 +166,16 @@ fn reason(session: &Session) -> EndReason {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
+        let InboxTerms { router, subscription, .. } = &self.terms;
         if self.reason == EndReason::ClientGone {
-            self.reason = reason(&self.subscription.session);
+            self.reason = reason(&subscription.session);
         }
-        let leftover = self.subscription.queue.close(self.reason);
-        self.router.remove(&[(self.id(), self.reason)]);
+        let leftover = subscription.queue.close(self.reason);
+        router.remove(&[(self.id(), self.reason)]);
         let undelivered = undelivered(&leftover);
-        self.router.metrics.queued_deliveries(-count(&leftover));
-        self.router.metrics.undelivered(self.reason.as_str(), undelivered.messages());
-        self.note(Draft::unsubscribed(&self.subscription.recipient, self.reason.as_str(), &undelivered));
+        router.metrics.queued_deliveries(-count(&leftover));
+        router.metrics.undelivered(self.reason.as_str(), undelivered.messages());
+        self.terms.note(Draft::unsubscribed(&subscription.recipient, self.reason.as_str(), &undelivered));
     }
 }
 

@@ -15,7 +15,7 @@ mod router;
 const NARROWED: &str = "narrowed";
 
 pub use deliverer::Deliverer;
-pub use inbox::{Inbox, InboxError};
+pub use inbox::{Inbox, InboxError, InboxTerms};
 pub use queue::{EndReason, QueueLimits};
 pub use router::Router;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use veribus_proto::v1::{
@@ -12,7 +13,11 @@ use veribus_proto::v1::{
 
 use super::{convert, renewal::Renewals, status};
 use crate::{
-    authenticate::Caller, deliver::Inbox, model::TopicPattern, quota::OpenSubscription, record::AccessReceipt,
+    authenticate::Caller,
+    deliver::{EndReason, Inbox, InboxError, InboxTerms},
+    model::TopicPattern,
+    quota::OpenSubscription,
+    record::AccessReceipt,
     subscribe::Reading,
 };
 
@@ -50,11 +55,19 @@ pub(super) struct Opened {
 
 /// The state between two responses.
 struct Subscriber {
-    opened: Opened,
-    requests: Streaming<SubscribeRequest>,
+    _place: OpenSubscription,
+    inbox: Inbox,
+    /// Told first.
+    receipt: Option<AccessReceipt>,
     drain: CancellationToken,
-    is_announced: bool,
+    requested: mpsc::Receiver<Requested>,
 }
+
+/// What came of a request of the client: an answer, or the end of the stream, with or without a status.
+type Requested = Result<Refreshed, Option<Status>>;
+
+/// So many answers to fresh tokens may wait for a reader who is stuck.
+const REFRESHED_WAITING_MAX: usize = 16;
 
 /// Serves a live subscription: says that it stands, and hands over what comes.
 pub(super) fn serve(
@@ -62,7 +75,11 @@ pub(super) fn serve(
     requests: Streaming<SubscribeRequest>,
     drain: CancellationToken,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send + 'static {
-    let subscriber = Subscriber { opened, requests, drain, is_announced: false };
+    let Opened { _place, inbox, receipt, caller, reading, renewals } = opened;
+    let (answers, requested) = mpsc::channel(REFRESHED_WAITING_MAX);
+    let listener = Listener { terms: inbox.terms().clone(), caller, reading, renewals };
+    tokio::spawn(listener.listen(requests, answers));
+    let subscriber = Subscriber { _place, inbox, receipt: Some(receipt), drain, requested };
     stream::unfold(Some(subscriber), |subscriber| async move {
         let mut subscriber = subscriber?;
         match subscriber.next().await {
@@ -74,43 +91,87 @@ pub(super) fn serve(
 }
 
 impl Subscriber {
-    /// Goes on under a fresh token, as far as that permits.
-    async fn refresh(&mut self, credentials: Credentials) -> Result<Refreshed, Status> {
-        let Opened { inbox, caller, reading, renewals, .. } = &mut self.opened;
-        let fresh = renewals.recognise(caller, &credentials).await?;
-        let token_expires_at = fresh.expires_at().0;
-        let patterns = reading.renew(caller, inbox, fresh).await.map_err(|refusal| status::read_status(&refusal))?;
-        let patterns = patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
-        Ok(Refreshed { token_expires_at, patterns })
-    }
-
     /// The next response; an error is the end, with or without a status.
     async fn next(&mut self) -> Result<subscribe_response::Response, Option<Status>> {
-        if !std::mem::replace(&mut self.is_announced, true) {
-            let (inbox, receipt) = (&self.opened.inbox, &self.opened.receipt);
+        if let Some(receipt) = self.receipt.take() {
             return Ok(subscribe_response::Response::Subscribed(Subscribed {
-                subscription_id: inbox.id().to_string(),
+                subscription_id: self.inbox.id().to_string(),
                 audit_index: receipt.decision_id.audit_index(),
                 decision_id: receipt.decision_id.to_string(),
             }));
         }
         loop {
             tokio::select! {
-                taken = self.opened.inbox.next(BATCH_MESSAGES_MAX, BATCH_BYTES_MAX) => {
-                    let (messages, dropped_total) = taken.map_err(status::inbox_status)?;
-                    let deliveries = messages.iter().map(|message| convert::delivery(message)).collect();
-                    return Ok(subscribe_response::Response::Batch(DeliveryBatch { deliveries, dropped_total }));
+                Some(requested) = self.requested.recv() => {
+                    return requested.map(subscribe_response::Response::Refreshed);
                 }
+                taken = self.inbox.next(BATCH_MESSAGES_MAX, BATCH_BYTES_MAX) => match taken {
+                    Ok((messages, dropped_total)) => {
+                        let deliveries = messages.iter().map(|message| convert::delivery(message)).collect();
+                        return Ok(subscribe_response::Response::Batch(DeliveryBatch { deliveries, dropped_total }));
+                    }
+                    Err(error) => return Err(self.end(error).await),
+                },
                 () = self.drain.cancelled() => {
-                    self.opened.inbox.drain();
+                    self.inbox.drain();
                     self.drain = CancellationToken::new();
-                }
-                asked = request_side(&mut self.requests) => {
-                    let credentials = asked?;
-                    return self.refresh(credentials).await.map(subscribe_response::Response::Refreshed).map_err(Some);
                 }
             }
         }
+    }
+
+    /// How the stream ends. Where a fresh token was the reason, its answer names the decision.
+    async fn end(&mut self, error: InboxError) -> Option<Status> {
+        if error.0 == EndReason::NotPermitted {
+            while let Some(requested) = self.requested.recv().await {
+                if let Err(end) = requested {
+                    return end;
+                }
+            }
+        }
+        status::inbox_status(error)
+    }
+}
+
+/// Hears what the client asks for, also while it takes nothing in.
+struct Listener {
+    terms: InboxTerms,
+    caller: Caller,
+    reading: Arc<Reading>,
+    renewals: Renewals,
+}
+
+impl Listener {
+    /// Listens until the client is done, or the stream is.
+    async fn listen(self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Requested>) {
+        loop {
+            let requested = tokio::select! {
+                () = answers.closed() => return,
+                requested = self.answer(&mut requests) => requested,
+            };
+            let ends = requested.is_err();
+            // An error means that the stream is over.
+            if answers.send(requested).await.is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    async fn answer(&self, requests: &mut Streaming<SubscribeRequest>) -> Requested {
+        let credentials = request_side(requests).await?;
+        self.refresh(&credentials).await.map_err(Some)
+    }
+
+    /// Goes on under a fresh token, as far as that permits.
+    async fn refresh(&self, credentials: &Credentials) -> Result<Refreshed, Status> {
+        let fresh = self.renewals.recognise(&self.caller, credentials).await?;
+        let token_expires_at = fresh.expires_at().0;
+        let renewed = self.reading.renew(&self.caller, &self.terms, fresh).await;
+        let patterns = renewed.map_err(|refusal| status::read_status(&refusal))?;
+        Ok(Refreshed {
+            token_expires_at,
+            patterns: patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        })
     }
 }
 

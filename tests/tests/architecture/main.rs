@@ -77,7 +77,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
 /// What a module may name of another, where that is not all that is public.
 const ONLY: [(&str, &str, &[&str]); 5] = [
     ("transport", "engine", &["ReadError"]),
-    ("transport", "deliver", &["EndReason", "Inbox", "InboxError"]),
+    ("transport", "deliver", &["EndReason", "Inbox", "InboxError", "InboxTerms"]),
     (
         "record",
         "engine",

@@ -39,6 +39,12 @@ pub struct ProofSettings {
     pub limits: ProofLimits,
 }
 
+impl ProofSettings {
+    /// No proof counts: tokens that name a key are refused.
+    pub const NONE: Self =
+        Self { public_url: None, max_age_s: 0, limits: ProofLimits { total_max: 0, per_agent_max: 0 } };
+}
+
 /// Checks proofs, and remembers those that it accepted.
 pub(super) struct Proofs {
     target: Target,
