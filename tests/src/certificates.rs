@@ -18,6 +18,7 @@ pub struct ClientAuthority {
 /// A client's certificate and its key.
 pub struct ClientCertificate {
     certificate: CertificateDer<'static>,
+    pem: String,
     key: KeyPair,
 }
 
@@ -52,8 +53,8 @@ impl ClientAuthority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
-        Ok(ClientCertificate { certificate, key })
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(ClientCertificate { certificate: certificate.der().clone(), pem: certificate.pem(), key })
     }
 }
 
@@ -68,6 +69,18 @@ impl ClientCertificate {
     #[must_use]
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.certificate.clone()]
+    }
+
+    /// The same as a PEM file.
+    #[must_use]
+    pub fn chain_pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Its private key as a PEM file.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
     }
 
     /// Its private key.

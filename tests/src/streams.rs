@@ -174,6 +174,12 @@ impl RawSubscription {
     }
 }
 
+/// The request that goes on with a subscription under a fresh token.
+#[must_use]
+pub fn refreshing(token: &str) -> SubscribeRequest {
+    SubscribeRequest { request: Some(subscribe_request::Request::Refresh(credentials(token))) }
+}
+
 fn credentials(token: &str) -> Credentials {
     Credentials { token: token.to_owned(), ..Credentials::default() }
 }

@@ -113,7 +113,8 @@ impl Call {
 
 /// The answer to a call, message by message. What is not asked for is not read, so the other side has to wait.
 pub struct Answers {
-    _requests: h2::SendStream<Bytes>,
+    /// What is sent meanwhile.
+    pub requests: h2::SendStream<Bytes>,
     body: RecvStream,
     buffer: BytesMut,
 }
@@ -128,7 +129,7 @@ impl Call {
         if let Some(status) = grpc_status(response.headers()) {
             bail!("over at once with status {status}");
         }
-        Ok(Answers { _requests: self.requests, body: response.into_body(), buffer: BytesMut::new() })
+        Ok(Answers { requests: self.requests, body: response.into_body(), buffer: BytesMut::new() })
     }
 }
 

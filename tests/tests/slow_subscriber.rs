@@ -13,7 +13,7 @@ use veribus_tests::{
     broker::{Setup, TestBroker},
     log::{Log, undelivered},
     patiently,
-    streams::opening,
+    streams::{opening, refreshing},
     wire::{Answers, Wire, frame},
 };
 
@@ -160,5 +160,20 @@ async fn a_slow_subscriber_that_goes_away_leaves_a_record_of_what_waited_for_it(
     assert_eq!(ended.detail, "client_gone");
     let last: Vec<u64> = all.iter().rev().take(QUEUE).rev().copied().collect();
     assert_eq!(undelivered(ended), last, "what waited in its queue");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_subscriber_who_takes_nothing_in_may_still_send_a_fresh_token() -> Result<()> {
+    let broker = broker(Overflow::DropOldest).await?;
+    let mut slow = Slow::subscribe(&broker).await?;
+    let mut fast = broker.client(&broker.token("fast", &["subscribe:>"])?).await?.subscribe([">"]).await?;
+    let sender = broker.client(&broker.token("sender", &["publish:>"])?).await?;
+    publish_all(&sender, &mut fast).await?;
+    let fresh = broker.token("slow", &["subscribe:>"])?;
+    slow.answers.requests.send_data(frame(&refreshing(&fresh).encode_to_vec()), false)?;
+    let log = broker.log_with(|log| log.of_kind(EntryKind::TokenRefreshed).next().is_some()).await?;
+    let refreshed = log.of_kind(EntryKind::TokenRefreshed).next().context("refreshed")?;
+    assert_eq!(refreshed.subscription_id, slow.subscribed.subscription_id);
     Ok(())
 }

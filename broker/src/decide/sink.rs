@@ -124,8 +124,16 @@ impl Sink for ValueSink {
 }
 
 /// Writes each member unambiguously: a mark for its kind, and every text behind its length.
-#[derive(Default)]
 pub(super) struct KeySink(Vec<u8>);
+
+/// What most keys take, so that they are not moved while they grow.
+const KEY_BYTES: usize = 1024;
+
+impl Default for KeySink {
+    fn default() -> Self {
+        Self(Vec::with_capacity(KEY_BYTES))
+    }
+}
 
 impl KeySink {
     pub(super) fn finish(&self) -> [u8; 32] {

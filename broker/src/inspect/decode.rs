@@ -21,6 +21,8 @@ pub(super) const CODE_LENGTHS: [usize; 5] = [2, 3, 4, 8, 10];
 const LINE_CHARS_MIN: usize = 8;
 /// Readable stretches of decoded bytes that are shorter are taken for accidents, in bytes.
 const READABLE_BYTES_MIN: usize = 8;
+/// Decoded bytes with fewer characters than this hold nothing readable.
+const READABLE_CHARS_MIN: usize = 4;
 /// Longer runs are decoded only from their first character on, in characters.
 const REALIGNED_CHARS_MAX: usize = 4096;
 
@@ -309,6 +311,10 @@ const fn is_gzip(bytes: &[u8]) -> bool {
 /// The readable stretches of `bytes`, a line each. NUL is dropped, so that UTF-16 is readable.
 fn readable(bytes: &[u8]) -> String {
     let mut out = String::new();
+    // As in a number that was taken for a code: fewer characters spell nothing.
+    if bytes.iter().filter(|byte| **byte >= b' ').count() < READABLE_CHARS_MIN {
+        return out;
+    }
     let is_control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\0');
     for chunk in bytes.utf8_chunks() {
         for stretch in chunk.valid().split(is_control).filter(|stretch| stretch.len() >= READABLE_BYTES_MIN) {
