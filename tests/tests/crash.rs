@@ -8,10 +8,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::sync::oneshot;
+use tonic::Code;
 use veribus_broker::{dev::DevDirectory, model::Clock};
 use veribus_proto::{
     chain::ChainVerifier,
-    v1::{AuditEntry, EntryKind, QueryRequest},
+    v1::{AuditEntry, EntryKind, PublishRequest, QueryRequest, Revocation, RevokeRequest, revocation},
 };
 use veribus_tests::{
     messages::wire,
@@ -56,6 +57,36 @@ async fn a_broker_killed_under_load_twenty_times_has_every_acknowledged_message_
     let mut whole = Ledger { acknowledged: ledger.acknowledged, ..Ledger::new() };
     whole.read_on(&broker, &directory).await?;
     whole.check(KILLS)
+}
+
+/// A revocation that was answered outlives the process, whatever became of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_killed_right_after_a_revocation_comes_back_with_it() -> Result<()> {
+    let binary = Binary::build()?;
+    let place = tempfile::tempdir()?;
+    let directory = open_directory(&place.path().join("dev"))?;
+    for round in 0..5 {
+        let mut broker = binary.dev(directory.root()).await?;
+        let agent = format!("agent-{round}");
+        let agents = token(&directory, &agent, "publish:>")?;
+        let before = broker.raw(&agents).await?.broker().publish(one(&agent)).await;
+        ensure!(before.is_ok(), "before it is revoked: {before:?}");
+        let operator = broker.raw(&token(&directory, "operator", "admin.revoke")?).await?;
+        let target = Some(revocation::Target::Agent(agent));
+        let issuer = directory.issuer().issuer().to_owned();
+        let revocation = Some(Revocation { issuer, target, ..Revocation::default() });
+        patiently(operator.admin().revoke(RevokeRequest { revocation })).await??;
+        broker.kill().await?;
+
+        let broker = binary.dev(directory.root()).await?;
+        let after = broker.raw(&agents).await?.broker().publish(one("again")).await;
+        ensure!(after.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated), "{after:?}");
+    }
+    Ok(())
+}
+
+fn one(id: &str) -> PublishRequest {
+    PublishRequest { message: Some(wire(id, "x", "text")) }
 }
 
 fn token(directory: &DevDirectory, agent: &str, permission: &str) -> Result<String> {
