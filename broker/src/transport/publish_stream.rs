@@ -17,7 +17,7 @@ use super::{
     convert,
     overruns::Overruns,
     refusals::Refusals,
-    renewal::Renewals,
+    renewal::{Pace, Renewals},
     senders::{Senders, Unrecognised},
     status,
 };
@@ -126,6 +126,7 @@ impl PublishStreams {
         room: &Room,
         steps: &mpsc::Sender<Step>,
     ) -> Result<(), Status> {
+        let mut pace = Pace::new();
         loop {
             let request = tokio::select! {
                 biased;
@@ -136,6 +137,9 @@ impl PublishStreams {
             };
             match request {
                 Ok(Some(request)) => {
+                    if request.refresh.is_some() {
+                        pace.next().await;
+                    }
                     let step = self.set_out(caller, meter, request, room).await?;
                     if steps.send(step).await.is_err() {
                         return Ok(());

@@ -176,6 +176,16 @@ fn accounts_are_bounded_and_idle_ones_make_room() {
 }
 
 #[test]
+fn who_may_revoke_is_let_in_however_many_agents_there_are() {
+    let fixture = with_overrides(QuotaTerms::default(), QuotaOverrides::default(), 1);
+    let _open = fixture.open("open").expect("open");
+    assert!(fixture.open("new").is_err());
+    let operator = fixture.world.identity(&fixture.world.claims("operator").permission("admin.revoke"));
+    assert!(fixture.quotas.open_call(operator).is_ok());
+    assert_eq!(fixture.quotas.accounts(), 1);
+}
+
+#[test]
 fn an_account_that_still_owes_is_not_forgotten() {
     let terms = QuotaTerms { messages_per_s: max(1), burst_s: NonZeroU32::new(5), ..QuotaTerms::default() };
     let fixture = with_overrides(terms, QuotaOverrides::default(), 1);
