@@ -28,6 +28,23 @@ pub struct TokenLifetime {
     pub leeway_s: u64,
 }
 
+impl TokenLifetime {
+    /// When the last token that a revocation names must have run out; never, where it names those of the future too, or
+    /// where that is later than can be kept: such an end could not be read back at the next start.
+    ///
+    /// A token is taken from `iat - leeway` until `exp + leeway`, and `exp` is at most the longest lifetime after `iat`.
+    fn runs_out(self, target: &RevocationTarget, now: UnixSeconds) -> Option<UnixSeconds> {
+        let issued_at_most = match target {
+            RevocationTarget::Token(_) => now.0,
+            RevocationTarget::IssuedBefore(_, moment) => moment.0.max(now.0),
+            RevocationTarget::Agent(_) | RevocationTarget::WholeIssuer => return None,
+        };
+        let good_for = self.max_s.saturating_add(self.leeway_s.saturating_mul(2));
+        let end = issued_at_most.saturating_add_unsigned(good_for);
+        Revocation::TIMES.contains(&end).then_some(UnixSeconds(end))
+    }
+}
+
 /// The stages that an operator's request goes through.
 pub struct AdminStages {
     /// Says who may.
@@ -148,7 +165,8 @@ impl Administration {
 
 impl AdminStages {
     async fn revoke(&self, caller: &Caller, mut revocation: Revocation) -> Result<Revoking, ReadRefusal> {
-        revocation.expires_at = revocation.expires_at.or_else(|| self.runs_out(&revocation.target));
+        revocation.expires_at =
+            revocation.expires_at.or_else(|| self.lifetime.runs_out(&revocation.target, self.now()));
         let draft = self.decide(caller, Access::Revoke(&revocation)).await?;
         let mut named = self.sessions.named_by(&revocation);
         let receipt = self.recorder.revoke(draft, revocation.clone(), caller.identity()).await?;
@@ -215,19 +233,6 @@ impl AdminStages {
         try_join_all(drafts.into_iter().map(|draft| self.recorder.report(draft))).await.map(drop)
     }
 
-    /// When the last token that a revocation names must have run out; never, where it names those of the future too.
-    ///
-    /// A token is taken from `iat - leeway` until `exp + leeway`, and `exp` is at most the longest lifetime after `iat`.
-    fn runs_out(&self, target: &RevocationTarget) -> Option<UnixSeconds> {
-        let issued_at_most = match target {
-            RevocationTarget::Token(_) => self.now().0,
-            RevocationTarget::IssuedBefore(_, moment) => moment.0.max(self.now().0),
-            RevocationTarget::Agent(_) | RevocationTarget::WholeIssuer => return None,
-        };
-        let good_for = self.lifetime.max_s.saturating_add(self.lifetime.leeway_s.saturating_mul(2));
-        Some(UnixSeconds(issued_at_most.saturating_add_unsigned(good_for)))
-    }
-
     fn now(&self) -> UnixSeconds {
         self.clock.now().seconds()
     }
@@ -247,5 +252,31 @@ fn accepted(receipt: AccessReceipt) -> Result<DecisionId, ReadRefusal> {
     match refused {
         None => Ok(decision_id),
         Some(reason) => Err(ReadRefusal::Denied { decision_id, reason }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authenticate::RevocationTarget;
+
+    #[test]
+    fn a_revocation_ends_with_the_last_token_that_it_names_or_never() {
+        let agent = || AgentId::parse("a").expect("an agent");
+        let token = || RevocationTarget::Token(crate::model::TokenId::parse("t").expect("an id"));
+        let before = |moment| RevocationTarget::IssuedBefore(agent(), UnixSeconds(moment));
+        let now = UnixSeconds(1_000_000);
+        let lifetime = TokenLifetime { max_s: 3_600, leeway_s: 10 };
+        assert_eq!(lifetime.runs_out(&token(), now), Some(UnixSeconds(1_003_620)));
+        assert_eq!(lifetime.runs_out(&before(7), now), Some(UnixSeconds(1_003_620)));
+        assert_eq!(lifetime.runs_out(&before(2_000_000), now), Some(UnixSeconds(2_003_620)));
+        assert_eq!(lifetime.runs_out(&RevocationTarget::Agent(agent()), now), None);
+        assert_eq!(lifetime.runs_out(&RevocationTarget::WholeIssuer, now), None);
+        // What could not be read back at the next start must not be kept.
+        let last = *Revocation::TIMES.end();
+        assert_eq!(lifetime.runs_out(&before(last), now), None);
+        assert_eq!(lifetime.runs_out(&before(i64::MAX), now), None);
+        let endless = TokenLifetime { max_s: u64::MAX, leeway_s: u64::MAX };
+        assert_eq!(endless.runs_out(&token(), now), None);
     }
 }

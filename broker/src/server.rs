@@ -528,13 +528,18 @@ fn run_writer(writer: Writer, deliverer: Deliverer) -> Result<oneshot::Receiver<
     Ok(receiver)
 }
 
+/// How often sessions are looked at, and how many times one that is over may be found open.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOKS_MAX: u8 = 10;
+
 /// Ends sessions whose token is no longer good and that nothing else wakes: those that only wait for their client, and
-/// those whose key was withdrawn.
+/// those whose key was withdrawn. Closes the connections of clients that hold open what is over.
 async fn watch_sessions(sessions: Arc<Sessions>) {
-    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    let mut interval = tokio::time::interval(LOOK_EVERY);
     loop {
         interval.tick().await;
         sessions.end_fallen();
+        sessions.cut_off_stuck(LOOKS_MAX);
     }
 }
 

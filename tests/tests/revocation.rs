@@ -218,6 +218,27 @@ async fn a_restart_keeps_the_revocation() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_moment_that_cannot_be_is_refused_and_the_broker_starts_again() -> Result<()> {
+    let broker = broker().await?;
+    let issued_before = |moment| Target::IssuedBefore(IssuedBefore { agent: "x".to_owned(), issued_before: moment });
+    let operator = broker.raw(&broker.token("operator", &ADMIN)?).await?;
+    // The last one that is taken, one beyond it, and milliseconds.
+    for (moment, expected) in [
+        (253_402_300_799, Code::Ok),
+        (253_402_300_800, Code::InvalidArgument),
+        (1_790_000_000_000, Code::InvalidArgument),
+    ] {
+        let revocation = Some(revocation(&broker, issued_before(moment)));
+        let answer = operator.admin().revoke(RevokeRequest { revocation }).await;
+        assert_eq!(code(answer), expected, "{moment}");
+    }
+    drop(operator);
+    let broker = broker.stop().await?.start().await?;
+    assert_eq!(publish(&broker.raw(&broker.token("x", &ALL)?).await?, "1").await, Code::Unauthenticated);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_revoked_token_is_forgotten_when_it_must_have_run_out_and_an_agent_is_not() -> Result<()> {
     let UnixSeconds(now) = Clock::system().now().seconds();
     let clock = Clock::manual(UnixSeconds(now));

@@ -43,6 +43,9 @@ pub struct Revocation {
 impl Revocation {
     /// The longest reason, in bytes.
     pub const REASON_BYTES_MAX: usize = 256;
+    /// The times that it may name, in seconds since the Unix epoch: the years 1 to 9999, which is all that a timestamp on
+    /// the wire, and so what is kept of a revocation, can say.
+    pub const TIMES: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
     /// Whether it names the token of `identity`.
     #[must_use]

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
 };
 
@@ -45,6 +45,10 @@ pub struct Session {
     end: OnceLock<SessionEnd>,
     ended: CancellationToken,
     complained: AtomicBool,
+    /// Closes the connection.
+    cut_off: OnceLock<CancellationToken>,
+    /// How often it was found over and still open.
+    lingered: AtomicU8,
 }
 
 impl Session {
@@ -66,6 +70,24 @@ impl Session {
             end: OnceLock::new(),
             ended: CancellationToken::new(),
             complained: AtomicBool::new(false),
+            cut_off: OnceLock::new(),
+            lingered: AtomicU8::new(0),
+        }
+    }
+
+    /// What closes its connection, should its client not let it end.
+    pub fn can_be_cut_off_by(&self, switch: &CancellationToken) {
+        self.cut_off.get_or_init(|| switch.clone());
+    }
+
+    /// Asked at regular times: a client that takes nothing in is never told that the session is over, and holds its call
+    /// open. After `rounds_max` of them its connection is closed.
+    pub(super) fn cut_off_if_stuck(&self, rounds_max: u8) {
+        if self.end.get().is_some()
+            && self.lingered.fetch_add(1, Ordering::Relaxed) >= rounds_max
+            && let Some(switch) = self.cut_off.get()
+        {
+            switch.cancel();
         }
     }
 

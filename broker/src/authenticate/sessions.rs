@@ -75,6 +75,11 @@ impl Sessions {
         self.all().iter().filter(|session| fallen(session)).count()
     }
 
+    /// Closes the connections of those that are over and that their clients have held open for `rounds_max` such looks.
+    pub fn cut_off_stuck(&self, rounds_max: u8) {
+        self.all().iter().for_each(|session| session.cut_off_if_stuck(rounds_max));
+    }
+
     /// The session of this number, if it is open.
     #[must_use]
     pub fn find(&self, id: SessionId) -> Option<Arc<Session>> {
@@ -186,6 +191,26 @@ mod tests {
         bench.world.clock.advance(LIFETIME);
         assert_eq!(bench.sessions.end_fallen(), 1, "the first is over already");
         assert_eq!(other.session().end_reason(), Some(&SessionEnd::Token(TokenError::Expired)));
+    }
+
+    #[test]
+    fn a_client_that_holds_open_what_is_over_is_cut_off_and_no_other() {
+        let bench = Bench::new();
+        let (one, other) = (bench.open("one"), bench.open("other"));
+        let [switch, another] = [&one, &other].map(|open| {
+            let switch = tokio_util::sync::CancellationToken::new();
+            open.session().can_be_cut_off_by(&switch);
+            switch
+        });
+        let look = || bench.sessions.cut_off_stuck(2);
+        (0..5).for_each(|_| look());
+        assert!(!switch.is_cancelled(), "while it is good");
+        one.session().end(&SessionEnd::Token(TokenError::Revoked));
+        look();
+        look();
+        assert!(!switch.is_cancelled(), "it may take a moment");
+        look();
+        assert!(switch.is_cancelled() && !another.is_cancelled());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     exceeded::{QuotaExceeded, QuotaKind},
-    rate::{Nanos, Rate, Shortage},
+    rate::{Burst, Nanos, Rate, Shortage},
     table::{Allowance, QuotaTable},
 };
 use crate::{
@@ -36,34 +36,35 @@ pub(super) struct Account {
 struct Dues {
     messages: Nanos,
     bytes: Nanos,
+    /// The longest burst under which anything was taken. An agent may hold tokens with different terms: what it took under
+    /// those of one is not forgiven under the shorter burst of another, or it would have the long one again at once.
+    longest: Burst,
 }
 
 impl Account {
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(self: &Arc<Self>, now: UnixMicros) -> bool {
-        let Dues { messages, bytes } = *self.dues.lock();
+        let Dues { messages, bytes, .. } = *self.dues.lock();
         Arc::strong_count(self) == 1 && messages.max(bytes) <= now.into()
     }
 
     fn take(&self, allowance: &Allowance, now: UnixMicros, bytes: u64) -> Result<(), QuotaExceeded> {
         let mut dues = self.dues.lock();
-        dues.messages = settled(allowance.messages, dues.messages, now);
-        dues.bytes = settled(allowance.bytes, dues.bytes, now);
+        let bursts = [allowance.messages, allowance.bytes].into_iter().flatten().map(Rate::burst);
+        dues.longest = bursts.fold(dues.longest, Ord::max);
+        dues.messages = dues.longest.settle(dues.messages, now.into());
+        dues.bytes = dues.longest.settle(dues.bytes, now.into());
         let of_messages = due(QuotaKind::Messages, allowance.messages, dues.messages, now, 1);
         let of_bytes = due(QuotaKind::Bytes, allowance.bytes, dues.bytes, now, bytes);
         match (of_messages, of_bytes) {
             (Ok(messages), Ok(bytes)) => {
-                *dues = Dues { messages, bytes };
+                *dues = Dues { messages, bytes, ..*dues };
                 Ok(())
             }
             (Err(one), Ok(_)) | (Ok(_), Err(one)) => Err(one),
             (Err(one), Err(other)) => Err(worse(one, other)),
         }
     }
-}
-
-fn settled(rate: Option<Rate>, due: Nanos, now: UnixMicros) -> Nanos {
-    rate.map_or(due, |rate| rate.settle(due, now.into()))
 }
 
 fn due(kind: QuotaKind, rate: Option<Rate>, due: Nanos, now: UnixMicros, units: u64) -> Result<Nanos, QuotaExceeded> {

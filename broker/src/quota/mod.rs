@@ -10,7 +10,7 @@
 //! count as one.
 //!
 //! Bounded: an account is forgotten once its agent has nothing open and owes nothing, and beyond a number of accounts
-//! nobody new is let in until one is.
+//! nobody new is let in until one is, save those who may revoke.
 //!
 //! Out of scope: whether the agent may do it at all (see [`decide`](crate::decide)), and what all agents together may do.
 

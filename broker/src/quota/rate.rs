@@ -1,7 +1,7 @@
 //! One rate: the generic cell rate algorithm, virtual scheduling (ITU-T I.371, appendix).
 //!
 //! What is kept is the moment at which everything taken so far would have arrived, had it come evenly: up to `burst`
-//! ahead of now there is room. A rate that is set lower while something is owed forgives what goes beyond its own burst.
+//! ahead of now there is room.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -29,6 +29,18 @@ pub(super) struct Rate {
     burst_ns: u64,
 }
 
+/// How far ahead of now what was taken may be. None to begin with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Burst(u64);
+
+impl Burst {
+    /// What is owed at most: after a burst everything is owed. To be kept, so that a clock that was set back keeps nobody
+    /// out for longer than that.
+    pub(super) fn settle(self, due: Nanos, now: Nanos) -> Nanos {
+        due.min(Nanos(now.0.saturating_add(self.0)))
+    }
+}
+
 /// Why there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shortage {
@@ -43,10 +55,9 @@ impl Rate {
         Self { per_s, burst_ns: burst_s.get() as u64 * NS_PER_S }
     }
 
-    /// What is owed at most: after a burst everything is owed. To be kept, so that a clock that was set back keeps nobody
-    /// out for longer than that.
-    pub(super) fn settle(self, due: Nanos, now: Nanos) -> Nanos {
-        due.min(Nanos(now.0.saturating_add(self.burst_ns)))
+    /// What may come at once.
+    pub(super) const fn burst(self) -> Burst {
+        Burst(self.burst_ns)
     }
 
     /// What a settled `due` becomes when so many units are taken now.
@@ -103,9 +114,9 @@ mod tests {
     fn a_clock_that_was_set_back_keeps_nobody_out_for_longer_than_a_burst() {
         let rate = rate(10, 3);
         let due = rate.take(Nanos(0), ms(1_000_000), 30).expect("a burst");
-        let due = rate.settle(due, ms(0));
+        let due = rate.burst().settle(due, ms(0));
         assert_eq!(rate.take(due, ms(0), 1), Err(Shortage::For(Duration::from_millis(100))));
-        assert!(rate.take(rate.settle(due, ms(100)), ms(100), 1).is_ok());
+        assert!(rate.take(rate.burst().settle(due, ms(100)), ms(100), 1).is_ok());
     }
 
     proptest! {

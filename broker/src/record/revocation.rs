@@ -27,7 +27,7 @@ pub enum RevocationError {
     /// The reason is too long.
     #[error("the reason is longer than {} bytes", Revocation::REASON_BYTES_MAX)]
     Reason,
-    /// It would end at a time that does not exist.
+    /// It names a time that does not exist.
     #[error("the time is out of range")]
     Time,
 }
@@ -40,7 +40,7 @@ impl TryFrom<v1::Revocation> for Revocation {
             Target::TokenId(id) => RevocationTarget::Token(TokenId::parse(&id)?),
             Target::Agent(agent) => RevocationTarget::Agent(AgentId::parse(&agent)?),
             Target::IssuedBefore(issued) => {
-                RevocationTarget::IssuedBefore(AgentId::parse(&issued.agent)?, UnixSeconds(issued.issued_before))
+                RevocationTarget::IssuedBefore(AgentId::parse(&issued.agent)?, possible(issued.issued_before)?)
             }
             Target::WholeIssuer(true) => RevocationTarget::WholeIssuer,
             Target::WholeIssuer(false) => return Err(RevocationError::NoTarget),
@@ -112,12 +112,11 @@ fn whole_seconds(time: &Timestamp) -> Result<UnixSeconds, RevocationError> {
         return Err(RevocationError::Time);
     }
     let seconds = time.seconds.checked_add(i64::from(time.nanos > 0)).ok_or(RevocationError::Time)?;
-    // The years 1 to 9999, which is all that a timestamp may be.
-    if (-62_135_596_800..=253_402_300_799).contains(&seconds) {
-        Ok(UnixSeconds(seconds))
-    } else {
-        Err(RevocationError::Time)
-    }
+    possible(seconds)
+}
+
+fn possible(seconds: i64) -> Result<UnixSeconds, RevocationError> {
+    if Revocation::TIMES.contains(&seconds) { Ok(UnixSeconds(seconds)) } else { Err(RevocationError::Time) }
 }
 
 #[cfg(test)]
@@ -157,6 +156,10 @@ mod tests {
             let expires_at = Some(Timestamp { seconds, nanos });
             let out_of_range = v1::Revocation { expires_at, ..wire(Some(Target::WholeIssuer(true))) };
             assert_eq!(Revocation::try_from(out_of_range), Err(RevocationError::Time));
+        }
+        for issued_before in [i64::MAX, 253_402_300_800, -62_135_596_801, i64::MIN] {
+            let target = Target::IssuedBefore(v1::IssuedBefore { agent: "a".to_owned(), issued_before });
+            assert_eq!(Revocation::try_from(wire(Some(target))), Err(RevocationError::Time), "{issued_before}");
         }
         let half = v1::Revocation {
             expires_at: Some(Timestamp { seconds: 1, nanos: 1 }),

@@ -208,7 +208,9 @@ impl Keeper {
             self.overruns.note_identity(Arc::clone(&identity), connection.peer(), exceeded.kind, 1);
             status::over_quota(&exceeded)
         })?;
-        Ok(Admitted { open: self.sessions.open(identity, connection.peer(), path), place })
+        let open = self.sessions.open(identity, connection.peer(), path);
+        open.session().can_be_cut_off_by(connection.switch());
+        Ok(Admitted { open, place })
     }
 
     /// The answer to a caller whose session ended before the call was answered.

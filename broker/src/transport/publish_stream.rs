@@ -8,11 +8,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinHandle,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming};
 use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse, Refreshed};
 
@@ -20,7 +17,7 @@ use super::{
     convert,
     overruns::Overruns,
     refusals::Refusals,
-    renewal::Renewals,
+    renewal::{Pace, Renewals},
     senders::{Senders, Unrecognised},
     status,
 };
@@ -65,7 +62,9 @@ pub(super) struct PublishStreams {
 enum Step {
     Publish {
         refreshed: Option<Refreshed>,
-        on_the_way: JoinHandle<Result<OnTheWay, TokenError>>,
+        /// Ends with the stream: what is on the way may wait for an issuer, message after message, and takes room
+        /// that is given back when the stream is gone.
+        on_the_way: AbortOnDropHandle<Result<OnTheWay, TokenError>>,
         room: [OwnedSemaphorePermit; 2],
     },
     End(Status),
@@ -127,6 +126,7 @@ impl PublishStreams {
         room: &Room,
         steps: &mpsc::Sender<Step>,
     ) -> Result<(), Status> {
+        let mut pace = Pace::new();
         loop {
             let request = tokio::select! {
                 biased;
@@ -137,6 +137,9 @@ impl PublishStreams {
             };
             match request {
                 Ok(Some(request)) => {
+                    if request.refresh.is_some() {
+                        pace.next().await;
+                    }
                     let step = self.set_out(caller, meter, request, room).await?;
                     if steps.send(step).await.is_err() {
                         return Ok(());
@@ -152,7 +155,10 @@ impl PublishStreams {
     async fn record(self, caller: Caller, mut steps: mpsc::Receiver<Step>, answers: mpsc::Sender<Answer>) {
         while let Some(step) = steps.recv().await {
             let answer = match step {
-                Step::Publish { refreshed, on_the_way, room } => match on_the_way.await {
+                Step::Publish { refreshed, on_the_way, room } => match tokio::select! {
+                    arrived = on_the_way => arrived,
+                    () = answers.closed() => return,
+                } {
                     Ok(Ok(arrived)) => self.results(refreshed, arrived, room).await,
                     Ok(Err(error)) => Answer::End(self.refused(&caller, &error)),
                     // A stage that broke off: nothing of this request, and nothing after it, is recorded.
@@ -205,7 +211,7 @@ impl PublishStreams {
         let (this, caller) = (self.clone(), caller.clone());
         let on_the_way =
             tokio::spawn(async move { this.route(&caller, &identity, request.messages, over_quota).await });
-        Ok(Step::Publish { refreshed, on_the_way, room: taken })
+        Ok(Step::Publish { refreshed, on_the_way: AbortOnDropHandle::new(on_the_way), room: taken })
     }
 
     /// Answers to the messages that the caller's quota does not let pass. They are not looked into; what comes after them

@@ -11,7 +11,11 @@ use veribus_proto::v1::{
     subscribe_response,
 };
 
-use super::{convert, renewal::Renewals, status};
+use super::{
+    convert,
+    renewal::{Pace, Renewals},
+    status,
+};
 use crate::{
     authenticate::Caller,
     deliver::{EndReason, Inbox, InboxError, InboxTerms},
@@ -144,10 +148,11 @@ struct Listener {
 impl Listener {
     /// Listens until the client is done, or the stream is.
     async fn listen(self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Requested>) {
+        let mut pace = Pace::new();
         loop {
             let requested = tokio::select! {
                 () = answers.closed() => return,
-                requested = self.answer(&mut requests) => requested,
+                requested = self.answer(&mut requests, &mut pace) => requested,
             };
             let ends = requested.is_err();
             // An error means that the stream is over.
@@ -157,8 +162,9 @@ impl Listener {
         }
     }
 
-    async fn answer(&self, requests: &mut Streaming<SubscribeRequest>) -> Requested {
+    async fn answer(&self, requests: &mut Streaming<SubscribeRequest>, pace: &mut Pace) -> Requested {
         let credentials = request_side(requests).await?;
+        pace.next().await;
         self.refresh(&credentials).await.map_err(Some)
     }
 

@@ -176,6 +176,16 @@ fn accounts_are_bounded_and_idle_ones_make_room() {
 }
 
 #[test]
+fn who_may_revoke_is_let_in_however_many_agents_there_are() {
+    let fixture = with_overrides(QuotaTerms::default(), QuotaOverrides::default(), 1);
+    let _open = fixture.open("open").expect("open");
+    assert!(fixture.open("new").is_err());
+    let operator = fixture.world.identity(&fixture.world.claims("operator").permission("admin.revoke"));
+    assert!(fixture.quotas.open_call(operator).is_ok());
+    assert_eq!(fixture.quotas.accounts(), 1);
+}
+
+#[test]
 fn an_account_that_still_owes_is_not_forgotten() {
     let terms = QuotaTerms { messages_per_s: max(1), burst_s: NonZeroU32::new(5), ..QuotaTerms::default() };
     let fixture = with_overrides(terms, QuotaOverrides::default(), 1);
@@ -197,4 +207,24 @@ fn a_clock_that_was_set_back_keeps_nobody_out_for_longer_than_a_burst() {
     let earlier = now - 3_600_000_000;
     assert!(meter.take(UnixMicros(earlier), 0).is_err());
     assert_eq!(meter.take(UnixMicros(earlier + 1_000_000), 0), Ok(()));
+}
+
+#[test]
+fn tokens_with_different_terms_do_not_give_a_long_burst_again() {
+    let terms = |per_s, burst_s| QuotaTerms {
+        messages_per_s: max(per_s),
+        burst_s: NonZeroU32::new(burst_s),
+        ..QuotaTerms::default()
+    };
+    let bulk = [(RoleName::parse("bulk").expect("a role"), terms(2, 10))].into();
+    let overrides = QuotaOverrides { roles: bulk, ..QuotaOverrides::default() };
+    let fixture = with_overrides(terms(2, 1), overrides, 8);
+    let open = |roles: &[&str]| fixture.quotas.open_call(fixture.identity("a", roles)).expect("open").meter();
+    let (long, short) = (open(&["bulk"]), open(&[]));
+    let taken = || std::iter::from_fn(|| fixture.take(&long, 1).ok()).count();
+    assert_eq!(taken(), 20);
+    assert!(fixture.take(&short, 1).is_err(), "one account");
+    fixture.world.clock.advance(SECOND);
+    assert!(fixture.take(&short, 1).is_err());
+    assert_eq!(taken(), 2, "what comes in a second");
 }

@@ -37,16 +37,17 @@ impl Writer {
     /// left behind are recorded again, under new names.
     pub(super) fn changes(&mut self, commit: &mut Commit) -> Changes {
         let mut changes = Changes::default();
-        for index in self.revocations.over(self.clock.now().seconds()) {
-            changes.records.push(revocation::forgotten(index));
-            changes.lifted.push(index);
-        }
         let unrecorded = std::mem::take(&mut self.unrecorded);
         let former: Vec<u64> = unrecorded.iter().map(|one| one.index).collect();
         changes.records.extend(former.iter().map(|index| revocation::forgotten(*index)));
         let put = unrecorded.into_iter().map(|one| self.put(one.draft, one.revocation, commit, &mut changes)).collect();
         if !former.is_empty() {
             self.revocations.change(put, &former);
+        }
+        // Looked for only now: a former index may be that of another revocation by this commit.
+        for index in self.revocations.over(self.clock.now().seconds()) {
+            changes.records.push(revocation::forgotten(index));
+            changes.lifted.push(index);
         }
         changes
     }

@@ -147,6 +147,35 @@ async fn a_failed_write_leaves_the_revocation_in_force_and_it_is_recorded_again(
 }
 
 #[tokio::test]
+async fn of_two_that_a_failed_write_left_behind_only_the_one_that_is_over_ends() {
+    let bench = Bench::new();
+    let (writer, recorder, _reader) = bench.open().expect("opened");
+    bench.store.failures.lock().push(Failure::NotPersisted);
+    let over = Some(UnixSeconds(NOW.0 - 1));
+    let mut revoking = Vec::new();
+    for (queued, revocation) in (1..).zip([revocation("sender", None), revocation("another", over)]) {
+        let (draft, operator) = draft(&bench, &revocation);
+        let recorder_too = recorder.clone();
+        revoking.push(tokio::spawn(async move { recorder_too.revoke(draft, revocation, operator).await }));
+        while recorder.queued() < queued {
+            tokio::task::yield_now().await;
+        }
+    }
+    recorder.finish(Draft::stopped()).await.expect("queued");
+    let delivered = bench.delivered.clone();
+    std::thread::spawn(move || writer.run(delivered)).join().expect("no panic").expect("ended in good order");
+    for one in revoking {
+        assert!(one.await.expect("no panic").is_err(), "one commit, which failed");
+    }
+    // The second one's index was given to the first one when both were recorded again.
+    assert_eq!(bench.standing("sender"), Err(TokenError::Revoked));
+    assert_eq!(bench.standing("another"), Ok(()));
+    let bench = bench.restarted();
+    let _started = bench.start().expect("started again");
+    assert_eq!((bench.standing("sender"), bench.store.records.lock().len()), (Err(TokenError::Revoked), 1));
+}
+
+#[tokio::test]
 async fn a_reinstatement_that_failed_lifts_nothing() {
     let bench = Bench::new();
     let (recorder, _reader, _running) = bench.start().expect("started");
