@@ -168,6 +168,12 @@ impl AdminStages {
         revocation.expires_at =
             revocation.expires_at.or_else(|| self.lifetime.runs_out(&revocation.target, self.now()));
         let draft = self.decide(caller, Access::Revoke(&revocation)).await?;
+        if revocation.expires_at.is_some_and(|end| end <= self.now()) {
+            let reason = RefusalReason::RevocationOver;
+            let denied = draft.denied("native/revocation-over", reason);
+            let decision_id = self.recorder.access(denied, caller.identity()).await?.decision_id;
+            return Err(ReadRefusal::Denied { decision_id, reason });
+        }
         let mut named = self.sessions.named_by(&revocation);
         let receipt = self.recorder.revoke(draft, revocation.clone(), caller.identity()).await?;
         let id = accepted(receipt)?;
@@ -189,7 +195,7 @@ impl AdminStages {
             let decision_id = self.recorder.access(denied, caller.identity()).await?.decision_id;
             return Err(ReadRefusal::Denied { decision_id, reason });
         };
-        accepted(self.recorder.reinstate(draft, found.index, caller.identity()).await?)
+        accepted(self.recorder.reinstate(draft, found, caller.identity()).await?)
     }
 
     async fn disconnect(&self, caller: &Caller, whom: &Disconnecting) -> Result<(DecisionId, usize), ReadRefusal> {

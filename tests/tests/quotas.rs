@@ -16,7 +16,7 @@ use veribus_broker::{
     model::{Clock, UnixSeconds},
 };
 use veribus_client::{Error, Message};
-use veribus_proto::v1::{EntryKind, PublishRequest, Refusal, publish_result::Outcome};
+use veribus_proto::v1::{EntryKind, PublishRequest, QueryRequest, Refusal, publish_result::Outcome};
 use veribus_tests::{
     broker::{Setup, TestBroker},
     log::Log,
@@ -280,5 +280,19 @@ async fn a_publisher_is_told_when_to_come_again_and_loses_nothing() -> Result<()
     assert_eq!((refused.code(), refused.reason()), (Some(Code::ResourceExhausted), Some("QUOTA_EXCEEDED")));
     let Error::Refused(refusal) = refused else { bail!("{refused:?}") };
     assert_eq!(refusal.retry_after, Some(SECOND / 4));
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_that_are_denied_count_as_messages_and_cannot_fill_the_log() -> Result<()> {
+    let (broker, _clock) = broker(messages_per_s(3)).await?;
+    let nobody = broker.raw(&broker.token("nobody", &[])?).await?;
+    let mut codes = Vec::new();
+    for _ in 0..6 {
+        codes.push(nobody.audit().query(QueryRequest::default()).await.err().context("denied")?.code());
+    }
+    assert_eq!(codes[..3], [Code::PermissionDenied; 3]);
+    assert_eq!(codes[3..], [Code::ResourceExhausted; 3]);
+    broker.log_with(|log| overruns(log) == [overrun("nobody", "messages_per_s_max", 3)]).await?;
     Ok(())
 }

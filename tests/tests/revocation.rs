@@ -349,3 +349,21 @@ async fn a_client_that_goes_away_does_not_stop_a_revocation() -> Result<()> {
     assert_eq!(publish(&one, "late").await, Code::Unauthenticated);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_revocation_that_would_be_over_at_once_is_refused_and_that_is_recorded() -> Result<()> {
+    let broker = broker().await?;
+    let operator = broker.raw(&broker.token("operator", &ADMIN)?).await?;
+    let over = Clock::system().now().seconds().0 - 1;
+    let expires_at = Some(prost_types::Timestamp { seconds: over, nanos: 0 });
+    let revocation = Some(Revocation { expires_at, ..revocation(&broker, agent("one")) });
+    let outcome = operator.admin().revoke(RevokeRequest { revocation }).await;
+    assert_eq!(code(outcome), Code::InvalidArgument);
+    let log = broker.log().await?;
+    let entry = log.of_kind(EntryKind::Revoked).next().context("recorded")?;
+    assert_eq!(entry.decision.as_ref().context("decided")?.rules, ["native/revocation-over"]);
+    assert!(
+        operator.admin().list_revocations(ListRevocationsRequest::default()).await?.into_inner().revocations.is_empty()
+    );
+    Ok(())
+}

@@ -182,6 +182,12 @@ impl Revocations {
         (found.id == id && !found.revocation.is_over(now)).then_some(found)
     }
 
+    /// Whether this very one is in force.
+    #[must_use]
+    pub fn holds(&self, one: &Arc<Revoked>) -> bool {
+        self.table.read().by_index.get(&one.index).is_some_and(|found| Arc::ptr_eq(found, one))
+    }
+
     /// The first `max` in force from `from` on, in the order of the log.
     #[must_use]
     pub fn list(&self, from: u64, max: usize, now: UnixSeconds) -> Vec<Arc<Revoked>> {

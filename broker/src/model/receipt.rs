@@ -58,6 +58,8 @@ pub enum RefusalReason {
     RevocationLimit,
     /// No revocation of that name is in force.
     NoSuchRevocation,
+    /// The revocation would be over at once.
+    RevocationOver,
     /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
     MessageIdReused,
 }
@@ -75,6 +77,7 @@ impl RefusalReason {
             Self::TokenRevoked => "TOKEN_REVOKED",
             Self::RevocationLimit => "REVOCATION_LIMIT",
             Self::NoSuchRevocation => "NO_SUCH_REVOCATION",
+            Self::RevocationOver => "REVOCATION_OVER",
             Self::MessageIdReused => "MESSAGE_ID_REUSED",
         }
     }
@@ -91,6 +94,7 @@ impl RefusalReason {
             Self::TokenRevoked,
             Self::RevocationLimit,
             Self::NoSuchRevocation,
+            Self::RevocationOver,
             Self::MessageIdReused,
         ]
         .into_iter()

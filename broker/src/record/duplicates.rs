@@ -26,6 +26,7 @@ impl FirstOutcome {
                 | RefusalReason::TokenRevoked
                 | RefusalReason::RevocationLimit
                 | RefusalReason::NoSuchRevocation
+                | RefusalReason::RevocationOver
                 | RefusalReason::MessageIdReused,
             ) => false,
         }

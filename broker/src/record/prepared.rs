@@ -40,8 +40,8 @@ impl Prepared {
         draft::deny(self.decision.get_or_insert_default(), rule, reason);
     }
 
-    /// Writes the entry to `encoded`, its fields in rising order: those of its place in the chain, its facts, decision and
-    /// audience.
+    /// Writes the entry to `encoded`: its place in the chain, its facts, decision and audience. The order of fields does
+    /// not matter (Protocol Buffers, "Encoding": "Field Order").
     pub(super) fn encode(self, place: &AuditEntry, audience: Option<v1::Audience>, encoded: &mut Vec<u8>) {
         encoded.clear();
         place.encode_raw(encoded);

@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{DiskWatch, Draft, Routed};
 use crate::{
-    authenticate::{Identity, Revocation},
+    authenticate::{Identity, Revocation, Revoked},
     model::{DecisionId, Outcome, RefusalReason},
 };
 
@@ -42,8 +42,8 @@ pub(super) struct Request {
 pub(super) enum Change {
     None,
     Revoke(Revocation),
-    /// Lifts the revocation that was recorded at this index.
-    Reinstate(u64),
+    /// Lifts this revocation, if it is still in force when that is recorded.
+    Reinstate(Arc<Revoked>),
 }
 
 pub(super) enum Submission {
@@ -133,17 +133,17 @@ impl Recorder {
         self.submit(Request { draft, asker: Some(asker), change: Change::Revoke(revocation) }).await
     }
 
-    /// Records that the revocation with the entry at `index` is lifted, which it is once that is durable.
+    /// Records that a revocation is lifted, which it is once that is durable.
     ///
     /// # Errors
     /// [`RecordError`].
     pub async fn reinstate(
         &self,
         draft: Draft,
-        index: u64,
+        revoked: Arc<Revoked>,
         asker: Arc<Identity>,
     ) -> Result<AccessReceipt, RecordError> {
-        self.submit(Request { draft, asker: Some(asker), change: Change::Reinstate(index) }).await
+        self.submit(Request { draft, asker: Some(asker), change: Change::Reinstate(revoked) }).await
     }
 
     /// Records what has happened already, and waits until that is durable.

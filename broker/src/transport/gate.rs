@@ -29,6 +29,8 @@ use crate::{
 /// Where a DPoP proof stands (RFC 9449, section 4.1).
 const DPOP: &str = "dpop";
 const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Calls whose messages are measured where they are read.
+const PUBLISHING: [&str; 2] = ["/veribus.v1.BrokerService/Publish", "/veribus.v1.BrokerService/PublishStream"];
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// Puts the gate before a service.
@@ -208,9 +210,31 @@ impl Keeper {
             self.overruns.note_identity(Arc::clone(&identity), connection.peer(), exceeded.kind, 1);
             status::over_quota(&exceeded)
         })?;
+        self.measure(&place, &identity, connection, path)?;
         let open = self.sessions.open(identity, connection.peer(), path);
         open.session().can_be_cut_off_by(connection.switch());
         Ok(Admitted { open, place })
+    }
+
+    /// Every call leaves an entry, also one that is denied, so each counts as a message, apart from those whose messages are
+    /// counted one by one. Auditors and operators are always heard.
+    fn measure(
+        &self,
+        place: &OpenCall,
+        identity: &Arc<Identity>,
+        connection: &ConnectionInfo,
+        path: &str,
+    ) -> Result<(), Status> {
+        let meter = place.meter();
+        let permissions = identity.permissions();
+        let is_trusted = permissions.audit_read() || permissions.admin_revoke() || permissions.admin_sessions();
+        if !meter.has_rates() || PUBLISHING.contains(&path) || is_trusted {
+            return Ok(());
+        }
+        meter.take(self.clock.now(), 0).map_err(|exceeded| {
+            self.overruns.note_identity(Arc::clone(identity), connection.peer(), exceeded.kind, 1);
+            status::over_quota(&exceeded)
+        })
     }
 
     /// The answer to a caller whose session ended before the call was answered.

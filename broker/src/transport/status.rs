@@ -132,6 +132,7 @@ impl From<RefusalReason> for Told {
             RefusalReason::TokenExpired | RefusalReason::TokenRevoked => (Code::Unauthenticated, "unauthenticated"),
             RefusalReason::RevocationLimit => (Code::ResourceExhausted, "as many revocations are in force as are kept"),
             RefusalReason::NoSuchRevocation => (Code::NotFound, "no such revocation is in force"),
+            RefusalReason::RevocationOver => (Code::InvalidArgument, "the revocation would be over at once"),
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)

@@ -55,7 +55,7 @@ impl Writer {
     /// Records a decision on a request. Its asker's token may have run out or been revoked while it waited.
     pub(super) fn request(&mut self, request: Request, commit: &mut Commit, changes: &mut Changes) -> AccessReceipt {
         let Request { mut draft, asker, change } = request;
-        let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.no_room(&change));
+        let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.cannot(&change));
         if let Some((rule, reason)) = refused {
             draft.deny(&rule, reason);
             let decision_id = self.decision_id(commit.push(draft));
@@ -63,9 +63,9 @@ impl Writer {
         }
         let index = match change {
             Change::None => commit.push(draft),
-            Change::Reinstate(index) => {
-                changes.records.push(revocation::forgotten(index));
-                changes.lifted.push(index);
+            Change::Reinstate(revoked) => {
+                changes.records.push(revocation::forgotten(revoked.index));
+                changes.lifted.push(revoked.index);
                 commit.push(draft)
             }
             Change::Revoke(revocation) => {
@@ -88,10 +88,19 @@ impl Writer {
         Some((format!("native/token-{}", error.reason()), reason))
     }
 
-    fn no_room(&self, change: &Change) -> Option<(String, RefusalReason)> {
-        let full = self.revocations.len() >= self.settings.revocations_max;
-        let is_another = matches!(change, Change::Revoke(_));
-        (full && is_another).then(|| ("native/revocation-limit".to_owned(), RefusalReason::RevocationLimit))
+    /// Why a change cannot be made, as things are now.
+    fn cannot(&self, change: &Change) -> Option<(String, RefusalReason)> {
+        let (rule, reason) = match change {
+            Change::Revoke(_) if self.revocations.len() >= self.settings.revocations_max => {
+                ("native/revocation-limit", RefusalReason::RevocationLimit)
+            }
+            // After a failed write another one may stand under its index.
+            Change::Reinstate(revoked) if !self.revocations.holds(revoked) => {
+                ("native/no-such-revocation", RefusalReason::NoSuchRevocation)
+            }
+            Change::None | Change::Revoke(_) | Change::Reinstate(_) => return None,
+        };
+        Some((rule.to_owned(), reason))
     }
 
     /// Gives a revocation its entry, which names it.

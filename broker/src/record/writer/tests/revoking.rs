@@ -6,7 +6,7 @@ use veribus_proto::v1::EntryKind;
 
 use super::{Bench, Delivered, Failure, NOW, index, kinds, record};
 use crate::{
-    authenticate::{Identity, Revocation, RevocationTarget, TokenError},
+    authenticate::{Identity, Revocation, RevocationTarget, Revoked, TokenError},
     decide::{Access, Verdict},
     fixtures::peer,
     model::{AgentId, Issuer, Outcome, RefusalReason, UnixSeconds},
@@ -35,6 +35,11 @@ async fn revoke(bench: &Bench, recorder: &Recorder, revocation: Revocation) -> R
 }
 
 impl Bench {
+    fn in_force(&self, receipt: &AccessReceipt) -> Arc<Revoked> {
+        let (id, now) = (receipt.decision_id.to_string(), self.world.clock.now().seconds());
+        self.world.verifier.revocations().find(&id, now).expect("in force")
+    }
+
     fn standing(&self, agent: &str) -> Result<(), TokenError> {
         let token = self.world.issuer.issue(&self.world.claims(agent)).expect("signed");
         self.world.authenticate(&token).map(drop)
@@ -111,7 +116,7 @@ async fn a_restart_keeps_what_is_revoked_and_forgets_what_is_over_or_lifted() {
     let end = UnixSeconds(NOW.0 + 60);
     revoke(&bench, &recorder, revocation("for-a-minute", Some(end))).await.expect("recorded");
     let (draft, operator) = draft(&bench, &revocation("x", None));
-    recorder.reinstate(draft, lifted.decision_id.audit_index(), operator).await.expect("recorded");
+    recorder.reinstate(draft, bench.in_force(&lifted), operator).await.expect("recorded");
     assert_eq!(bench.standing("lifted"), Ok(()));
     drop(recorder);
     running.join().expect("no panic").expect("ended in order");
@@ -182,7 +187,7 @@ async fn a_reinstatement_that_failed_lifts_nothing() {
     let revoked = revoke(&bench, &recorder, revocation("sender", None)).await.expect("recorded");
     bench.store.failures.lock().push(Failure::NotPersisted);
     let (draft, operator) = draft(&bench, &revocation("x", None));
-    assert!(recorder.reinstate(draft, revoked.decision_id.audit_index(), operator).await.is_err());
+    assert!(recorder.reinstate(draft, bench.in_force(&revoked), operator).await.is_err());
     assert_eq!(bench.standing("sender"), Err(TokenError::Revoked));
 }
 
@@ -196,4 +201,18 @@ async fn more_revocations_than_are_kept_are_refused_and_that_is_recorded() {
     let refused = revoke(&bench, &recorder, revocation("sender", None)).await.expect("recorded");
     assert_eq!((refused.refused, bench.standing("sender")), (Some(RefusalReason::RevocationLimit), Ok(())));
     assert_eq!(bench.store.entries()[3].decision.as_ref().expect("decided").reason, "REVOCATION_LIMIT");
+}
+
+#[tokio::test]
+async fn only_the_very_revocation_that_was_meant_is_lifted() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    let revoked = revoke(&bench, &recorder, revocation("sender", None)).await.expect("recorded");
+    let meant = bench.in_force(&revoked);
+    // Another one under the same index, as after a failed write.
+    bench.world.verifier.revocations().change(vec![Revoked::clone(&meant)], &[]);
+    let (draft, operator) = draft(&bench, &revocation("x", None));
+    let receipt = recorder.reinstate(draft, meant, operator).await.expect("recorded");
+    assert_eq!(receipt.refused, Some(RefusalReason::NoSuchRevocation));
+    assert_eq!(bench.standing("sender"), Err(TokenError::Revoked));
 }
