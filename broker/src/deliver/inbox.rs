@@ -168,7 +168,8 @@ impl Drop for Inbox {
     fn drop(&mut self) {
         let InboxTerms { router, subscription, .. } = &self.terms;
         if self.reason == EndReason::ClientGone {
-            self.reason = reason(&subscription.session);
+            let not_permitted = subscription.queue.is_not_permitted().then_some(EndReason::NotPermitted);
+            self.reason = not_permitted.unwrap_or_else(|| reason(&subscription.session));
         }
         let leftover = subscription.queue.close(self.reason);
         router.remove(&[(self.id(), self.reason)]);

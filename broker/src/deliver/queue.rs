@@ -144,6 +144,11 @@ impl Queue {
         self.announce();
     }
 
+    /// Whether it ended because a fresh token permits nothing of it.
+    pub(super) fn is_not_permitted(&self) -> bool {
+        self.state.lock().end == Some(EndReason::NotPermitted)
+    }
+
     /// Ends the queue, and takes out what waits: from now on nothing is handed to its reader. The first reason stands.
     pub(super) fn close(&self, reason: EndReason) -> Vec<Arc<Recorded>> {
         let mut state = self.state.lock();

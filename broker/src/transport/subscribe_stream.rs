@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use veribus_proto::v1::{
@@ -64,8 +64,12 @@ struct Subscriber {
     /// Told first.
     receipt: Option<AccessReceipt>,
     drain: CancellationToken,
-    requested: mpsc::Receiver<Requested>,
+    requested: mpsc::Receiver<Promise>,
 }
+
+/// What will have come of a request of the client. Until then nothing is handed over: not what a fuller token permits
+/// before that is recorded, nor what a lesser one takes away.
+type Promise = oneshot::Receiver<Requested>;
 
 /// What came of a request of the client: an answer, or the end of the stream, with or without a status.
 type Requested = Result<Refreshed, Option<Status>>;
@@ -106,8 +110,9 @@ impl Subscriber {
         }
         loop {
             tokio::select! {
-                Some(requested) = self.requested.recv() => {
-                    return requested.map(subscribe_response::Response::Refreshed);
+                biased;
+                Some(promise) = self.requested.recv() => {
+                    return kept(promise).await.map(subscribe_response::Response::Refreshed);
                 }
                 taken = self.inbox.next(BATCH_MESSAGES_MAX, BATCH_BYTES_MAX) => match taken {
                     Ok((messages, dropped_total)) => {
@@ -127,14 +132,19 @@ impl Subscriber {
     /// How the stream ends. Where a fresh token was the reason, its answer names the decision.
     async fn end(&mut self, error: InboxError) -> Option<Status> {
         if error.0 == EndReason::NotPermitted {
-            while let Some(requested) = self.requested.recv().await {
-                if let Err(end) = requested {
+            while let Some(promise) = self.requested.recv().await {
+                if let Err(end) = kept(promise).await {
                     return end;
                 }
             }
         }
         status::inbox_status(error)
     }
+}
+
+/// What was promised. One who cannot keep it any more ends the stream.
+async fn kept(promise: Promise) -> Requested {
+    promise.await.unwrap_or(Err(None))
 }
 
 /// Hears what the client asks for, also while it takes nothing in.
@@ -147,25 +157,30 @@ struct Listener {
 
 impl Listener {
     /// Listens until the client is done, or the stream is.
-    async fn listen(self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Requested>) {
+    async fn listen(self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Promise>) {
         let mut pace = Pace::new();
         loop {
             let requested = tokio::select! {
                 () = answers.closed() => return,
-                requested = self.answer(&mut requests, &mut pace) => requested,
+                requested = request_side(&mut requests) => requested,
             };
-            let ends = requested.is_err();
+            if requested.is_ok() {
+                pace.next().await;
+            }
+            let (keep, promise) = oneshot::channel();
             // An error means that the stream is over.
-            if answers.send(requested).await.is_err() || ends {
+            if answers.send(promise).await.is_err() {
+                return;
+            }
+            let answer = match requested {
+                Ok(credentials) => self.refresh(&credentials).await.map_err(Some),
+                Err(end) => Err(end),
+            };
+            let ends = answer.is_err();
+            if keep.send(answer).is_err() || ends {
                 return;
             }
         }
-    }
-
-    async fn answer(&self, requests: &mut Streaming<SubscribeRequest>, pace: &mut Pace) -> Requested {
-        let credentials = request_side(requests).await?;
-        pace.next().await;
-        self.refresh(&credentials).await.map_err(Some)
     }
 
     /// Goes on under a fresh token, as far as that permits.
