@@ -234,9 +234,11 @@ impl AdminStages {
         Err(ReadRefusal::Denied { decision_id, reason })
     }
 
-    /// Brings to the log what did not reach its recipients, and waits until that is durable.
+    /// Brings to the log what did not reach its recipients, and waits until that is durable, with what their queues had
+    /// refused at the door.
     async fn report(&self, drafts: Vec<Draft>) -> Result<(), RecordError> {
-        try_join_all(drafts.into_iter().map(|draft| self.recorder.report(draft))).await.map(drop)
+        try_join_all(drafts.into_iter().map(|draft| self.recorder.report(draft))).await?;
+        self.recorder.caught_up().await
     }
 
     fn now(&self) -> UnixSeconds {

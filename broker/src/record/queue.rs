@@ -53,6 +53,8 @@ pub(super) enum Submission {
     Note(Draft),
     /// The last entry: the writer ends after it.
     Finish(Draft),
+    /// Nothing to record: answered once all that was handed in before is durable, with what came of handing it over.
+    Barrier(oneshot::Sender<()>),
 }
 
 /// Hands things to the writer. Cheap to clone; the writer ends at [`Recorder::finish`], or when all clones are gone.
@@ -175,6 +177,16 @@ impl Recorder {
     /// [`RecordError::Failed`] where the writer is gone.
     pub async fn note(&self, draft: Draft) -> Result<(), RecordError> {
         self.submissions.send(Submission::Note(draft)).await.map_err(|_| RecordError::Failed)
+    }
+
+    /// Waits until everything that was recorded before this is durable, also what its delivery left to be noted.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`].
+    pub async fn caught_up(&self) -> Result<(), RecordError> {
+        let (reply, done) = oneshot::channel();
+        self.submissions.send(Submission::Barrier(reply)).await.map_err(|_| RecordError::Failed)?;
+        done.await.map_err(|_| RecordError::Failed)
     }
 
     /// Queues the last entry. What is submitted after it is not recorded, and is told so.

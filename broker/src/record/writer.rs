@@ -10,12 +10,11 @@ use std::{
 
 use lru::LruCache;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use veribus_proto::v1;
 
 use super::{
-    AccessReceipt, Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError,
-    UndeliveredCount,
+    Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError, UndeliveredCount,
     commit::{ChainEnd, Commit},
     duplicates::{Duplicates, First, FirstOutcome, Key},
     prepared::Prepared,
@@ -24,6 +23,7 @@ use super::{
     routed::Ending,
     tail,
 };
+use reply::Reply;
 use request::{Changes, Unrecorded};
 
 use crate::{
@@ -222,6 +222,10 @@ impl Writer {
         let replies: Vec<Reply> = batch.drain(..).map(&mut take).collect();
         let (chunks, end) = commit.finish();
         let entries = end.next_index - self.end.next_index;
+        if chunks.is_empty() && changes.records.is_empty() {
+            replies.into_iter().for_each(Reply::send);
+            return Ok(());
+        }
         match self.store.append(&chunks, &changes.records) {
             Ok(()) => {}
             Err(AppendError::Write(detail)) => {
@@ -290,6 +294,7 @@ impl Writer {
                 commit.push(draft);
                 Reply::None
             }
+            Submission::Barrier(reply) => Reply::Barrier(reply),
         }
     }
 
@@ -398,44 +403,9 @@ impl Writer {
     }
 }
 
-impl Submission {
-    /// A note is kept until its commit has succeeded: nobody else would submit it again.
-    fn note(&self) -> Option<Draft> {
-        match self {
-            Self::Note(draft) => Some(draft.clone()),
-            Self::Messages(..) | Self::Access(..) | Self::Finish(_) => None,
-        }
-    }
-
-    fn entries(&self) -> usize {
-        match self {
-            Self::Messages(messages, ..) => messages.len(),
-            Self::Access(..) | Self::Note(_) | Self::Finish(_) => 1,
-        }
-    }
-}
-
 impl Recipient {
     fn bytes(&self) -> usize {
         self.issuer.as_str().len() + self.agent.as_str().len() + 32
-    }
-}
-
-/// An answer that waits for the commit. Dropped unsent, it tells the asker that recording failed.
-enum Reply {
-    Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>, OwnedSemaphorePermit),
-    Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
-    None,
-}
-
-impl Reply {
-    /// Whoever is gone meanwhile finds the answer in the log.
-    fn send(self) {
-        match self {
-            Self::Messages(reply, outcomes, _room) => drop(reply.send(outcomes)),
-            Self::Access(reply, receipt) => drop(reply.send(receipt)),
-            Self::None => {}
-        }
     }
 }
 
@@ -445,6 +415,7 @@ fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
     recipients.chunks(per_entry.max(1))
 }
 
+mod reply;
 mod request;
 #[cfg(test)]
 mod tests;

@@ -309,6 +309,18 @@ async fn what_could_not_be_handed_over_at_the_last_is_recorded_before_the_end() 
     assert_eq!(kinds(&bench), [EntryKind::Publish, EntryKind::Undelivered, EntryKind::BrokerStopped]);
 }
 
+#[tokio::test]
+async fn whoever_waits_for_the_log_finds_what_could_not_be_handed_over_in_it() {
+    let bench = Bench::new();
+    let (writer, recorder, _reader) = bench.open().expect("opened");
+    let _running = std::thread::spawn(move || writer.run(NobodyThere));
+    record(&recorder, bench.routed("m1", true)).await.expect("recorded");
+    recorder.caught_up().await.expect("caught up");
+    assert_eq!(kinds(&bench), [EntryKind::Publish, EntryKind::Undelivered]);
+    recorder.caught_up().await.expect("caught up");
+    assert_eq!(kinds(&bench).len(), 2, "waiting leaves no entry");
+}
+
 fn kinds(bench: &Bench) -> Vec<EntryKind> {
     bench.store.entries().iter().map(AuditEntry::kind).collect()
 }

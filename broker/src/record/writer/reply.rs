@@ -1,0 +1,46 @@
+//! What a submission brings to a commit, and what it gets back.
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::{
+    model::Outcome,
+    record::{AccessReceipt, Draft, queue::Submission},
+};
+
+impl Submission {
+    /// A note is kept until its commit has succeeded: nobody else would submit it again.
+    pub(super) fn note(&self) -> Option<Draft> {
+        match self {
+            Self::Note(draft) => Some(draft.clone()),
+            Self::Messages(..) | Self::Access(..) | Self::Finish(_) | Self::Barrier(_) => None,
+        }
+    }
+
+    pub(super) fn entries(&self) -> usize {
+        match self {
+            Self::Messages(messages, ..) => messages.len(),
+            Self::Access(..) | Self::Note(_) | Self::Finish(_) => 1,
+            Self::Barrier(_) => 0,
+        }
+    }
+}
+
+/// An answer that waits for the commit. Dropped unsent, it tells the asker that recording failed.
+pub(super) enum Reply {
+    Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>, OwnedSemaphorePermit),
+    Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
+    Barrier(oneshot::Sender<()>),
+    None,
+}
+
+impl Reply {
+    /// Whoever is gone meanwhile finds the answer in the log.
+    pub(super) fn send(self) {
+        match self {
+            Self::Messages(reply, outcomes, _room) => drop(reply.send(outcomes)),
+            Self::Access(reply, receipt) => drop(reply.send(receipt)),
+            Self::Barrier(reply) => drop(reply.send(())),
+            Self::None => {}
+        }
+    }
+}
