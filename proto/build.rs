@@ -4,8 +4,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] =
-    ["veribus/v1/message.proto", "veribus/v1/broker.proto", "veribus/v1/audit.proto", "veribus/v1/admin.proto"];
+const FILES: [&str; 5] = [
+    "veribus/v1/message.proto",
+    "veribus/v1/broker.proto",
+    "veribus/v1/audit.proto",
+    "veribus/v1/admin.proto",
+    "veribus/v1/state.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=veribus");
@@ -15,6 +20,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".veribus.v1.Message.data")
         .bytes(".veribus.v1.StoredEntry.entry")
+        .bytes(".veribus.v1.PutRequest.value")
+        .bytes(".veribus.v1.StateValue.value")
+        .bytes(".veribus.v1.BackupChunk.entries")
+        .bytes(".veribus.v1.BackupRecord.key")
+        .bytes(".veribus.v1.BackupRecord.value")
         // Tokens are secret: what shows them is written by hand.
         .skip_debug(["veribus.v1.Credentials"])
         .compile_fds(descriptors)?;

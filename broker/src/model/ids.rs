@@ -35,7 +35,7 @@ pub enum IdError {
     },
 }
 
-fn check(what: &'static str, text: &str, max: usize, allowed: impl Fn(char) -> bool) -> Result<(), IdError> {
+pub(super) fn check(what: &'static str, text: &str, max: usize, allowed: impl Fn(char) -> bool) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty { what });
     }

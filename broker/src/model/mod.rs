@@ -7,6 +7,7 @@ mod ids;
 mod message;
 mod quota;
 mod receipt;
+mod state;
 mod time;
 mod topic;
 
@@ -18,5 +19,6 @@ pub use ids::{
 pub use message::{ATTRIBUTES_MAX, Message, TEXT_BYTES_MAX};
 pub use quota::{Ceiling, QuotaOverrides, QuotaTerms};
 pub use receipt::{Outcome, Receipt, RefusalReason, RefusedReceipt};
+pub use state::{Epoch, Revision, Scope, StateKey, StateKeyError, StatePrefix};
 pub use time::{Clock, UnixMicros, UnixSeconds};
 pub use topic::{Topic, TopicError, TopicPattern};
