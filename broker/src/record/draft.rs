@@ -83,6 +83,12 @@ impl Draft {
             Access::Reinstate(id) => (EntryKind::Reinstated, cut(id, RULE_BYTES_MAX)),
             Access::AdminRead(what) => (EntryKind::AdminRead, what.to_owned()),
             Access::Disconnect(whom) => (EntryKind::Disconnected, whom.to_owned()),
+            Access::StateGet(key) => (EntryKind::StateRead, key.to_string()),
+            Access::StateDelete(key) => (EntryKind::StateDelete, key.to_string()),
+            Access::StateList(prefix) => (EntryKind::StateList, prefix.to_string()),
+            Access::StateWatch(prefix) => (EntryKind::StateWatch, prefix.to_string()),
+            Access::Keys(..) => (EntryKind::Keys, "keys".to_owned()),
+            Access::Backup => (EntryKind::Backup, "data".to_owned()),
         };
         let revocation = match access {
             Access::Revoke(revocation) => Some(revocation_facts(revocation, "")),

@@ -133,6 +133,11 @@ impl From<RefusalReason> for Told {
             RefusalReason::RevocationLimit => (Code::ResourceExhausted, "as many revocations are in force as are kept"),
             RefusalReason::NoSuchRevocation => (Code::NotFound, "no such revocation is in force"),
             RefusalReason::RevocationOver => (Code::InvalidArgument, "the revocation would be over at once"),
+            RefusalReason::MissingDecryptClaim => (Code::PermissionDenied, "the token may not see this scope in clear"),
+            RefusalReason::Quarantined => (Code::PermissionDenied, "withheld for review, and not written"),
+            RefusalReason::RevisionConflict => (Code::Aborted, "another revision stands there"),
+            RefusalReason::ScopeLimit => (Code::ResourceExhausted, "as many scopes have keys as are kept"),
+            RefusalReason::NoSuchKey => (Code::NotFound, "there is no such key, or it was shredded"),
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)
