@@ -18,6 +18,7 @@ pub mod model;
 pub mod publish;
 pub mod quota;
 pub mod record;
+pub mod seal;
 pub mod server;
 pub mod subscribe;
 pub mod transport;
