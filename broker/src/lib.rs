@@ -20,5 +20,7 @@ pub mod quota;
 pub mod record;
 pub mod seal;
 pub mod server;
+pub mod share;
+pub mod state;
 pub mod subscribe;
 pub mod transport;

@@ -216,6 +216,17 @@ impl KeyRing {
         Ok(KeyChange { records, effect: Effect::Shred(next, scope.clone(), epoch, tombstone), _hold: hold })
     }
 
+    /// Reads the keys back, where it is not known which of them persisted.
+    ///
+    /// # Errors
+    /// [`KeyRingError`]: the ring is as it was.
+    pub fn reload(&self, records: Vec<(Bytes, Bytes)>) -> Result<(), KeyRingError> {
+        let root = Arc::clone(&self.keys.read().root);
+        let loaded = Self::load(records, root)?;
+        *self.keys.write() = loaded.keys.into_inner();
+        Ok(())
+    }
+
     /// Lets a change take effect. Only when its records are durable.
     pub fn apply(&self, change: KeyChange) {
         let mut keys = self.keys.write();
