@@ -83,6 +83,7 @@ mod error;
 mod message;
 #[cfg(feature = "oauth")]
 mod oauth;
+mod pipeline;
 mod present;
 mod publisher;
 mod receipt;
@@ -93,6 +94,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 mod token;
+mod upstream;
 
 pub use tonic::Code;
 pub use veribus_proto as proto;
