@@ -89,7 +89,6 @@ pub(crate) enum AnswerFault {
 pub(crate) type Outcome<K> = oneshot::Receiver<Result<<K as Kind>::Outcome, Error>>;
 
 /// What a sender tells the driver.
-#[expect(clippy::large_enum_variant, reason = "a box would cost an allocation for each item")]
 enum Command<K: Kind> {
     Send(Submission<K>),
     Batch(Vec<Submission<K>>),
