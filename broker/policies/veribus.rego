@@ -29,8 +29,21 @@ allow if {
 	"auditor" in input.agent.roles
 }
 
+# Shared state: who may write a scope, and who may read it. The broker has checked permission and `decrypt` claim.
+allow if {
+	input.action in {"state.put", "state.delete"}
+	some role in input.agent.roles
+	role in scope.writers
+}
+
+allow if {
+	input.action in {"state.get", "state.list", "state.watch"}
+	some role in input.agent.roles
+	role in scope.readers
+}
+
 # Operators: who holds the permission may. The broker has checked that it is held.
-allow if input.action in {"admin.revoke", "admin.sessions"}
+allow if input.action in {"admin.backup", "admin.keys", "admin.revoke", "admin.sessions"}
 
 # ---- Who may write to whom
 
@@ -86,7 +99,17 @@ deny contains {"rule": "unknown-topic"} if {
 	count(governing) == 0
 }
 
+deny contains {"rule": "unknown-scope"} if {
+	startswith(input.action, "state.")
+	not scope
+}
+
 # ---- By which token
+
+deny contains {"rule": "token-not-bound"} if {
+	scope.require_bound
+	not input.agent.token.bound
+}
 
 deny contains {"rule": "token-not-bound"} if {
 	input.action == "publish"
@@ -103,7 +126,7 @@ deny contains {"rule": "token-not-bound"} if {
 # ---- What inspection found
 
 deny contains {"rule": "inspection-failed"} if {
-	input.action == "publish"
+	input.action in {"publish", "state.put"}
 	not is_array(input.findings)
 }
 
@@ -146,6 +169,16 @@ quarantine contains {"rule": "too-large"} if {
 	not within_size
 }
 
+quarantine contains {"rule": "too-large"} if {
+	input.action == "state.put"
+	not value_within_size
+}
+
+quarantine contains {"rule": "unexpected-content-type"} if {
+	input.action == "state.put"
+	not value_content_type_listed
+}
+
 quarantine contains {"rule": "unexpected-type"} if {
 	input.action == "publish"
 	not type_listed
@@ -162,6 +195,13 @@ within_size if input.message.size_bytes <= settings.max_bytes
 type_listed if input.message.type in settings.types
 
 content_type_listed if input.message.datacontenttype in settings.content_types
+
+value_within_size if input.value.size_bytes <= scope.max_bytes
+
+value_content_type_listed if input.value.datacontenttype in scope.content_types
+
+# The settings of the scope that an operation is about.
+scope := data.scopes[input.state.scope_patterns[0]]
 
 # The settings of the topic that a message is for.
 settings := data.topics[input.topic_patterns[0]]

@@ -15,8 +15,10 @@ use thiserror::Error;
 use url::Url;
 
 mod identity;
+mod state;
 
 pub use identity::{IdentityConfig, IssuerConfig, KeysFrom, OneOrMore, Preset};
+pub use state::{HistoryConfig, StateConfig};
 
 use crate::model::{IdError, NodeName};
 
@@ -78,6 +80,9 @@ pub struct Config {
     pub inspection: InspectionConfig,
     /// Where and how it records.
     pub record: RecordConfig,
+    /// How it keeps shared state, and under which root key.
+    #[serde(default)]
+    pub state: StateConfig,
     /// How it hands messages over.
     #[serde(default)]
     pub delivery: DeliveryConfig,
@@ -419,6 +424,7 @@ impl Config {
             &mut self.record.data_directory,
         ];
         paths.extend(self.identity.issuers.iter_mut().flat_map(IssuerConfig::files_mut));
+        paths.extend(self.state.root_key_file.as_mut());
         paths.extend(self.inspection.rules_file.as_mut());
         paths.extend(server.client_ca_file.as_mut());
         for path in paths {
@@ -437,6 +443,9 @@ impl Config {
         if let Some((key, fault)) = self.server.fault() {
             return fail(key, fault.to_owned());
         }
+        if let Some((key, fault)) = self.state.fault() {
+            return fail(key, fault);
+        }
         let limits = &self.limits;
         if limits.frame_bytes_max <= limits.message_bytes_max {
             return fail(
@@ -452,7 +461,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 21] {
+    fn positive_settings(&self) -> [(&'static str, usize); 22] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -476,6 +485,7 @@ impl Config {
             ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),
             ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
             ("quotas.agents_max", self.quotas.agents_max),
+            ("state.scopes_max", self.state.scopes_max),
         ]
     }
 
@@ -486,6 +496,7 @@ impl Config {
         ];
         files.extend(self.identity.issuers.iter().flat_map(IssuerConfig::files));
         files.extend(self.server.client_ca_file.iter().map(|file| ("server.client_ca_file", file)));
+        files.extend(self.state.root_key_file.iter().map(|file| ("state.root_key_file", file)));
         files.extend(self.inspection.rules_file.iter().map(|file| ("inspection.rules_file", file)));
         for (key, file) in files {
             fs::File::open(file).map_err(|source| ConfigError::MissingFile { key, file: file.clone(), source })?;
@@ -553,7 +564,7 @@ mod tests {
 
     fn fixture() -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a directory");
-        for file in ["cert.pem", "key.pem", "jwks.json"] {
+        for file in ["cert.pem", "key.pem", "jwks.json", "root.key"] {
             fs::write(directory.path().join(file), "").expect("written");
         }
         fs::create_dir(directory.path().join("policies")).expect("made");
@@ -575,6 +586,8 @@ jwks_file = "jwks.json"
 directory = "policies"
 [record]
 data_directory = "data"
+[state]
+root_key_file = "root.key"
 "#;
 
     fn parse(text: &str) -> Result<Config, String> {

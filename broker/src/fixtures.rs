@@ -1,6 +1,7 @@
 //! For unit tests: a real issuer, and identities got the only way there is, by verifying a token it signed.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -14,9 +15,12 @@ use crate::{
         TokenError, TrustedIssuer, Verifier, VerifierSettings,
     },
     decide::{Decider, DeciderSettings},
+    engine::SharedLogStore,
     inspect::{Inspector, InspectorSettings},
     issue::{Claims, KeyKind, TokenIssuer},
     model::{Clock, ContentType, Destination, Issuer, Message, MessageId, MessageType, Topic, UnixSeconds},
+    seal::{KeyRing, RootKeySource, RootKeys},
+    state::{Changes, StateSettings, StateTable},
 };
 
 mod prover;
@@ -138,4 +142,18 @@ pub(crate) fn decider(files: &[(&str, &str)], clock: Clock) -> Result<Decider, c
         cache_entries_max: 64,
     };
     Decider::load(&settings, clock)
+}
+
+/// Shared state in `store`, under a root key of its own.
+pub(crate) fn state_table(store: &SharedLogStore) -> StateTable {
+    state_table_with(store, StateSettings { histories: Vec::new(), gone_kept_s: 60, scopes_max: 2 })
+}
+
+pub(crate) fn state_table_with(store: &SharedLogStore, settings: StateSettings) -> StateTable {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("root.key");
+    RootKeys::create(&file).expect("a root key");
+    let root = RootKeys::new(RootKeySource::File(file)).settle(&BTreeSet::new()).expect("read");
+    let keys = KeyRing::load(Vec::new(), root).expect("no keys yet");
+    StateTable::new(store.clone(), settings, Arc::new(keys), Arc::new(Changes::new()))
 }

@@ -28,7 +28,7 @@ pub enum PublishError {
 
 /// Carries messages through every stage.
 pub struct Publisher {
-    inspector: Inspector,
+    inspector: Arc<Inspector>,
     decider: Arc<Decider>,
     router: Arc<Router>,
     recorder: Recorder,
@@ -55,7 +55,7 @@ impl Publisher {
     /// Put together from its stages.
     #[must_use]
     pub const fn new(
-        inspector: Inspector,
+        inspector: Arc<Inspector>,
         decider: Arc<Decider>,
         router: Arc<Router>,
         recorder: Recorder,

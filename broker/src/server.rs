@@ -9,7 +9,7 @@ use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 use veribus_proto::v1::{
     admin_service_server::AdminServiceServer, audit_service_server::AuditServiceServer,
-    broker_service_server::BrokerServiceServer,
+    broker_service_server::BrokerServiceServer, state_service_server::StateServiceServer,
 };
 
 use crate::{
@@ -28,25 +28,32 @@ use crate::{
     publish::Publisher,
     quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
+    seal::{KeyRing, RootKeys},
+    share::{ShareStages, Sharing},
+    state::{Changes, StateReader},
     subscribe::Reading,
     transport::{
         admin::Admin,
         audit::Audit,
-        broker::{AgentLimits, Broker},
+        broker::Broker,
         connection::{ConnectionCounts, ConnectionLimits},
         gate::GateLayer,
         listener::{self, ListenerLimits},
         overruns::Overruns,
+        pipeline::{AgentLimits, Pipelines},
         refusals::Refusals,
         renewal::Renewals,
+        state::State,
         tls::{self, ClientAuthorities, TlsError},
     },
 };
 
 mod exposition;
 pub(crate) mod issuers;
+mod shared;
 
 pub use issuers::IssuerError;
+pub use shared::KeysError;
 
 /// The largest requests of the services that are open to everybody, and of the auditors' and operators': names and filters only.
 const HEALTH_BYTES_MAX: usize = 1024;
@@ -85,6 +92,9 @@ pub enum ServerError {
     /// The log cannot be continued.
     #[error(transparent)]
     Log(#[from] StartError),
+    /// The keys of shared state cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// An address cannot be listened on.
     #[error("cannot listen on `{address}`: {source}")]
     Listen {
@@ -114,6 +124,7 @@ impl ServerError {
             | Self::Issuer(_)
             | Self::Policy(_)
             | Self::Rules(_)
+            | Self::Keys(_)
             | Self::ReadRules { .. } => true,
             Self::Open(_)
             | Self::Log(_)
@@ -169,11 +180,15 @@ struct Builder {
     authenticator: Arc<Authenticator>,
     decider: Arc<Decider>,
     router: Arc<Router>,
-    inspector: Inspector,
+    inspector: Arc<Inspector>,
     tls: Arc<rustls::ServerConfig>,
     writer: Writer,
     recorder: Recorder,
     log: LogReader,
+    roots: RootKeys,
+    keys: Arc<KeyRing>,
+    changes: Arc<Changes>,
+    reader: StateReader,
 }
 
 impl Builder {
@@ -184,7 +199,7 @@ impl Builder {
         let authenticator = Arc::new(Authenticator::new(verifier, proof_settings(&config), clock.clone()));
         let revocations = Arc::clone(authenticator.revocations());
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
-        let inspector = inspector(&config)?;
+        let inspector = Arc::new(inspector(&config)?);
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
         let store = match options.store {
             Some(store) => store,
@@ -192,14 +207,46 @@ impl Builder {
         };
         let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
         let settings = writer_settings(&config)?;
+        let shared::OpenState { roots, keys, changes, table, reader } = shared::open(&config.state, &store)?;
         let (writer, recorder, log) =
-            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations)?;
-        Ok(Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log })
+            Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations, table)?;
+        Ok(Self {
+            config,
+            clock,
+            metrics,
+            authenticator,
+            decider,
+            router,
+            inspector,
+            tls,
+            writer,
+            recorder,
+            log,
+            roots,
+            keys,
+            changes,
+            reader,
+        })
     }
 
     async fn serve(self) -> Result<RunningServer, ServerError> {
-        let Self { config, clock, metrics, authenticator, decider, router, inspector, tls, writer, recorder, log } =
-            self;
+        let Self {
+            config,
+            clock,
+            metrics,
+            authenticator,
+            decider,
+            router,
+            inspector,
+            tls,
+            writer,
+            recorder,
+            log,
+            roots: _,
+            keys,
+            changes,
+            reader,
+        } = self;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
@@ -214,6 +261,15 @@ impl Builder {
         let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
         let overruns = Overruns::new(metrics.clone());
         let quotas = Arc::new(quotas(&config, &decider, clock.clone()));
+        let sharing = Sharing::new(ShareStages {
+            inspector: Arc::clone(&inspector),
+            decider: Arc::clone(&decider),
+            recorder: recorder.clone(),
+            reader: reader.clone(),
+            keys,
+            changes,
+            clock: clock.clone(),
+        });
         let publisher = Arc::new(Publisher::new(
             inspector,
             Arc::clone(&decider),
@@ -234,24 +290,25 @@ impl Builder {
             lifetime: token_lifetime(&config),
         }));
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
-        let broker = Broker::new(
-            publisher,
-            Arc::clone(&reading),
-            Arc::clone(&authenticator),
-            recorder.clone(),
-            Arc::clone(&refusals),
+        let pipelines = Pipelines {
+            recorder: recorder.clone(),
+            refusals: Arc::clone(&refusals),
             renewals,
-            Arc::clone(&overruns),
-            agent_limits(limits),
-            clock.clone(),
-            drain.clone(),
-        );
+            overruns: Arc::clone(&overruns),
+            clock: clock.clone(),
+            limits: agent_limits(limits),
+            drain: drain.clone(),
+        };
+        let state = State::new(sharing, pipelines.clone());
+        let broker = Broker::new(publisher, Arc::clone(&reading), Arc::clone(&authenticator), pipelines);
         let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock.clone(), drain.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
+        health.set_serving::<StateServiceServer<State>>().await;
         health.set_serving::<AuditServiceServer<Audit>>().await;
         health.set_serving::<AdminServiceServer<Admin>>().await;
 
+        let due_clock = clock.clone();
         let gate = GateLayer::new(
             authenticator,
             Arc::clone(&sessions),
@@ -268,6 +325,7 @@ impl Builder {
             .add_service(reflection_v1()?)
             .add_service(reflection_v1alpha()?)
             .add_service(BrokerServiceServer::new(broker).max_decoding_message_size(limits.frame_bytes_max))
+            .add_service(StateServiceServer::new(state).max_decoding_message_size(limits.frame_bytes_max))
             .add_service(AuditServiceServer::new(audit).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX))
             .add_service(AdminServiceServer::new(admin).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX));
         let counts = ConnectionCounts::new(connection_limits(limits), metrics.clone());
@@ -281,6 +339,7 @@ impl Builder {
         let mut background = vec![
             tokio::spawn(watch_disk(disk)),
             tokio::spawn(watch_sessions(sessions)),
+            tokio::spawn(shared::watch_due(reader, recorder.clone(), due_clock)),
             tokio::spawn(Refusals::record(Arc::downgrade(&refusals), recorder.clone())),
             tokio::spawn(Overruns::record(Arc::downgrade(&overruns), recorder.clone())),
         ];

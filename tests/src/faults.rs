@@ -84,6 +84,16 @@ impl LogStore for FaultyStore {
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
+    fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let state = self.state();
+        let found = state.records.iter().filter(|(key, _)| from <= &key[..] && &key[..] < to);
+        Ok(found.take(max).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.state().records.get(key).cloned())
+    }
+
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
         Ok(self.state().chunks.iter().rev().find(|chunk| chunk.first_index <= index).cloned())
     }

@@ -9,6 +9,7 @@
 //! - [`certificates`], [`dpop`]: what tokens are bound to: client certificates, and keys that sign proofs.
 //! - [`faults`]: a log store that fails on command.
 //! - [`process`]: the binary, to be killed.
+//! - [`python`]: a Python interpreter, for what others wrote in it.
 //! - [`messages`]: messages, and a policy that leaves everything to permissions.
 //!
 //! Out of scope: any check of the broker's. Those are in `tests/`.
@@ -22,6 +23,7 @@ pub mod messages;
 pub mod process;
 #[cfg(doctest)]
 mod proofs;
+pub mod python;
 pub mod raw;
 pub mod streams;
 pub mod wire;

@@ -42,6 +42,14 @@ impl LogStore for HeldStore {
         self.inner.records(prefix)
     }
 
+    fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        self.inner.records_between(from, to, max)
+    }
+
+    fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        self.inner.record(key)
+    }
+
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
         self.inner.chunk_at(index)
     }

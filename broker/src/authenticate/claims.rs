@@ -6,7 +6,7 @@ use super::{
     error::TokenError,
     permission::{Permission, Permissions},
 };
-use crate::model::{AgentId, Issuer, RoleName, TokenId, UnixSeconds};
+use crate::model::{AgentId, Issuer, RoleName, TokenId, TopicPattern, UnixSeconds};
 
 /// How many roles, permissions or types a token may list.
 const LIST_MAX: usize = 64;
@@ -101,6 +101,13 @@ pub(super) fn permissions(claims: &Map<String, Value>, paths: &[String]) -> Resu
 /// The message types that the token may send; all if the claim is absent.
 pub(super) fn types(claims: &Map<String, Value>) -> Result<Option<Vec<String>>, TokenError> {
     if claims.contains_key("types") { list_at(claims, "types", "types").map(Some) } else { Ok(None) }
+}
+
+/// The scopes of shared state whose values may be read; none if the claim is absent. What is no pattern is refused: it was
+/// meant to open something.
+pub(super) fn decrypt(claims: &Map<String, Value>) -> Result<Vec<TopicPattern>, TokenError> {
+    let texts = list_at(claims, "decrypt", "decrypt")?;
+    texts.iter().map(|text| TopicPattern::parse(text).map_err(|_| TokenError::Claim("decrypt"))).collect()
 }
 
 fn string<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, TokenError> {

@@ -23,7 +23,9 @@ use super::{
     revocation::Revocations,
     token::{self, BearerToken},
 };
-use crate::model::{AgentId, Clock, Destination, Issuer, RoleName, TokenId, UnixMicros, UnixSeconds};
+use crate::model::{
+    AgentId, Clock, Destination, Issuer, RoleName, Scope, TokenId, TopicPattern, UnixMicros, UnixSeconds,
+};
 
 /// A caller whose token was verified.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
@@ -33,6 +35,7 @@ pub struct Identity {
     roles: Vec<RoleName>,
     permissions: Permissions,
     types: Option<Vec<String>>,
+    decrypt: Vec<TopicPattern>,
     token_id: TokenId,
     token_sha256: [u8; 32],
     issued_at: UnixSeconds,
@@ -77,6 +80,18 @@ impl Identity {
     #[must_use]
     pub fn may_send_type(&self, kind: &str) -> bool {
         self.types.as_ref().is_none_or(|types| types.iter().any(|one| one == kind))
+    }
+
+    /// The scopes of shared state whose values the token may see in clear.
+    #[must_use]
+    pub fn decrypt(&self) -> &[TopicPattern] {
+        &self.decrypt
+    }
+
+    /// Whether the token may see the values of this scope in clear.
+    #[must_use]
+    pub fn may_decrypt(&self, scope: &Scope) -> bool {
+        self.decrypt.iter().any(|pattern| pattern.matches(scope.as_topic()))
     }
 
     /// The token's `jti`.
@@ -338,6 +353,7 @@ impl Verifier {
             roles: claims::roles(&claims, &paths.roles)?,
             permissions: claims::permissions(&claims, &paths.permissions)?,
             types: claims::types(&claims)?,
+            decrypt: claims::decrypt(&claims)?,
             token_id: claims::token_id(&claims, &paths.token_id)?,
             token_sha256,
             issued_at,

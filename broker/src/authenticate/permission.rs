@@ -1,9 +1,9 @@
-//! Permissions as a token grants them: `publish:PATTERN`, `subscribe:PATTERN`, `audit.read`, `admin.revoke`,
-//! `admin.sessions`.
+//! Permissions as a token grants them: `publish:PATTERN`, `subscribe:PATTERN`, `state.read:PATTERN`,
+//! `state.write:PATTERN`, `audit.read`, `admin.revoke`, `admin.sessions`, `admin.keys`, `admin.backup`.
 
 use std::fmt;
 
-use crate::model::{Topic, TopicPattern};
+use crate::model::{Scope, Topic, TopicPattern};
 
 /// One thing that a token permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,12 +12,20 @@ pub enum Permission {
     Publish(TopicPattern),
     /// Subscribing to the pattern, or to any that it covers.
     Subscribe(TopicPattern),
+    /// Reading shared state in the scopes that the pattern names.
+    StateRead(TopicPattern),
+    /// Writing and deleting there.
+    StateWrite(TopicPattern),
     /// Reading the audit log.
     AuditRead,
     /// Revoking tokens, and lifting revocations.
     AdminRevoke,
     /// Seeing sessions and revocations, and ending sessions.
     AdminSessions,
+    /// Seeing which keys there are, rotating, rewrapping and shredding them.
+    AdminKeys,
+    /// Copying all data, values encrypted.
+    AdminBackup,
 }
 
 impl Permission {
@@ -27,9 +35,13 @@ impl Permission {
         match text.split_once(':') {
             Some(("publish", pattern)) => TopicPattern::parse(pattern).ok().map(Self::Publish),
             Some(("subscribe", pattern)) => TopicPattern::parse(pattern).ok().map(Self::Subscribe),
+            Some(("state.read", pattern)) => TopicPattern::parse(pattern).ok().map(Self::StateRead),
+            Some(("state.write", pattern)) => TopicPattern::parse(pattern).ok().map(Self::StateWrite),
             None if text == "audit.read" => Some(Self::AuditRead),
             None if text == "admin.revoke" => Some(Self::AdminRevoke),
             None if text == "admin.sessions" => Some(Self::AdminSessions),
+            None if text == "admin.keys" => Some(Self::AdminKeys),
+            None if text == "admin.backup" => Some(Self::AdminBackup),
             _ => None,
         }
     }
@@ -40,9 +52,13 @@ impl fmt::Display for Permission {
         match self {
             Self::Publish(pattern) => write!(f, "publish:{pattern}"),
             Self::Subscribe(pattern) => write!(f, "subscribe:{pattern}"),
+            Self::StateRead(pattern) => write!(f, "state.read:{pattern}"),
+            Self::StateWrite(pattern) => write!(f, "state.write:{pattern}"),
             Self::AuditRead => f.write_str("audit.read"),
             Self::AdminRevoke => f.write_str("admin.revoke"),
             Self::AdminSessions => f.write_str("admin.sessions"),
+            Self::AdminKeys => f.write_str("admin.keys"),
+            Self::AdminBackup => f.write_str("admin.backup"),
         }
     }
 }
@@ -68,6 +84,30 @@ impl Permissions {
     #[must_use]
     pub fn subscribe(&self, wanted: &TopicPattern) -> bool {
         self.0.iter().any(|one| matches!(one, Permission::Subscribe(pattern) if pattern.covers(wanted)))
+    }
+
+    /// Whether shared state in `scope` may be read.
+    #[must_use]
+    pub fn state_read(&self, scope: &Scope) -> bool {
+        self.0.iter().any(|one| matches!(one, Permission::StateRead(pattern) if pattern.matches(scope.as_topic())))
+    }
+
+    /// Whether shared state in `scope` may be written.
+    #[must_use]
+    pub fn state_write(&self, scope: &Scope) -> bool {
+        self.0.iter().any(|one| matches!(one, Permission::StateWrite(pattern) if pattern.matches(scope.as_topic())))
+    }
+
+    /// Whether keys may be seen and changed.
+    #[must_use]
+    pub fn admin_keys(&self) -> bool {
+        self.0.contains(&Permission::AdminKeys)
+    }
+
+    /// Whether all data may be copied.
+    #[must_use]
+    pub fn admin_backup(&self) -> bool {
+        self.0.contains(&Permission::AdminBackup)
     }
 
     /// Whether the audit log may be read.
@@ -111,6 +151,18 @@ mod tests {
         assert!(!none.audit_read() && !none.admin_revoke() && !none.admin_sessions());
         let one = permissions(&["admin.sessions"]);
         assert!(one.admin_sessions() && !one.admin_revoke() && !one.audit_read());
+    }
+
+    #[test]
+    fn reading_state_is_not_writing_it_and_neither_goes_beyond_its_scopes() {
+        let scope = |text: &str| Scope::parse(text).expect("a scope");
+        let one = permissions(&["state.read:tickets.>", "state.write:notes"]);
+        assert!(one.state_read(&scope("tickets.open")) && one.state_write(&scope("notes")));
+        assert!(!one.state_write(&scope("tickets.open")) && !one.state_read(&scope("notes")));
+        assert!(!one.state_read(&scope("tickets")) && !one.state_write(&scope("notes.a")));
+        assert!(!one.admin_keys() && !one.admin_backup());
+        let admin = permissions(&["admin.keys"]);
+        assert!(admin.admin_keys() && !admin.admin_backup());
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn failure(error: DevError) -> Failure {
         DevError::Config(_) | DevError::Certificate { .. } | DevError::Issuer { .. } | DevError::KeySet { .. } => {
             Failure::usage(error)
         }
-        DevError::Read { .. } | DevError::Write { .. } => Failure::failed(error),
+        DevError::Read { .. } | DevError::Write { .. } | DevError::RootKey(_) => Failure::failed(error),
     }
 }
 

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::{
-    input::TopicSettings,
+    input::{Settings, TopicSettings},
     quotas,
     reads::{self, Analysis},
 };
@@ -57,9 +57,11 @@ pub enum BundleError {
     /// A call that the engine cannot answer: a rule built on it would never fire.
     #[error("the policy calls `{0}`, which this broker cannot answer")]
     RefusedCall(String),
-    /// A key of `data.topics` that is no topic pattern.
-    #[error("`data.topics` has the key `{key}`: {source}")]
+    /// A key of `data.topics` or `data.scopes` that is no topic pattern.
+    #[error("`data.{member}` has the key `{key}`: {source}")]
     TopicPattern {
+        /// Which of the two.
+        member: &'static str,
         /// The key.
         key: String,
         /// What is wrong with it.
@@ -74,7 +76,7 @@ pub enum BundleError {
 pub struct Bundle {
     pub(super) engine: Engine,
     pub(super) analysis: Analysis,
-    pub(super) topic_settings: TopicSettings,
+    pub(super) settings: Settings,
     pub(super) rules: DecisionRules,
     pub(super) quotas: QuotaOverrides,
     sha256: [u8; 32],
@@ -131,9 +133,10 @@ impl Bundle {
             return Err(BundleError::RefusedCall(call.clone()));
         }
         let rules = try_out(&mut engine)?;
-        let topic_settings = topic_settings(&engine.get_data())?;
+        let data = engine.get_data();
+        let settings = Settings { topics: patterns(&data, "topics")?, scopes: patterns(&data, "scopes")? };
         let quotas = quotas::overrides(&engine.get_data()).map_err(BundleError::Quotas)?;
-        Ok(Self { engine, analysis, topic_settings, rules, quotas, sha256: digest(files), files: files.len() })
+        Ok(Self { engine, analysis, settings, rules, quotas, sha256: digest(files), files: files.len() })
     }
 }
 
@@ -216,11 +219,12 @@ fn try_out(engine: &mut Engine) -> Result<DecisionRules, BundleError> {
     Ok(DecisionRules { deny: defined(engine, "deny")?, quarantine: defined(engine, "quarantine")? })
 }
 
-fn topic_settings(data: &Value) -> Result<TopicSettings, BundleError> {
-    let Ok(topics) = data["topics"].as_object() else { return Ok(TopicSettings::default()) };
+/// The keys of `data.topics` or `data.scopes`, which are patterns.
+fn patterns(data: &Value, member: &'static str) -> Result<TopicSettings, BundleError> {
+    let Ok(topics) = data[member].as_object() else { return Ok(TopicSettings::default()) };
     let patterns = topics.keys().map(|key| {
         let key = key.as_string().map_or_else(|_| key.to_string(), |text| text.to_string());
-        TopicPattern::parse(&key).map_err(|source| BundleError::TopicPattern { key, source })
+        TopicPattern::parse(&key).map_err(|source| BundleError::TopicPattern { member, key, source })
     });
     Ok(TopicSettings::new(patterns.collect::<Result<_, _>>()?))
 }

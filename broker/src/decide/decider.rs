@@ -12,7 +12,7 @@ use super::{
 use crate::{
     authenticate::Identity,
     inspect::Inspected,
-    model::{Clock, FindingKind, QuotaOverrides, RefusalReason},
+    model::{Clock, Finding, FindingKind, QuotaOverrides, RefusalReason, Write},
 };
 
 /// How decisions are made.
@@ -65,6 +65,11 @@ impl Decider {
     #[must_use]
     pub fn decide_access(&self, access: Access<'_>, agent: &Identity, peer: SocketAddr) -> Verdict {
         let permissions = agent.permissions();
+        let readable = match access {
+            Access::StateGet(key) => Some(key.scope()),
+            Access::StateList(prefix) | Access::StateWatch(prefix) => Some(prefix.scope()),
+            _ => None,
+        };
         let permitted = match access {
             Access::Subscribe(patterns) => {
                 !patterns.is_empty() && patterns.iter().all(|pattern| permissions.subscribe(pattern))
@@ -72,9 +77,17 @@ impl Decider {
             Access::AuditRead => permissions.audit_read(),
             Access::Revoke(_) | Access::Reinstate(_) => permissions.admin_revoke(),
             Access::AdminRead(_) | Access::Disconnect(_) => permissions.admin_sessions(),
+            Access::StateGet(key) => permissions.state_read(key.scope()),
+            Access::StateList(prefix) | Access::StateWatch(prefix) => permissions.state_read(prefix.scope()),
+            Access::StateDelete(key) => permissions.state_write(key.scope()),
+            Access::Keys(..) => permissions.admin_keys(),
+            Access::Backup => permissions.admin_backup(),
         };
         if !permitted {
             return self.native_denial("native/permission", RefusalReason::MissingPermission);
+        }
+        if readable.is_some_and(|scope| !agent.may_decrypt(scope)) {
+            return self.native_denial("native/decrypt-claim", RefusalReason::MissingDecryptClaim);
         }
         let verdict = self.policy.ask(&Question::Access { access, agent, peer }, self.clock.now());
         // There is nothing to withhold of a request to read: what is not allowed is refused.
@@ -82,6 +95,24 @@ impl Decider {
             return Verdict { decision: Decision::Deny, reason: Some(RefusalReason::PolicyDenied), ..verdict };
         }
         verdict
+    }
+
+    /// Decides what becomes of a value that is to be written.
+    #[must_use]
+    pub fn decide_write(&self, inspected: Inspected<Write>) -> Decided<Write> {
+        let verdict = self.write_verdict(&inspected);
+        Decided::new(inspected, verdict)
+    }
+
+    fn write_verdict(&self, inspected: &Inspected<Write>) -> Verdict {
+        if !inspected.sender().permissions().state_write(inspected.content().key.scope()) {
+            return self.native_denial("native/permission", RefusalReason::MissingPermission);
+        }
+        let verdict = self.policy.ask(&Question::Write(inspected), self.clock.now());
+        if verdict.decision != Decision::Allow {
+            return verdict;
+        }
+        self.native_floor(inspected.findings()).unwrap_or(verdict)
     }
 
     fn verdict(&self, inspected: &Inspected) -> Verdict {
@@ -96,12 +127,12 @@ impl Decider {
         if verdict.decision != Decision::Allow {
             return verdict;
         }
-        self.native_floor(inspected).unwrap_or(verdict)
+        self.native_floor(inspected.findings()).unwrap_or(verdict)
     }
 
     /// What no policy can allow: a message that inspection could not look into, or one above the broker's own limit.
-    fn native_floor(&self, inspected: &Inspected) -> Option<Verdict> {
-        let found = |kind| inspected.findings().iter().any(|finding| finding.kind == kind);
+    fn native_floor(&self, findings: &[Finding]) -> Option<Verdict> {
+        let found = |kind| findings.iter().any(|finding| finding.kind == kind);
         if found(FindingKind::ScannerFailure) {
             return Some(self.native_denial("native/scanner-failure", RefusalReason::DecisionFailed));
         }

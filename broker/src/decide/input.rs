@@ -3,7 +3,7 @@
 //! ```json
 //! {"action": "publish", "topic": "finance.transactions", "topic_levels": ["finance", "transactions"],
 //!  "topic_patterns": ["finance.transactions", "finance.>"],
-//!  "agent": {"id": "…", "issuer": "…", "roles": ["…"], "permissions": ["…"], "claims": {…},
+//!  "agent": {"id": "…", "issuer": "…", "roles": ["…"], "permissions": ["…"], "decrypt": ["…"], "claims": {…},
 //!            "token": {"id": "…", "age_s": 3, "expires_in_s": 3597, "bound": true, "confirmation": "jkt"},
 //!            "actors": [{"issuer": "…", "agent": "…"}]},
 //!  "via": {"id": "…", "issuer": "…"},
@@ -21,6 +21,17 @@
 //!
 //! `admin.revoke` has the operations `revoke` and `reinstate`, `admin.sessions` has `read` and `disconnect`; `revocation`
 //! is there for `revoke`.
+//!
+//! ```json
+//! {"action": "state.put", "state": {"scope": "tickets.open", "scope_levels": ["tickets", "open"],
+//!  "scope_patterns": ["tickets.>"], "name": "4711", "expected_revision": 17, "ttl_s": 3600},
+//!  "value": {"datacontenttype": "application/json", "size_bytes": 512, "body": …}, "findings": […], "agent": {…}, …}
+//! ```
+//!
+//! `state` is there for `state.put`, `state.get` and `state.delete`, with `prefix` instead of `name` for `state.list` and
+//! `state.watch`; `scope_patterns` are the keys of `data.scopes` that match. `expected_revision` is -1 where any will do,
+//! `ttl_s` is 0 where the value stays. Nothing says whether there is a value: a refusal would tell. `admin.keys` has the
+//! operations `list`, `rotate`, `rewrap` and `shred` and the `scope`, empty for all; `admin.backup` has neither.
 //!
 //! `topic…`, `message` and `findings` are there for `publish`, `patterns` for `subscribe`. `body` is there where the
 //! content type is JSON and the data is. `token.confirmation` is what the token is bound to: `x5t#S256` (a client
@@ -40,29 +51,50 @@ use super::{
 use crate::{
     authenticate::{Confirmation, DelegatedActor, Identity, Revocation, RevocationTarget},
     inspect::Inspected,
-    model::{Destination, Finding, Message, Topic, TopicPattern, UnixMicros},
+    model::{Destination, Finding, Message, Scope, Topic, TopicPattern, UnixMicros, Write},
 };
 
-/// Paths whose value differs from one message to the next: a policy that reads one gains nothing from remembering.
-pub(super) const CHANGING: [&[&str]; 6] = [
-    &["time"],
-    &["message", "id"],
-    &["message", "body"],
-    &["message", "correlation_id"],
-    &["agent", "token", "age_s"],
-    &["agent", "token", "expires_in_s"],
-];
+/// Paths whose value differs from one moment to the next: a policy that reads one gains nothing from remembering.
+const CHANGING: [&[&str]; 3] = [&["time"], &["agent", "token", "age_s"], &["agent", "token", "expires_in_s"]];
+/// The same, from one message to the next.
+const CHANGING_IN_MESSAGES: [&[&str]; 3] = [&["message", "id"], &["message", "body"], &["message", "correlation_id"]];
+/// The same, from one value of shared state to the next.
+const CHANGING_IN_STATE: [&[&str]; 4] =
+    [&["state", "name"], &["state", "prefix"], &["state", "expected_revision"], &["value", "body"]];
+
+/// For which questions a policy that reads this much may be remembered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lasting {
+    messages: bool,
+    others: bool,
+}
+
+impl Lasting {
+    pub(super) fn new(reads: &Reads) -> Self {
+        let reads_none = |paths: &[&[&str]]| !paths.iter().any(|path| reads.includes(path));
+        let always = reads_none(&CHANGING);
+        Self { messages: always && reads_none(&CHANGING_IN_MESSAGES), others: always && reads_none(&CHANGING_IN_STATE) }
+    }
+
+    pub(super) const fn covers(self, question: &Question<'_>) -> bool {
+        match question {
+            Question::Publish(_) => self.messages,
+            Question::Write(_) | Question::Access { .. } => self.others,
+        }
+    }
+}
 
 /// What is asked.
 pub(super) enum Question<'a> {
     Publish(&'a Inspected),
+    Write(&'a Inspected<Write>),
     Access { access: Access<'a>, agent: &'a Identity, peer: SocketAddr },
 }
 
 /// Hands the input document to `sink`, as far as it is read.
 pub(super) fn describe<S: Sink>(
     question: &Question<'_>,
-    topic_settings: &TopicSettings,
+    settings: &Settings,
     now: UnixMicros,
     reads: &Reads,
     sink: &mut S,
@@ -71,7 +103,7 @@ pub(super) fn describe<S: Sink>(
     match question {
         Question::Publish(inspected) => {
             input.text("action", "publish");
-            topic(inspected.message(), topic_settings, &mut input);
+            topic(inspected.message(), &settings.topics, &mut input);
             input.object("message", |member| message(inspected.message(), member));
             input.json("findings", || Some(findings(inspected.findings())));
             caller(inspected.sender(), inspected.peer(), now, &mut input);
@@ -79,32 +111,81 @@ pub(super) fn describe<S: Sink>(
                 input.object("via", |member| via(carrier, member));
             }
         }
+        Question::Write(inspected) => {
+            let write = inspected.content();
+            input.text("action", "state.put");
+            input.object("state", |member| {
+                scope(write.key.scope(), &settings.scopes, member);
+                member.text("name", write.key.name());
+                member.number(
+                    "expected_revision",
+                    write.expected.map_or(-1, |revision| i64::try_from(revision.0).unwrap_or(i64::MAX)),
+                );
+                member.number("ttl_s", write.ttl_s.unwrap_or(0));
+            });
+            input.object("value", |member| {
+                member.text("datacontenttype", &write.content_type.essence());
+                member.number("size_bytes", write.value.len());
+                member.json("body", || {
+                    write.content_type.is_json().then(|| serde_json::from_slice(&write.value).ok())?
+                });
+            });
+            input.json("findings", || Some(findings(inspected.findings())));
+            caller(inspected.sender(), inspected.peer(), now, &mut input);
+        }
         Question::Access { access, agent, peer } => {
-            requested(*access, &mut input);
+            requested(*access, &settings.scopes, &mut input);
             caller(agent, *peer, now, &mut input);
         }
     }
 }
 
-fn requested<S: Sink>(access: Access<'_>, input: &mut Projected<'_, S>) {
-    let mut administer = |action, operation| {
-        input.text("action", action);
-        input.text("operation", operation);
-    };
+fn requested<S: Sink>(access: Access<'_>, scopes: &TopicSettings, input: &mut Projected<'_, S>) {
     match access {
-        Access::Revoke(_) => administer("admin.revoke", "revoke"),
-        Access::Reinstate(_) => administer("admin.revoke", "reinstate"),
-        Access::AdminRead(_) => administer("admin.sessions", "read"),
-        Access::Disconnect(_) => administer("admin.sessions", "disconnect"),
+        Access::Revoke(_) => operation("admin.revoke", "revoke", input),
+        Access::Reinstate(_) => operation("admin.revoke", "reinstate", input),
+        Access::AdminRead(_) => operation("admin.sessions", "read", input),
+        Access::Disconnect(_) => operation("admin.sessions", "disconnect", input),
+        Access::Keys(name, scope) => {
+            operation("admin.keys", name, input);
+            input.text("scope", scope.map_or("", Scope::as_str));
+        }
+        Access::Backup => input.text("action", "admin.backup"),
         Access::AuditRead => input.text("action", "audit.read"),
         Access::Subscribe(patterns) => {
             input.text("action", "subscribe");
             input.texts("patterns", patterns.iter().map(TopicPattern::as_str));
         }
+        Access::StateGet(key) => state("state.get", (key.scope(), scopes), ("name", key.name()), input),
+        Access::StateDelete(key) => state("state.delete", (key.scope(), scopes), ("name", key.name()), input),
+        Access::StateList(prefix) => {
+            state("state.list", (prefix.scope(), scopes), ("prefix", prefix.beginning()), input);
+        }
+        Access::StateWatch(prefix) => {
+            state("state.watch", (prefix.scope(), scopes), ("prefix", prefix.beginning()), input);
+        }
     }
     if let Access::Revoke(revocation) = access {
         input.object("revocation", |member| revoked(revocation, member));
     }
+}
+
+fn operation<S: Sink>(action: &str, name: &str, input: &mut Projected<'_, S>) {
+    input.text("action", action);
+    input.text("operation", name);
+}
+
+fn state<S: Sink>(
+    action: &str,
+    (named, settings): (&Scope, &TopicSettings),
+    (member, text): (&str, &str),
+    input: &mut Projected<'_, S>,
+) {
+    input.text("action", action);
+    input.object("state", |state| {
+        scope(named, settings, state);
+        state.text(member, text);
+    });
 }
 
 fn revoked<S: Sink>(revocation: &Revocation, member: &mut Projected<'_, S>) {
@@ -124,6 +205,14 @@ fn topic<S: Sink>(message: &Message, settings: &TopicSettings, input: &mut Proje
     input.texts("topic_levels", message.topic.levels());
     if input.reads("topic_patterns") {
         input.texts("topic_patterns", settings.matching(&message.topic));
+    }
+}
+
+fn scope<S: Sink>(scope: &Scope, settings: &TopicSettings, member: &mut Projected<'_, S>) {
+    member.text("scope", scope.as_str());
+    member.texts("scope_levels", scope.as_topic().levels());
+    if member.reads("scope_patterns") {
+        member.texts("scope_patterns", settings.matching(scope.as_topic()));
     }
 }
 
@@ -156,6 +245,7 @@ fn caller<S: Sink>(identity: &Identity, peer: SocketAddr, now: UnixMicros, input
         agent.json("permissions", || {
             Some(identity.permissions().iter().map(|permission| Json::from(permission.to_string())).collect())
         });
+        agent.texts("decrypt", identity.decrypt().iter().map(TopicPattern::as_str));
         agent.json("claims", || Some(Json::Object(identity.claims().clone())));
         agent.object("token", |token| {
             token.text("id", identity.token_id().as_str());
@@ -194,7 +284,14 @@ fn findings(findings: &[Finding]) -> Json {
         .collect()
 }
 
-/// The keys of `data.topics`, most specific first.
+/// What the policy's data has settings for.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub(super) topics: TopicSettings,
+    pub(super) scopes: TopicSettings,
+}
+
+/// The keys of `data.topics` or `data.scopes`, most specific first.
 #[derive(Debug, Default)]
 pub(super) struct TopicSettings(Vec<TopicPattern>);
 

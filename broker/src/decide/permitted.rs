@@ -1,42 +1,46 @@
 //! A message with its verdict. Only [`Decider::decide`](super::Decider::decide) makes one, through [`Decided::new`].
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{Decision, Verdict};
-use crate::{authenticate::Identity, inspect::Inspected, model::Message};
+use crate::{
+    authenticate::Identity,
+    inspect::Inspected,
+    model::{Message, Write},
+};
 
 /// Allowed: the only kind that can be given an audience.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker; the same for `Held` and `Denied`.
 #[derive(Debug)]
-pub struct Permitted(Judged);
+pub struct Permitted<T = Message>(Judged<T>);
 
 /// To be withheld.
 #[derive(Debug)]
-pub struct Held(Judged);
+pub struct Held<T = Message>(Judged<T>);
 
 /// Refused.
 #[derive(Debug)]
-pub struct Denied(Judged);
+pub struct Denied<T = Message>(Judged<T>);
 
-/// What was decided about a message. All three are recorded.
+/// What was decided about a message, or a value to be written. All three are recorded.
 #[derive(Debug)]
-pub enum Decided {
-    /// It may go to its audience.
-    Permitted(Permitted),
+pub enum Decided<T = Message> {
+    /// It may go to its audience, or be kept.
+    Permitted(Permitted<T>),
     /// It is withheld.
-    Held(Held),
+    Held(Held<T>),
     /// It goes nowhere.
-    Denied(Denied),
+    Denied(Denied<T>),
 }
 
 #[derive(Debug)]
-struct Judged {
-    inspected: Inspected,
+struct Judged<T> {
+    inspected: Inspected<T>,
     verdict: Verdict,
 }
 
-impl Decided {
-    pub(super) fn new(inspected: Inspected, verdict: Verdict) -> Self {
+impl<T> Decided<T> {
+    pub(super) fn new(inspected: Inspected<T>, verdict: Verdict) -> Self {
         let decision = verdict.decision;
         let judged = Judged { inspected, verdict };
         match decision {
@@ -46,9 +50,9 @@ impl Decided {
         }
     }
 
-    /// The message with its sender and findings.
+    /// The content with its sender and findings.
     #[must_use]
-    pub const fn inspected(&self) -> &Inspected {
+    pub const fn inspected(&self) -> &Inspected<T> {
         match self {
             Self::Permitted(Permitted(judged)) | Self::Held(Held(judged)) | Self::Denied(Denied(judged)) => {
                 &judged.inspected
@@ -84,5 +88,19 @@ impl Permitted {
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
         self.0.inspected.peer()
+    }
+}
+
+impl Permitted<Write> {
+    /// The value to be written.
+    #[must_use]
+    pub const fn write(&self) -> &Write {
+        self.0.inspected.content()
+    }
+
+    /// Who writes.
+    #[must_use]
+    pub const fn writer(&self) -> &Arc<Identity> {
+        self.0.inspected.sender()
     }
 }

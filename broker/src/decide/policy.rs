@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{
     bundle::Bundle,
-    input::{self, Question},
+    input::{self, Lasting, Question},
     sink::{KeySink, ValueSink},
     verdict::{Decision, Verdict},
 };
@@ -32,13 +32,14 @@ pub(super) struct Policy {
     bundle: Bundle,
     idle: Mutex<Vec<Engine>>,
     remembered: Option<Cache<[u8; 32], Verdict>>,
+    lasting: Lasting,
 }
 
 impl Policy {
     pub(super) fn new(bundle: Bundle, cache_entries_max: usize) -> Self {
-        let changing = input::CHANGING.iter().any(|path| bundle.analysis.reads.includes(path));
-        let remembers = !changing && !bundle.analysis.volatile;
-        Self { bundle, idle: Mutex::default(), remembered: remembers.then(|| Cache::new(cache_entries_max)) }
+        let lasting = Lasting::new(&bundle.analysis.reads);
+        let remembered = (!bundle.analysis.volatile).then(|| Cache::new(cache_entries_max));
+        Self { bundle, idle: Mutex::default(), remembered, lasting }
     }
 
     pub(super) const fn bundle(&self) -> &Bundle {
@@ -47,9 +48,10 @@ impl Policy {
 
     /// The policy's answer. What fails on the way is a denial.
     pub(super) fn ask(&self, question: &Question<'_>, now: UnixMicros) -> Verdict {
-        let Some(remembered) = &self.remembered else { return self.evaluate(question, now).0 };
+        let remembered = self.remembered.as_ref().filter(|_| self.lasting.covers(question));
+        let Some(remembered) = remembered else { return self.evaluate(question, now).0 };
         let mut key = KeySink::default();
-        input::describe(question, &self.bundle.topic_settings, now, &self.bundle.analysis.reads, &mut key);
+        input::describe(question, &self.bundle.settings, now, &self.bundle.analysis.reads, &mut key);
         let key = key.finish();
         if let Some(verdict) = remembered.get(&key) {
             return verdict;
@@ -64,7 +66,7 @@ impl Policy {
     /// The verdict, and whether it is the policy's own (and not that of a failure, which may pass).
     fn evaluate(&self, question: &Question<'_>, now: UnixMicros) -> (Verdict, bool) {
         let mut value = ValueSink::default();
-        input::describe(question, &self.bundle.topic_settings, now, &self.bundle.analysis.reads, &mut value);
+        input::describe(question, &self.bundle.settings, now, &self.bundle.analysis.reads, &mut value);
         let mut engine = self.idle.lock().pop().unwrap_or_else(|| self.bundle.engine.clone());
         let verdict = self.evaluate_on(&mut engine, value.finish());
         match verdict {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::model::RefusalReason;
+use crate::{
+    authenticate::Revocation,
+    model::{RefusalReason, Scope, StateKey, StatePrefix, TopicPattern},
+};
 
 /// What may become of a message, or of a request to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,15 +47,27 @@ impl Verdict {
 #[derive(Debug, Clone, Copy)]
 pub enum Access<'a> {
     /// To subscribe to these patterns.
-    Subscribe(&'a [crate::model::TopicPattern]),
+    Subscribe(&'a [TopicPattern]),
     /// To read the audit log.
     AuditRead,
     /// To revoke this.
-    Revoke(&'a crate::authenticate::Revocation),
+    Revoke(&'a Revocation),
     /// To lift the revocation of this name.
     Reinstate(&'a str),
     /// To see these: `sessions` or `revocations`.
     AdminRead(&'a str),
     /// To end these sessions, in words.
     Disconnect(&'a str),
+    /// To read a value.
+    StateGet(&'a StateKey),
+    /// To delete a value.
+    StateDelete(&'a StateKey),
+    /// To list keys.
+    StateList(&'a StatePrefix),
+    /// To read values as they change.
+    StateWatch(&'a StatePrefix),
+    /// To see or change keys: `list`, `rotate`, `rewrap` or `shred`, of this scope or of all.
+    Keys(&'a str, Option<&'a Scope>),
+    /// To copy all data.
+    Backup,
 }

@@ -7,7 +7,7 @@ use veribus_proto::v1::{AuditEntry, EntryKind};
 use super::*;
 use crate::{
     authenticate::{Identity, Revocation, RevocationTarget, Revoked, Sessions},
-    engine::sled::SledLog,
+    engine::{SharedLogStore, sled::SledLog},
     fixtures::{World, decider, inspector, message, peer},
     issue::KeyKind,
     metrics::Metrics,
@@ -33,7 +33,9 @@ impl Bench {
         let store = Arc::new(SledLog::open(place.path(), 1 << 20).expect("opened"));
         let disk = DiskWatch::new(place.path(), 0);
         let revocations = Arc::clone(world.verifier.revocations());
-        let started = Writer::start(store, settings(), disk, world.clock.clone(), Metrics::default(), revocations);
+        let table = crate::fixtures::state_table(&(Arc::clone(&store) as SharedLogStore));
+        let (clock, metrics) = (world.clock.clone(), Metrics::default());
+        let started = Writer::start(store, settings(), disk, clock, metrics, revocations, table);
         let (writer, recorder, log) = started.expect("started");
         let router = Arc::new(Router::new(LIMITS, world.clock.clone(), Metrics::default()));
         let deliverer = Deliverer::new(Arc::clone(&router));

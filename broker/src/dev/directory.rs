@@ -18,12 +18,14 @@ use crate::{
     config::Config,
     issue::{KeyKind, PublishedKeys, TokenIssuer},
     model::Clock,
+    seal::RootKeys,
 };
 
 const ISSUER: &str = "veribus-dev";
 const AUDIENCE: &str = "veribus";
 const ISSUER_KEY: &str = "issuer.key";
 const CONFIGURATION: &str = "veribus.toml";
+const ROOT_KEY: &str = "root.key";
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const POLICY_FILES: [(&str, &str); 3] = [
     ("veribus.rego", include_str!("../../policies/veribus.rego")),
@@ -163,6 +165,10 @@ impl DevDirectory {
 
     fn write_configuration(&self) -> Result<(), DevError> {
         self.keep_or_write(CONFIGURATION, &self.configuration())?;
+        let root_key = self.path(ROOT_KEY);
+        if !root_key.exists() {
+            RootKeys::create(&root_key)?;
+        }
         for directory in ["policies", "data"].map(|name| self.path(name)) {
             private_directory(&directory).map_err(writing(&directory))?;
         }
@@ -217,6 +223,9 @@ directory = "policies"
 
 [record]
 data_directory = "data"
+
+[state]
+root_key_file = "{ROOT_KEY}"
 {metrics}"#
         )
     }

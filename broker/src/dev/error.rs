@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::{
     config::ConfigError,
     issue::{IssueError, PublishedKeysError},
+    seal::RootKeyError,
 };
 
 /// What can go wrong with a development directory.
@@ -55,6 +56,9 @@ pub enum DevError {
         /// What is wrong.
         source: PublishedKeysError,
     },
+    /// The root key cannot be made.
+    #[error(transparent)]
+    RootKey(#[from] RootKeyError),
     /// Its configuration was changed and is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),

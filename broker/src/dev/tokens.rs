@@ -34,8 +34,12 @@ pub(super) fn write_tokens(directory: &Path, issuer: &TokenIssuer, now: UnixSeco
 
 fn issue(agent: &ExampleAgent, issuer: &TokenIssuer, now: UnixSeconds) -> Result<String, IssueError> {
     let claims = issuer.claims(agent.name, now, LIFETIME).role(agent.role);
+    issuer.issue(&granted(claims, agent))
+}
+
+fn granted(claims: Claims, agent: &ExampleAgent) -> Claims {
     let claims = agent.permissions.iter().fold(claims, |claims, permission| claims.permission(*permission));
-    issuer.issue(&claims)
+    agent.decrypt.iter().fold(claims, |claims, scope| claims.decrypt(*scope))
 }
 
 fn is_good(claims: &Claims, agent: &ExampleAgent, UnixSeconds(now): UnixSeconds) -> bool {
@@ -43,6 +47,7 @@ fn is_good(claims: &Claims, agent: &ExampleAgent, UnixSeconds(now): UnixSeconds)
         && claims.exp <= claims.iat.saturating_add_unsigned(LIFETIME.as_secs())
         && claims.roles == [agent.role]
         && claims.permissions == agent.permissions
+        && claims.decrypts() == agent.decrypt
 }
 
 /// The claims of a token that this issuer signed with its present key; expired ones too.
@@ -82,14 +87,15 @@ mod tests {
         assert_ne!(token(path), first);
         let claims = claims(token(path).trim(), &issuer).expect("claims");
         assert_eq!(claims.exp, start + 36 * HOUR_S);
-        assert_eq!(claims.permissions, ["publish:finance.>", "subscribe:finance.>"]);
+        assert_eq!(claims.permissions, EXAMPLE_AGENTS[0].permissions);
+        assert_eq!(claims.decrypts(), ["finance.>"]);
     }
 
     #[test]
     fn a_token_of_a_longer_life_than_the_broker_accepts_is_issued_anew() {
         let (issuer, agent) = (issuer(), &EXAMPLE_AGENTS[0]);
         let claims = issuer.claims(agent.name, UnixSeconds(0), LIFETIME + Duration::from_secs(1)).role(agent.role);
-        let claims = agent.permissions.iter().fold(claims, |claims, permission| claims.permission(*permission));
+        let claims = granted(claims, agent);
         assert!(!is_good(&claims, agent, UnixSeconds(0)));
         assert!(is_good(&Claims { exp: claims.exp - 1, ..claims }, agent, UnixSeconds(0)));
     }

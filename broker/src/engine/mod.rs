@@ -72,6 +72,18 @@ pub trait LogStore: Send + Sync + 'static {
     /// [`ReadError`].
     fn records(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError>;
 
+    /// The first `max` of the keys from `from` on and before `to`, in order, each with its value.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError>;
+
+    /// The value under a key.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError>;
+
     /// The last chunk that begins at or before `index`.
     ///
     /// # Errors

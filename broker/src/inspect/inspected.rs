@@ -1,4 +1,4 @@
-//! A message that was looked into. Only [`Inspector::inspect`], in this file, makes an [`Inspected`].
+//! A message, or a value to be written, that was looked into. Only [`Inspector::inspect`], in this file, makes an [`Inspected`].
 
 use std::{
     net::SocketAddr,
@@ -9,22 +9,43 @@ use std::{
 use super::Inspector;
 use crate::{
     authenticate::Identity,
-    model::{Finding, FindingKind, Message, Severity},
+    model::{Finding, FindingKind, Message, Severity, Write},
 };
 
-/// A message of a known sender, with what was found in it.
+/// What can be inspected.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// A message.
+    Message(&'a Message),
+    /// A value on its way into shared state.
+    Write(&'a Write),
+}
+
+impl<'a> From<&'a Message> for Content<'a> {
+    fn from(message: &'a Message) -> Self {
+        Self::Message(message)
+    }
+}
+
+impl<'a> From<&'a Write> for Content<'a> {
+    fn from(write: &'a Write) -> Self {
+        Self::Write(write)
+    }
+}
+
+/// A message, or a value to be written, of a known sender, with what was found in it.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
 #[derive(Debug)]
-pub struct Inspected {
+pub struct Inspected<T = Message> {
     sender: Arc<Identity>,
     via: Option<Arc<Identity>>,
     peer: SocketAddr,
-    message: Message,
+    content: T,
     findings: Vec<Finding>,
     findings_omitted: u32,
 }
 
-impl Inspected {
+impl<T> Inspected<T> {
     /// Who sent it.
     #[must_use]
     pub const fn sender(&self) -> &Arc<Identity> {
@@ -49,10 +70,10 @@ impl Inspected {
         self.peer
     }
 
-    /// The message.
+    /// What was looked into.
     #[must_use]
-    pub const fn message(&self) -> &Message {
-        &self.message
+    pub const fn content(&self) -> &T {
+        &self.content
     }
 
     /// What was found, at most [`FINDINGS_MAX`](super::FINDINGS_MAX).
@@ -68,14 +89,25 @@ impl Inspected {
     }
 }
 
-impl Inspector {
-    /// Looks into a message. It only finds; what follows from a finding is the policy's to say.
+impl Inspected {
+    /// The message.
     #[must_use]
-    pub fn inspect(&self, sender: Arc<Identity>, peer: SocketAddr, message: Message) -> Inspected {
-        // A scanner that panics has not found the message clean.
-        let found = catch_unwind(AssertUnwindSafe(|| self.findings_and_omitted(&message)));
+    pub const fn message(&self) -> &Message {
+        &self.content
+    }
+}
+
+impl Inspector {
+    /// Looks into a message, or a value to be written. It only finds; what follows from a finding is the policy's to say.
+    #[must_use]
+    pub fn inspect<T>(&self, sender: Arc<Identity>, peer: SocketAddr, content: T) -> Inspected<T>
+    where
+        for<'a> &'a T: Into<Content<'a>>,
+    {
+        // A scanner that panics has not found the content clean.
+        let found = catch_unwind(AssertUnwindSafe(|| self.findings_and_omitted((&content).into())));
         let (findings, findings_omitted) = found.unwrap_or_else(|_| (vec![crashed()], 0));
-        Inspected { sender, via: None, peer, message, findings, findings_omitted }
+        Inspected { sender, via: None, peer, content, findings, findings_omitted }
     }
 }
 

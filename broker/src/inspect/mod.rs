@@ -24,7 +24,7 @@ mod symbols;
 
 use std::{borrow::Cow, cell::Cell};
 
-pub use self::inspected::Inspected;
+pub use self::inspected::{Content, Inspected};
 use self::{
     clean::CleanNames,
     json::Strings,
@@ -38,7 +38,7 @@ pub use self::{
     rules::{BUILT_IN, RuleFault, RulesError},
     scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX},
 };
-use crate::model::{Destination, Finding, FindingKind, Message, Severity};
+use crate::model::{ContentType, Destination, Finding, FindingKind, Message, Severity};
 
 /// Scratch memory that a message leaves larger than this is not kept, in bytes.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
@@ -75,19 +75,32 @@ impl Inspector {
     /// others were left out, one of them says so.
     #[must_use]
     pub fn findings(&self, message: &Message) -> Vec<Finding> {
-        self.findings_and_omitted(message).0
+        self.findings_and_omitted(message.into()).0
     }
 
     /// The same with how many more there were, counted up to [`OMITTED_MAX`].
-    fn findings_and_omitted(&self, message: &Message) -> (Vec<Finding>, u32) {
-        let size_bytes = message.size_bytes();
+    fn findings_and_omitted(&self, content: Content<'_>) -> (Vec<Finding>, u32) {
+        let size_bytes = match content {
+            Content::Message(message) => message.size_bytes(),
+            Content::Write(write) => write.value.len(),
+        };
         let mut scratch = SCRATCH.take();
         let mut scan = Scan::new(&self.rules, size_bytes, std::mem::take(&mut scratch.stream));
         if size_bytes > self.message_bytes_max {
             scan.note(FindingKind::Size, "message-too-large", Severity::High, Location::part("message"));
         }
-        inspect_data(&mut scan, message, &mut scratch.strings, &self.clean);
-        inspect_texts(&mut scan, message, &mut scratch.strings, &self.clean);
+        match content {
+            Content::Message(message) => {
+                inspect_data(&mut scan, &message.content_type, &message.data, &mut scratch.strings, &self.clean);
+                inspect_texts(&mut scan, message, &mut scratch.strings, &self.clean);
+            }
+            Content::Write(write) => {
+                inspect_data(&mut scan, &write.content_type, &write.value, &mut scratch.strings, &self.clean);
+                scan.text(write.key.name(), Location::part("name"));
+                scan.name(write.key.scope().as_str(), Location::part("scope"), &self.clean);
+                scan.name(write.content_type.as_str(), Location::part("content_type"), &self.clean);
+            }
+        }
         let (findings, stream) = scan.finish();
         scratch.stream = stream;
         scratch.give_back();
@@ -115,12 +128,18 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
-fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings, clean: &CleanNames) {
+fn inspect_data(
+    scan: &mut Scan<'_>,
+    content_type: &ContentType,
+    data: &[u8],
+    strings: &mut Strings,
+    clean: &CleanNames,
+) {
     let at = Location::part("data");
-    let says_json = message.content_type.is_json();
-    if says_json || json::may_be_json(&message.data) {
+    let says_json = content_type.is_json();
+    if says_json || json::may_be_json(data) {
         strings.clear();
-        if strings.read(&message.data) {
+        if strings.read(data) {
             scan.strings(strings, at, clean);
             if strings.has_duplicates {
                 scan.note(FindingKind::Malformed, "duplicate-json-member", Severity::Medium, at);
@@ -131,13 +150,13 @@ fn inspect_data(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings, c
             scan.note(FindingKind::Malformed, "invalid-json", Severity::Medium, at);
         }
     }
-    let text = String::from_utf8_lossy(&message.data);
+    let text = String::from_utf8_lossy(data);
     // Only invalid UTF-8 has to be copied.
-    if !says_json && matches!(text, Cow::Owned(_)) && message.content_type.is_text() {
+    if !says_json && matches!(text, Cow::Owned(_)) && content_type.is_text() {
         scan.note(FindingKind::Malformed, "invalid-utf8", Severity::Medium, at);
     }
     scan.text(&text, at);
-    scan.packed(&message.data, at);
+    scan.packed(data, at);
 }
 
 /// The names and free texts around the data. The attributes are taken together: a phrase may be spread over them.

@@ -69,6 +69,13 @@ impl Claims {
         self
     }
 
+    /// The scopes whose content the agent may read in clear.
+    #[must_use]
+    pub fn decrypts(&self) -> Vec<&str> {
+        let scopes = self.other.get("decrypt").and_then(Value::as_array);
+        scopes.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
     /// Binds the token to a certificate or key (RFC 7800).
     #[must_use]
     pub fn confirmed_by(self, confirmation: &Confirmation) -> Self {

@@ -60,6 +60,16 @@ pub enum RefusalReason {
     NoSuchRevocation,
     /// The revocation would be over at once.
     RevocationOver,
+    /// The token may not see values of this scope in clear.
+    MissingDecryptClaim,
+    /// The value was withheld, and not written.
+    Quarantined,
+    /// What stands under the key is not what the writer expected.
+    RevisionConflict,
+    /// As many scopes have keys as the broker keeps.
+    ScopeLimit,
+    /// There is no such key, or it was shredded already.
+    NoSuchKey,
     /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
     MessageIdReused,
 }
@@ -78,6 +88,11 @@ impl RefusalReason {
             Self::RevocationLimit => "REVOCATION_LIMIT",
             Self::NoSuchRevocation => "NO_SUCH_REVOCATION",
             Self::RevocationOver => "REVOCATION_OVER",
+            Self::MissingDecryptClaim => "MISSING_DECRYPT_CLAIM",
+            Self::Quarantined => "QUARANTINED",
+            Self::RevisionConflict => "REVISION_CONFLICT",
+            Self::ScopeLimit => "SCOPE_LIMIT",
+            Self::NoSuchKey => "NO_SUCH_KEY",
             Self::MessageIdReused => "MESSAGE_ID_REUSED",
         }
     }
@@ -95,6 +110,11 @@ impl RefusalReason {
             Self::RevocationLimit,
             Self::NoSuchRevocation,
             Self::RevocationOver,
+            Self::MissingDecryptClaim,
+            Self::Quarantined,
+            Self::RevisionConflict,
+            Self::ScopeLimit,
+            Self::NoSuchKey,
             Self::MessageIdReused,
         ]
         .into_iter()

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use thiserror::Error;
 
-use super::{IdError, Topic, TopicError, ids::check};
+use super::{ContentType, IdError, Topic, TopicError, ids::check};
 
 /// Why a text is not the key of a value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -159,10 +160,30 @@ impl fmt::Display for StatePrefix {
     }
 }
 
+/// A value on its way into shared state: its key is parsed. Nothing is said yet about who writes it or what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Where it goes.
+    pub key: StateKey,
+    /// The media type of `value`.
+    pub content_type: ContentType,
+    /// The value.
+    pub value: Bytes,
+    /// The write happens only if this is the current revision; [`Revision::NONE`]: only if there is no value.
+    pub expected: Option<Revision>,
+    /// After so many seconds it is gone.
+    pub ttl_s: Option<u64>,
+}
+
 /// Which version of a value: the audit index of the entry that wrote it. Revisions of one key rise, over all keys of a broker
 /// they order all writes, and none comes twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision(pub u64);
+
+impl Revision {
+    /// No value. The first entry of a log is never a write: it says that the broker started.
+    pub const NONE: Self = Self(0);
+}
 
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 use veribus_proto::{
     chain::{self, LeafHash},
     entries,
-    v1::{self, AuditEntry},
+    v1::AuditEntry,
 };
 
 use super::prepared::Prepared;
@@ -53,17 +53,17 @@ impl Commit {
 
     /// Takes an entry, and returns its index.
     pub(super) fn push(&mut self, entry: impl Into<Prepared>) -> u64 {
-        self.push_to(entry, None)
+        self.push_with(entry, AuditEntry::default())
     }
 
-    /// Takes an entry that names its audience, and returns its index.
-    pub(super) fn push_to(&mut self, entry: impl Into<Prepared>, audience: Option<v1::Audience>) -> u64 {
+    /// Takes an entry and what is known of it only now, and returns its index.
+    pub(super) fn push_with(&mut self, entry: impl Into<Prepared>, added: AuditEntry) -> u64 {
         let index = self.end.next_index;
         self.place.index = index;
         self.place.time_unix_us = self.end.time.0;
         self.place.prev.clear();
         self.place.prev.extend_from_slice(&self.end.head);
-        entry.into().encode(&self.place, audience, &mut self.encoded);
+        entry.into().encode(&self.place, added, &mut self.encoded);
         self.end.head = chain::leaf_hash(&self.encoded);
         self.end.next_index = index.saturating_add(1);
         self.pack(index);

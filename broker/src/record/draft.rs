@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use prost_types::Timestamp;
 use veribus_proto::v1::{self, AuditEntry, EntryKind};
 
 use super::{Malformed, Recipient, revocation_facts};
@@ -9,7 +10,11 @@ use crate::{
     authenticate::{DelegatedActor, Identity},
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
-    model::{DecisionId, Finding, RefusalReason, Severity, SubscriptionId, TopicPattern},
+    model::{
+        DecisionId, Epoch, Finding, RefusalReason, Scope, Severity, StateKey, StatePrefix, SubscriptionId,
+        TopicPattern, UnixMicros, Write,
+    },
+    seal::RootKeyId,
 };
 
 /// An entry to be.
@@ -83,6 +88,12 @@ impl Draft {
             Access::Reinstate(id) => (EntryKind::Reinstated, cut(id, RULE_BYTES_MAX)),
             Access::AdminRead(what) => (EntryKind::AdminRead, what.to_owned()),
             Access::Disconnect(whom) => (EntryKind::Disconnected, whom.to_owned()),
+            Access::StateGet(key) => (EntryKind::StateRead, key.to_string()),
+            Access::StateDelete(key) => (EntryKind::StateDelete, key.to_string()),
+            Access::StateList(prefix) => (EntryKind::StateList, prefix.to_string()),
+            Access::StateWatch(prefix) => (EntryKind::StateWatch, prefix.to_string()),
+            Access::Keys(..) => (EntryKind::Keys, "keys".to_owned()),
+            Access::Backup => (EntryKind::Backup, "data".to_owned()),
         };
         let revocation = match access {
             Access::Revoke(revocation) => Some(revocation_facts(revocation, "")),
@@ -240,6 +251,50 @@ impl Draft {
         })
     }
 
+    pub(super) fn write(inspected: &Inspected<Write>, verdict: &Verdict, salt: &[u8; 32]) -> Self {
+        let write = inspected.content();
+        Self(AuditEntry {
+            actor: Some(actor(inspected.sender())),
+            peer: inspected.peer().to_string(),
+            resource: write.key.to_string(),
+            message: Some(v1::MessageFacts {
+                datacontenttype: write.content_type.as_str().to_owned(),
+                size_bytes: write.value.len() as u64,
+                payload_digest: veribus_proto::payload::digest(salt, &write.value).to_vec(),
+                ..v1::MessageFacts::default()
+            }),
+            decision: Some(with_omitted(decision(verdict, inspected.findings()), inspected.findings_omitted())),
+            ..entry(EntryKind::StatePut)
+        })
+    }
+
+    /// What a watcher is shown.
+    pub(super) fn follow(prefix: &StatePrefix, verdict: &Verdict, agent: &Identity, peer: SocketAddr) -> Self {
+        Self(AuditEntry {
+            actor: Some(actor(agent)),
+            peer: peer.to_string(),
+            resource: prefix.to_string(),
+            decision: Some(decision(verdict, &[])),
+            ..entry(EntryKind::StateRead)
+        })
+    }
+
+    /// The time of a value has run out.
+    pub(super) fn expired(key: &StateKey) -> Self {
+        Self(AuditEntry { resource: key.to_string(), ..entry(EntryKind::StateExpired) })
+    }
+
+    /// A scope got its first key.
+    pub(super) fn key_created(scope: &Scope, epoch: Epoch, root_key: &RootKeyId) -> Self {
+        let keys = key_facts(Some(scope), Some(epoch), Some(root_key));
+        Self(AuditEntry {
+            resource: "keys".to_owned(),
+            detail: "created".to_owned(),
+            keys: Some(keys),
+            ..entry(EntryKind::Keys)
+        })
+    }
+
     pub(super) fn listed_audience(recipients: &[Recipient]) -> Self {
         let recipients = recipients.iter().map(recipient_facts).collect();
         let audience = v1::Audience { recipients, listed_at: Vec::new() };
@@ -317,6 +372,21 @@ pub fn actor(identity: &Identity) -> v1::Actor {
 
 fn delegated(actor: &DelegatedActor) -> v1::DelegatedActor {
     v1::DelegatedActor { issuer: actor.issuer.as_str().to_owned(), agent: actor.agent.as_str().to_owned() }
+}
+
+fn key_facts(scope: Option<&Scope>, epoch: Option<Epoch>, root_key: Option<&RootKeyId>) -> v1::KeyFacts {
+    v1::KeyFacts {
+        scope: scope.map(ToString::to_string).unwrap_or_default(),
+        epoch: epoch.map_or(0, |epoch| epoch.0),
+        root_key_id: root_key.map(|id| id.as_str().to_owned()).unwrap_or_default(),
+    }
+}
+
+/// A moment, on the wire and in entries.
+#[must_use]
+pub fn timestamp(time: UnixMicros) -> Timestamp {
+    let nanos = i32::try_from(time.0.rem_euclid(1_000_000) * 1_000).unwrap_or_default();
+    Timestamp { seconds: time.0.div_euclid(1_000_000), nanos }
 }
 
 fn recipient_actor(recipient: &Recipient) -> v1::Actor {

@@ -27,6 +27,11 @@ impl FirstOutcome {
                 | RefusalReason::RevocationLimit
                 | RefusalReason::NoSuchRevocation
                 | RefusalReason::RevocationOver
+                | RefusalReason::MissingDecryptClaim
+                | RefusalReason::Quarantined
+                | RefusalReason::RevisionConflict
+                | RefusalReason::ScopeLimit
+                | RefusalReason::NoSuchKey
                 | RefusalReason::MessageIdReused,
             ) => false,
         }

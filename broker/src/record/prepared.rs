@@ -14,7 +14,7 @@ use crate::model::RefusalReason;
 const ADDED_BYTES_MAX: usize = 24 * 1024;
 
 /// A draft, encoded; a message's decision apart, since the writer may have to change it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Prepared {
     facts: Vec<u8>,
     decision: Option<v1::DecisionFacts>,
@@ -40,13 +40,13 @@ impl Prepared {
         draft::deny(self.decision.get_or_insert_default(), rule, reason);
     }
 
-    /// Writes the entry to `encoded`: its place in the chain, its facts, decision and audience. The order of fields does
+    /// Writes the entry to `encoded`: its place in the chain, its facts, its decision, and what is `added` now: audience, state. The order of fields does
     /// not matter (Protocol Buffers, "Encoding": "Field Order").
-    pub(super) fn encode(self, place: &AuditEntry, audience: Option<v1::Audience>, encoded: &mut Vec<u8>) {
+    pub(super) fn encode(self, place: &AuditEntry, added: AuditEntry, encoded: &mut Vec<u8>) {
         encoded.clear();
         place.encode_raw(encoded);
         encoded.extend_from_slice(&self.facts);
-        AuditEntry { decision: self.decision, audience, ..AuditEntry::default() }.encode_raw(encoded);
+        AuditEntry { decision: self.decision, ..added }.encode_raw(encoded);
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{DiskWatch, Draft, Routed};
+use super::{DiskWatch, Draft, FollowOrder, Following, Routed, StateOrder, StateOutcome};
 use crate::{
     authenticate::{Identity, Revocation, Revoked},
     model::{DecisionId, Outcome, RefusalReason},
+    state::DueKey,
 };
 
 /// Why something is not recorded, as far as is known.
@@ -50,6 +51,11 @@ pub(super) enum Submission {
     /// The permit is the room that the messages take until they are committed.
     Messages(Vec<Routed>, oneshot::Sender<Vec<Outcome>>, OwnedSemaphorePermit),
     Access(Box<Request>, oneshot::Sender<AccessReceipt>),
+    /// The permit is the room that the values take.
+    State(Vec<StateOrder>, oneshot::Sender<Vec<StateOutcome>>, OwnedSemaphorePermit),
+    Follow(Box<FollowOrder>, oneshot::Sender<Following>),
+    /// Keys whose values' time may have run out.
+    Due(Vec<DueKey>),
     Note(Draft),
     /// The last entry: the writer ends after it.
     Finish(Draft),
@@ -80,6 +86,20 @@ impl PendingOutcomes {
     }
 }
 
+/// Answers about shared state that are on their way.
+#[derive(Debug)]
+pub struct PendingState(oneshot::Receiver<Vec<StateOutcome>>);
+
+impl PendingState {
+    /// One outcome for each operation, in the order in which they were given, once they are durable.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`]: whether an entry persisted, and with it a write, is not known.
+    pub async fn outcomes(self) -> Result<Vec<StateOutcome>, RecordError> {
+        self.0.await.map_err(|_| RecordError::Failed)
+    }
+}
+
 impl Recorder {
     pub(super) fn new(
         submissions_max: usize,
@@ -100,14 +120,53 @@ impl Recorder {
         if self.disk.is_below_floor() {
             return Err(RecordError::DiskFloor);
         }
-        // What is larger than all the room there is takes all of it.
-        let bytes = messages.iter().map(|message| message.size_bytes).sum::<usize>().min(self.room_bytes);
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| RecordError::Failed)?;
+        let room = self.room(messages.iter().map(|message| message.size_bytes).sum()).await?;
         let (reply, outcomes) = oneshot::channel();
         let submission = Submission::Messages(messages, reply, room);
         self.submissions.send(submission).await.map_err(|_| RecordError::Failed)?;
         Ok(PendingOutcomes(outcomes))
+    }
+
+    /// Queues operations on shared state; they are recorded and carried out in this order. Waits while too many bytes wait for
+    /// their commit already. Below the floor, operations that write are for the caller to refuse.
+    ///
+    /// # Errors
+    /// [`RecordError`]; then none of them is recorded.
+    pub async fn state(&self, orders: Vec<StateOrder>) -> Result<PendingState, RecordError> {
+        if self.disk.is_critical() {
+            return Err(RecordError::DiskFloor);
+        }
+        let room = self.room(orders.iter().map(|order| order.size_bytes).sum()).await?;
+        let (reply, outcomes) = oneshot::channel();
+        self.submissions.send(Submission::State(orders, reply, room)).await.map_err(|_| RecordError::Failed)?;
+        Ok(PendingState(outcomes))
+    }
+
+    /// Records what a watcher is shown, and finds it.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn follow(&self, order: FollowOrder) -> Result<Following, RecordError> {
+        if self.disk.is_critical() {
+            return Err(RecordError::DiskFloor);
+        }
+        let (reply, following) = oneshot::channel();
+        self.submissions.send(Submission::Follow(Box::new(order), reply)).await.map_err(|_| RecordError::Failed)?;
+        following.await.map_err(|_| RecordError::Failed)
+    }
+
+    /// Queues keys about which something is due, to be looked at again.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`] where the writer is gone.
+    pub async fn due(&self, due: Vec<DueKey>) -> Result<(), RecordError> {
+        self.submissions.send(Submission::Due(due)).await.map_err(|_| RecordError::Failed)
+    }
+
+    /// What is larger than all the room there is takes all of it.
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, RecordError> {
+        let permits = u32::try_from(bytes.min(self.room_bytes)).unwrap_or(u32::MAX);
+        Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| RecordError::Failed)
     }
 
     /// Records a decision on a request of `asker`, before anything is handed over. Whether the asker's token is still good

@@ -31,7 +31,8 @@ use crate::{
     decide::Permitted,
     engine::{AppendError, SharedLogStore},
     metrics::Metrics,
-    model::{Clock, DecisionId, NodeName, Outcome, Receipt, RefusalReason, RefusedReceipt, SubscriptionId},
+    model::{Clock, DecisionId, NodeName, Outcome, Receipt, RefusalReason, RefusedReceipt, Revision, SubscriptionId},
+    state::{StateTable, TableError},
 };
 
 /// Takes what is recorded, in index order, and hands it to its audience.
@@ -72,6 +73,9 @@ pub enum WriterEnd {
     /// After a failed write the log could not be read back.
     #[error("after a failed write: {0}")]
     Recovery(#[from] StartError),
+    /// After a failed write the keys could not be read back.
+    #[error("after a failed write: {0}")]
+    State(#[from] TableError),
 }
 
 /// Bytes of recipients that one entry names itself; a longer audience is listed in entries of its own.
@@ -103,6 +107,7 @@ pub struct Writer {
     known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
     notes: Vec<Draft>,
     revocations: Arc<Revocations>,
+    state: StateTable,
     /// In force, and not known to be in the log.
     unrecorded: Vec<Unrecorded>,
     failures: u32,
@@ -120,6 +125,7 @@ impl Writer {
         clock: Clock,
         metrics: Metrics,
         revocations: Arc<Revocations>,
+        state: StateTable,
     ) -> Result<(Self, Recorder, LogReader), StartError> {
         let mut duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         let end = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
@@ -128,6 +134,7 @@ impl Writer {
         let (committed, reader) = watch::channel(end.next_index);
         let reader = LogReader::new(store.clone(), reader);
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
+        state.begin(Revision(end.next_index.saturating_sub(1)));
         let notes = Vec::new();
         let writer = Self {
             store,
@@ -141,6 +148,7 @@ impl Writer {
             known_audiences,
             notes,
             revocations,
+            state,
             unrecorded: Vec::new(),
             failures: 0,
         };
@@ -221,6 +229,7 @@ impl Writer {
         let mut take = |one| self.take(one, &mut commit, &mut recorded, &mut changes);
         let replies: Vec<Reply> = batch.drain(..).map(&mut take).collect();
         let (chunks, end) = commit.finish();
+        changes.records.extend(self.state.records());
         let entries = end.next_index - self.end.next_index;
         if chunks.is_empty() && changes.records.is_empty() {
             replies.into_iter().for_each(Reply::send);
@@ -239,6 +248,7 @@ impl Writer {
         }
         self.failures = 0;
         self.end = end;
+        self.state.committed();
         if !changes.lifted.is_empty() {
             self.revocations.change(Vec::new(), &changes.lifted);
         }
@@ -261,6 +271,7 @@ impl Writer {
         let settings = &self.settings;
         self.duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         self.known_audiences.clear();
+        self.state.recover()?;
         self.end = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
         let mut missed: HashMap<&Recipient, UndeliveredCount> = HashMap::new();
         for recorded in in_flight.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
@@ -288,6 +299,15 @@ impl Writer {
                 Reply::Messages(reply, outcomes, room)
             }
             Submission::Access(request, reply) => Reply::Access(reply, self.request(*request, commit, changes)),
+            Submission::State(orders, reply, room) => {
+                let outcomes = orders.into_iter().map(|one| self.operation(one, commit)).collect();
+                Reply::State(reply, outcomes, room)
+            }
+            Submission::Follow(order, reply) => Reply::Follow(reply, self.follow(*order, commit)),
+            Submission::Due(due) => {
+                self.due(&due, commit);
+                Reply::None
+            }
             // Taken already, before all else.
             Submission::Note(_) => Reply::None,
             Submission::Finish(draft) => {
@@ -350,7 +370,7 @@ impl Writer {
     ) -> u64 {
         let Some((permitted, audience)) = handed_over else { return commit.push(entry) };
         let named = self.name_audience(&audience, commit);
-        let index = commit.push_to(entry, named);
+        let index = commit.push_with(entry, v1::AuditEntry { audience: named, ..v1::AuditEntry::default() });
         if !audience.is_empty() {
             recorded.push(Recorded::new(permitted, audience, self.decision_id(index), salt));
         }
@@ -417,5 +437,6 @@ fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
 
 mod reply;
 mod request;
+mod state;
 #[cfg(test)]
 mod tests;

@@ -8,12 +8,12 @@ use veribus_proto::v1::{
     admin_service_server::AdminService, disconnect_request::Target,
 };
 
-use super::{broker::caller, convert, status};
+use super::{broker::caller, status};
 use crate::{
     administer::{Administration, Disconnecting},
     authenticate::{Revocation, Session, SessionFilter, SessionId},
     model::{AgentId, DecisionId, IdError, Issuer},
-    record::{actor, revocation_facts},
+    record::{actor, revocation_facts, timestamp},
 };
 
 /// How many sessions or revocations one answer holds at most.
@@ -107,7 +107,7 @@ impl AdminService for Admin {
 
 fn session(session: &Session) -> v1::Session {
     let identity = session.identity();
-    let opened_at: Timestamp = convert::timestamp(session.opened_at());
+    let opened_at: Timestamp = timestamp(session.opened_at());
     v1::Session {
         id: session.id().0,
         actor: Some(actor(&identity)),

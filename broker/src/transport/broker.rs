@@ -4,65 +4,51 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use prost::Message as _;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use veribus_proto::v1::{
     PublishRequest, PublishResponse, PublishStreamRequest, PublishStreamResponse, SubscribeRequest, SubscribeResponse,
     broker_service_server::BrokerService,
 };
 
-pub use super::publish_stream::AgentLimits;
 use super::{
     connection::ConnectionInfo,
     convert,
-    overruns::Overruns,
-    publish_stream::PublishStreams,
-    refusals::Refusals,
-    renewal::Renewals,
+    pipeline::Pipelines,
+    publish_stream::Publishes,
     senders::{Senders, Unrecognised},
     status,
     subscribe_stream::{self, Opened},
 };
 use crate::{
     authenticate::{Authenticator, Caller},
-    model::Clock,
     publish::Publisher,
     quota::{Meter, QuotaExceeded},
-    record::Recorder,
     subscribe::Reading,
 };
 
 /// The service.
 pub struct Broker {
-    streams: PublishStreams,
+    publishes: Publishes,
+    pipelines: Pipelines,
     reading: Arc<Reading>,
 }
 
 impl Broker {
-    /// Serves publishes by `publisher` and subscriptions by `reading`, until `drain` is cancelled. Senders of single
-    /// messages are recognised by `authenticator`.
+    /// Serves publishes by `publisher` and subscriptions by `reading`. Senders of single messages are recognised by
+    /// `authenticator`.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "what the service needs is put together here, once")]
     pub fn new(
         publisher: Arc<Publisher>,
         reading: Arc<Reading>,
         authenticator: Arc<Authenticator>,
-        recorder: Recorder,
-        refusals: Arc<Refusals>,
-        renewals: Renewals,
-        overruns: Arc<Overruns>,
-        limits: AgentLimits,
-        clock: Clock,
-        drain: CancellationToken,
+        pipelines: Pipelines,
     ) -> Self {
-        let senders = Senders::new(authenticator, Arc::clone(&refusals));
-        let streams =
-            PublishStreams { publisher, recorder, senders, refusals, renewals, overruns, clock, limits, drain };
-        Self { streams, reading }
+        let senders = Senders::new(authenticator, Arc::clone(&pipelines.refusals));
+        Self { publishes: Publishes { publisher, senders }, pipelines, reading }
     }
 
     fn over_quota(&self, caller: &Caller, exceeded: &QuotaExceeded) -> Status {
-        self.streams.overruns.note(caller, exceeded.kind, 1);
+        self.pipelines.overruns.note(caller, exceeded.kind, 1);
         status::over_quota(exceeded)
     }
 }
@@ -76,7 +62,7 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
 }
 
 /// What measures the call, as the gate opened it.
-fn meter<T>(request: &Request<T>) -> Result<Meter, Status> {
+pub(super) fn meter<T>(request: &Request<T>) -> Result<Meter, Status> {
     request.extensions().get::<Meter>().cloned().ok_or_else(status::unauthenticated)
 }
 
@@ -90,17 +76,17 @@ impl BrokerService for Broker {
         let meter = meter(&request)?;
         let mut message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
         if meter.has_rates() {
-            let taken = meter.take(self.streams.clock.now(), message.encoded_len());
+            let taken = meter.take(self.pipelines.clock.now(), message.encoded_len());
             taken.map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         }
-        let sender = self.streams.senders.recognise(&caller, message.credentials.take()).await;
+        let sender = self.publishes.senders.recognise(&caller, message.credentials.take()).await;
         let message = convert::message(
             &caller.identity(),
             caller.peer(),
             sender.map_err(|Unrecognised| status::unauthenticated())?,
             message,
         );
-        let publishing = self.streams.publisher.publish(&caller, vec![message]).await;
+        let publishing = self.publishes.publisher.publish(&caller, vec![message]).await;
         let publishing = publishing.map_err(|error| status::publish_status(&error))?;
         let outcomes = publishing.outcomes().await.map_err(status::record_status)?;
         let outcome = outcomes.into_iter().next().ok_or_else(|| status::invalid("there is no message"))?;
@@ -113,7 +99,7 @@ impl BrokerService for Broker {
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = caller(&request)?;
         let meter = meter(&request)?;
-        let responses = self.streams.clone().serve(caller, meter, request.into_inner());
+        let responses = self.pipelines.serve(self.publishes.clone(), caller, meter, request.into_inner());
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -127,15 +113,15 @@ impl BrokerService for Broker {
         let meter = meter(&request)?;
         let mut requests = request.into_inner();
         let patterns = tokio::select! {
-            () = self.streams.drain.cancelled() => return Err(status::draining()),
-            patterns = subscribe_stream::opening(&mut requests, self.streams.limits.subscription_patterns_max) => patterns?,
+            () = self.pipelines.drain.cancelled() => return Err(status::draining()),
+            patterns = subscribe_stream::opening(&mut requests, self.pipelines.limits.subscription_patterns_max) => patterns?,
         };
         let place = meter.open_subscription().map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
-        let (reading, renewals) = (Arc::clone(&self.reading), self.streams.renewals.clone());
+        let (reading, renewals) = (Arc::clone(&self.reading), self.pipelines.renewals.clone());
         let opened = Opened { inbox, receipt, caller, reading, renewals, _place: place };
-        let responses = subscribe_stream::serve(opened, requests, self.streams.drain.clone());
+        let responses = subscribe_stream::serve(opened, requests, self.pipelines.drain.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         ATTRIBUTES_MAX, ContentType, Destination, Message, MessageId, MessageType, TEXT_BYTES_MAX, Topic, UnixMicros,
     },
     publish::Posted,
-    record::{Malformed, Recorded},
+    record::{Malformed, Recorded, timestamp},
 };
 
 /// Reads a message of `sender`, or of the caller if there is none, or says what is wrong with it.
@@ -84,11 +84,6 @@ pub(super) fn cut(id: &str) -> String {
 pub(super) fn micros(time: &Timestamp) -> Option<UnixMicros> {
     let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos) / 1_000)?;
     Some(UnixMicros(micros))
-}
-
-pub(super) fn timestamp(time: UnixMicros) -> Timestamp {
-    let nanos = i32::try_from(time.0.rem_euclid(1_000_000) * 1_000).unwrap_or_default();
-    Timestamp { seconds: time.0.div_euclid(1_000_000), nanos }
 }
 
 /// A delivery: the message as sent, with what its receiver needs to hold the broker to its word.

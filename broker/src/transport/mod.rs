@@ -3,7 +3,7 @@
 //! - [`tls`]: TLS 1.3, and nothing older; certificates of clients where they are asked for.
 //! - [`listener`], [`connection`]: who may connect, how often, and for how long without saying who they are.
 //! - [`gate`]: no call passes without a verified caller, before any of its body is decoded.
-//! - [`broker`], [`audit`], [`admin`]: the services of `veribus.v1`.
+//! - [`broker`], [`state`], [`audit`], [`admin`]: the services of `veribus.v1`.
 //! - [`status`]: the one table from errors to gRPC statuses.
 
 pub mod admin;
@@ -14,11 +14,15 @@ mod convert;
 pub mod gate;
 pub mod listener;
 pub mod overruns;
+pub mod pipeline;
 mod publish_stream;
 pub mod refusals;
 pub mod renewal;
 mod senders;
 mod session_body;
+pub mod state;
+mod state_session;
 mod status;
 mod subscribe_stream;
 pub mod tls;
+mod watch_stream;

@@ -15,6 +15,7 @@ use crate::{
     publish::PublishError,
     quota::QuotaExceeded,
     record::RecordError,
+    share::{WatchEnd, WhyNot},
     subscribe::ReadRefusal,
 };
 
@@ -111,6 +112,15 @@ impl Told {
         Status::with_error_details(self.0, self.2, ErrorDetails::with_error_info(self.1, DOMAIN, metadata))
     }
 
+    pub(super) fn state_refusal(&self) -> v1::StateRefusal {
+        v1::StateRefusal {
+            code: self.0.into(),
+            reason: self.1.to_owned(),
+            message: self.2.to_owned(),
+            ..v1::StateRefusal::default()
+        }
+    }
+
     pub(super) fn refusal(&self, message_id: String) -> v1::PublishResult {
         result(publish_result::Outcome::Refusal(v1::Refusal {
             message_id,
@@ -133,9 +143,33 @@ impl From<RefusalReason> for Told {
             RefusalReason::RevocationLimit => (Code::ResourceExhausted, "as many revocations are in force as are kept"),
             RefusalReason::NoSuchRevocation => (Code::NotFound, "no such revocation is in force"),
             RefusalReason::RevocationOver => (Code::InvalidArgument, "the revocation would be over at once"),
+            RefusalReason::MissingDecryptClaim => (Code::PermissionDenied, "the token may not see this scope in clear"),
+            RefusalReason::Quarantined => (Code::PermissionDenied, "withheld for review, and not written"),
+            RefusalReason::RevisionConflict => (Code::Aborted, "another revision stands there"),
+            RefusalReason::ScopeLimit => (Code::ResourceExhausted, "as many scopes have keys as are kept"),
+            RefusalReason::NoSuchKey => (Code::NotFound, "there is no such key, or it was shredded"),
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)
+    }
+}
+
+impl From<WhyNot> for Told {
+    fn from(why: WhyNot) -> Self {
+        match why {
+            WhyNot::NotFound => Self(Code::NotFound, "NOT_FOUND", "there is no such value"),
+            WhyNot::Shredded => Self(Code::DataLoss, "SHREDDED", "the key of this value was destroyed"),
+            WhyNot::Replaced => {
+                Self(Code::Aborted, "REPLACED", "the value was replaced while it was being read: read again")
+            }
+            WhyNot::Damaged => Self(Code::DataLoss, "DAMAGED", "what is stored cannot be opened"),
+            WhyNot::TooMuch => Self(
+                Code::ResourceExhausted,
+                "ANSWER_TOO_LARGE",
+                "the values of one request are too much: ask for fewer",
+            ),
+            WhyNot::Refused(reason, _) => reason.into(),
+        }
     }
 }
 
@@ -151,6 +185,64 @@ impl From<RecordError> for Told {
                 Self(Code::ResourceExhausted, "DISK_FLOOR", "the broker has too little disk left to take messages")
             }
         }
+    }
+}
+
+/// The answer to an operation on shared state that was not done, or found nothing.
+pub(super) fn state_refusal(decision_id: &DecisionId, why: WhyNot) -> v1::StateRefusal {
+    let Told(code, reason, text) = why.into();
+    let current = match why {
+        WhyNot::Refused(_, current) => current.map_or(0, |revision| revision.0),
+        _ => 0,
+    };
+    v1::StateRefusal {
+        code: code.into(),
+        reason: reason.to_owned(),
+        message: text.to_owned(),
+        decision_id: decision_id.to_string(),
+        audit_index: decision_id.audit_index(),
+        current_revision: current,
+        retry_after_ms: 0,
+    }
+}
+
+/// The same for one over quota.
+pub(super) fn state_over_quota(exceeded: &QuotaExceeded) -> v1::StateRefusal {
+    let retry_after_ms = retry_after_ms(exceeded);
+    v1::StateRefusal { retry_after_ms, ..Told::from(exceeded).state_refusal() }
+}
+
+/// The status of a unary call that was refused like this.
+pub(super) fn state_status(refusal: v1::StateRefusal) -> Status {
+    let mut metadata = HashMap::new();
+    if !refusal.decision_id.is_empty() {
+        metadata.insert("decision_id".to_owned(), refusal.decision_id);
+        metadata.insert("audit_index".to_owned(), refusal.audit_index.to_string());
+    }
+    if refusal.reason == RefusalReason::RevisionConflict.as_str() {
+        metadata.insert("current_revision".to_owned(), refusal.current_revision.to_string());
+    }
+    let details = ErrorDetails::with_error_info(refusal.reason, DOMAIN, metadata);
+    Status::with_error_details(Code::from(refusal.code), refusal.message, details)
+}
+
+/// How a watch's end is told.
+pub(super) fn watch_status(end: WatchEnd) -> Status {
+    match end {
+        WatchEnd::Token(_) => unauthenticated(),
+        WatchEnd::Refused { decision_id: Some(id), reason } => Told::from(reason).status(Some((&id, ""))),
+        WatchEnd::Refused { decision_id: None, reason } => Told::from(reason).status(None),
+        WatchEnd::Record(error) => record_status(error),
+        WatchEnd::TooOld(_) => {
+            let text = "what was deleted since that revision is no longer known: begin anew";
+            Told(Code::OutOfRange, "REVISION_TOO_OLD", text).status(None)
+        }
+        WatchEnd::NotThereYet(_) => {
+            let text = "there is no such revision yet: this is not the log that it came from";
+            Told(Code::OutOfRange, "REVISION_UNKNOWN", text).status(None)
+        }
+        WatchEnd::Unreadable => Told::from(WhyNot::Damaged).status(None),
+        WatchEnd::Ended => draining(),
     }
 }
 

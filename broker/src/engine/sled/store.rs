@@ -152,11 +152,16 @@ impl LogStore for SledLog {
     }
 
     fn records(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        let without_mark = |(key, value): (sled::IVec, sled::IVec)| {
-            (Bytes::copy_from_slice(key.get(1..).unwrap_or_default()), Bytes::copy_from_slice(&value))
-        };
-        let found = self.db.scan_prefix(record_key(prefix));
-        found.map(|item| item.map(without_mark).map_err(|error| ReadError::Store(error.to_string()))).collect()
+        self.db.scan_prefix(record_key(prefix)).map(without_mark).collect()
+    }
+
+    fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        self.db.range(record_key(from)..record_key(to)).take(max).map(without_mark).collect()
+    }
+
+    fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        let found = self.db.get(record_key(key)).map_err(|error| ReadError::Store(error.to_string()))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
@@ -181,6 +186,11 @@ fn key(first_index: u64, part: u16) -> [u8; 10] {
 
 fn record_key(key: &[u8]) -> Vec<u8> {
     [&[RECORD], key].concat()
+}
+
+fn without_mark(item: sled::Result<(sled::IVec, sled::IVec)>) -> Result<(Bytes, Bytes), ReadError> {
+    let (key, value) = item.map_err(|error| ReadError::Store(error.to_string()))?;
+    Ok((Bytes::copy_from_slice(key.get(1..).unwrap_or_default()), Bytes::copy_from_slice(&value)))
 }
 
 fn split_key(key: &[u8]) -> Option<(u64, u16)> {
@@ -274,6 +284,12 @@ mod tests {
         let log = SledLog::open(directory.path(), CACHE).expect("opened again");
         assert_eq!(log.chunk_at(u64::MAX).expect("read"), Some(chunk(0, 10)));
         assert_eq!(log.records(b"a/").expect("read"), [("a/2".into(), "x".into())]);
+        assert_eq!(log.record(b"b").expect("read"), Some("y".into()));
+        assert_eq!(log.record(b"a/1").expect("read"), None);
+        let both = [("a/2".into(), "x".into()), ("b".into(), "y".into())];
+        assert_eq!(log.records_between(b"a", b"c", 9).expect("read"), both);
+        assert_eq!(log.records_between(b"a", b"c", 1).expect("read"), both[..1]);
+        assert_eq!(log.records_between(b"a/3", b"b", 9).expect("read"), []);
         let long = record("a", Some(&"x".repeat(VALUE_BYTES_MAX + 1)));
         assert!(matches!(log.append(&[chunk(7, 1)], &[long]), Err(AppendError::Write(_))));
         assert_eq!(log.chunk_at(u64::MAX).expect("read"), Some(chunk(0, 10)), "all or nothing");

@@ -4,7 +4,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     model::Outcome,
-    record::{AccessReceipt, Draft, queue::Submission},
+    record::{AccessReceipt, Draft, Following, StateOutcome, queue::Submission},
 };
 
 impl Submission {
@@ -12,14 +12,22 @@ impl Submission {
     pub(super) fn note(&self) -> Option<Draft> {
         match self {
             Self::Note(draft) => Some(draft.clone()),
-            Self::Messages(..) | Self::Access(..) | Self::Finish(_) | Self::Barrier(_) => None,
+            Self::Messages(..)
+            | Self::Access(..)
+            | Self::State(..)
+            | Self::Follow(..)
+            | Self::Due(_)
+            | Self::Finish(_)
+            | Self::Barrier(_) => None,
         }
     }
 
     pub(super) fn entries(&self) -> usize {
         match self {
             Self::Messages(messages, ..) => messages.len(),
-            Self::Access(..) | Self::Note(_) | Self::Finish(_) => 1,
+            Self::State(orders, ..) => orders.len(),
+            Self::Due(due) => due.len(),
+            Self::Access(..) | Self::Follow(..) | Self::Note(_) | Self::Finish(_) => 1,
             Self::Barrier(_) => 0,
         }
     }
@@ -29,6 +37,8 @@ impl Submission {
 pub(super) enum Reply {
     Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>, OwnedSemaphorePermit),
     Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
+    State(oneshot::Sender<Vec<StateOutcome>>, Vec<StateOutcome>, OwnedSemaphorePermit),
+    Follow(oneshot::Sender<Following>, Following),
     Barrier(oneshot::Sender<()>),
     None,
 }
@@ -39,6 +49,8 @@ impl Reply {
         match self {
             Self::Messages(reply, outcomes, _room) => drop(reply.send(outcomes)),
             Self::Access(reply, receipt) => drop(reply.send(receipt)),
+            Self::State(reply, outcomes, _room) => drop(reply.send(outcomes)),
+            Self::Follow(reply, following) => drop(reply.send(following)),
             Self::Barrier(reply) => drop(reply.send(())),
             Self::None => {}
         }

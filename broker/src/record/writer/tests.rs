@@ -69,6 +69,16 @@ impl LogStore for Store {
             .collect())
     }
 
+    fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let kept = self.records.lock();
+        let range = kept.range(Bytes::copy_from_slice(from)..Bytes::copy_from_slice(to));
+        Ok(range.take(max).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.records.lock().get(key).cloned())
+    }
+
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
         Ok(self.chunks.lock().iter().rev().find(|chunk| chunk.first_index <= index).cloned())
     }
@@ -141,7 +151,8 @@ impl Bench {
         let disk = DiskWatch::new(std::path::Path::new("/"), 0);
         let (store, clock) = (self.store.clone(), self.world.clock.clone());
         let revocations = Arc::clone(self.world.verifier.revocations());
-        Writer::start(store, settings, disk, clock, Metrics::default(), revocations)
+        let table = crate::fixtures::state_table(&(store.clone() as SharedLogStore));
+        Writer::start(store, settings, disk, clock, Metrics::default(), revocations, table)
     }
 
     fn routed(&self, id: &str, allow: bool) -> Routed {

@@ -1,0 +1,78 @@
+//! `[state]`: how shared state is kept, and the root key that everything is encrypted under.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::model::TopicPattern;
+use crate::state::HISTORY_MAX;
+
+/// `[state]`: exactly one of `root_key_file` and `root_key_descriptor_variable` says where the root key is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateConfig {
+    /// The file with the root key, as `veribus keys init` makes it; nobody but the broker's user may read it.
+    pub root_key_file: Option<PathBuf>,
+    /// The environment variable that holds the number of an open file descriptor, from which the root key is read at start.
+    pub root_key_descriptor_variable: Option<String>,
+    /// How many versions of each value are kept, by scope.
+    #[serde(default)]
+    pub histories: Vec<HistoryConfig>,
+    /// How long it is remembered that a value was deleted or has run out: whoever watches may be away for so long.
+    #[serde(default = "default_gone_kept")]
+    pub gone_kept_s: u64,
+    /// How many scopes may have keys.
+    #[serde(default = "default_scopes")]
+    pub scopes_max: usize,
+}
+
+/// `[[state.histories]]`: the first whose pattern names a scope counts; where none does, only the newest version is kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// A pattern like those of topics.
+    pub scopes: String,
+    /// How many versions, the newest among them.
+    pub versions: usize,
+}
+
+impl Default for StateConfig {
+    fn default() -> Self {
+        Self {
+            root_key_file: None,
+            root_key_descriptor_variable: None,
+            histories: Vec::new(),
+            gone_kept_s: default_gone_kept(),
+            scopes_max: default_scopes(),
+        }
+    }
+}
+
+impl StateConfig {
+    /// A setting that cannot be, and why.
+    pub(super) fn fault(&self) -> Option<(&'static str, String)> {
+        if self.root_key_file.is_some() == self.root_key_descriptor_variable.is_some() {
+            let fault = "say where the root key is: either this, or `root_key_descriptor_variable`; \
+                         `veribus keys init FILE` makes one";
+            return Some(("state.root_key_file", fault.to_owned()));
+        }
+        self.histories.iter().find_map(|history| {
+            let fault = match TopicPattern::parse(&history.scopes) {
+                Err(error) => format!("`{}`: {error}", history.scopes),
+                Ok(_) if !(1..=HISTORY_MAX).contains(&history.versions) => {
+                    format!("`versions` of `{}` must be 1 to {HISTORY_MAX}", history.scopes)
+                }
+                Ok(_) => return None,
+            };
+            Some(("state.histories", fault))
+        })
+    }
+}
+
+const fn default_gone_kept() -> u64 {
+    86_400
+}
+
+const fn default_scopes() -> usize {
+    10_000
+}

@@ -1,0 +1,223 @@
+//! Operations on shared state, carried out in the order of their entries.
+
+use veribus_proto::v1::{AuditEntry, StateFacts, StateRead};
+
+use super::Writer;
+use crate::{
+    decide::Permitted,
+    model::{RefusalReason, Revision, Scope, StateKey, UnixMicros, Write},
+    record::{
+        Draft, FollowOrder, Followed, Following, StateOrder, StateOutcome, commit::Commit, draft::timestamp,
+        order::Work, prepared::Prepared,
+    },
+    state::{Current, DueKey, Lookup, TableError},
+};
+
+/// How many values a watcher is shown under one entry.
+const FOLLOWED_MAX: usize = 48;
+/// How many bytes of values, about.
+const FOLLOWED_BYTES_MAX: u64 = 1 << 20;
+
+/// Why an operation is not carried out: the rule, the word, and what stands there.
+struct Refused(&'static str, RefusalReason, Option<Revision>);
+
+impl From<TableError> for Refused {
+    /// What fails on the way denies.
+    fn from(error: TableError) -> Self {
+        if matches!(error, TableError::ScopeLimit) {
+            return Self("native/scope-limit", RefusalReason::ScopeLimit, None);
+        }
+        tracing::error!(%error, "an operation on shared state failed: refused");
+        Self("native/state-failure", RefusalReason::DecisionFailed, None)
+    }
+}
+
+impl Writer {
+    /// Carries out an operation. Its asker's token may have run out or been revoked while it waited.
+    pub(super) fn operation(&mut self, order: StateOrder, commit: &mut Commit) -> StateOutcome {
+        let StateOrder { mut entry, asker, work, .. } = order;
+        if let Some((rule, reason)) = self.fallen(&asker) {
+            entry.deny(&rule, reason);
+            return self.refused(entry, reason, None, commit);
+        }
+        let now = self.clock.now();
+        let done = match work {
+            Work::Refuse(reason) => return self.refused(entry, reason, None, commit),
+            Work::Note => return StateOutcome::Noted(self.decision_id(commit.push(entry))),
+            Work::Get(key, revision) => self.get(&key, revision, now).map(|(found, state)| {
+                let decision_id = self.decision_id(push(&mut entry, state, commit));
+                StateOutcome::Read { decision_id, found }
+            }),
+            Work::Put(permitted, salt) => self.put_value(&permitted, now, commit).map(|state| {
+                let decision_id = self.decision_id(push(&mut entry, state, commit));
+                StateOutcome::Put { decision_id, salt }
+            }),
+            Work::Delete(key, expected) => self.delete(&key, expected, now, commit).map(|(existed, state)| {
+                let decision_id = self.decision_id(push(&mut entry, state, commit));
+                StateOutcome::Deleted { decision_id, existed }
+            }),
+        };
+        done.unwrap_or_else(|Refused(rule, reason, current)| {
+            entry.deny(rule, reason);
+            self.refused(entry, reason, current, commit)
+        })
+    }
+
+    /// What is left of the changes that a watcher asks for, and its record, if there is anything to record.
+    pub(super) fn follow(&mut self, order: FollowOrder, commit: &mut Commit) -> Following {
+        let FollowOrder { mut entry, asker, changes, withheld } = order;
+        let found = match self.fallen(&asker) {
+            Some((rule, reason)) => {
+                entry.deny(&rule, reason);
+                Err(reason)
+            }
+            None => self.left_of(&changes, self.clock.now()).map_err(|Refused(rule, reason, _)| {
+                entry.deny(rule, reason);
+                reason
+            }),
+        };
+        let (found, consumed) = match found {
+            Ok((found, consumed)) => (Ok(found), consumed),
+            Err(reason) => (Err(reason), 0),
+        };
+        let reads: Vec<_> = found.iter().flatten().filter_map(read_of).collect();
+        let is_silent = found.is_ok() && reads.is_empty() && withheld == 0;
+        let state = StateFacts { reads, withheld, ..StateFacts::default() };
+        let decision_id = (!is_silent).then(|| self.decision_id(push(&mut entry, state, commit)));
+        Following { decision_id, changes: found, consumed }
+    }
+
+    /// Records what the passing of time has done.
+    pub(super) fn due(&mut self, due: &[DueKey], commit: &mut Commit) {
+        let now = self.clock.now();
+        for key in due {
+            if let Err(error) = self.one_due(key, now, commit) {
+                tracing::error!(%error, key = %key.0, "a value whose time has run out could not be removed");
+            }
+        }
+    }
+
+    fn one_due(&mut self, due: &DueKey, now: UnixMicros, commit: &mut Commit) -> Result<(), TableError> {
+        if !self.state.is_over(due, now)? {
+            return self.state.forget_if_due(due, now);
+        }
+        let previous = self.state.current(&due.0, now)?.last;
+        self.state.remove(&due.0, Revision(commit.next_index()), true, now)?;
+        let state = StateFacts { previous_revision: previous.0, ..StateFacts::default() };
+        commit.push_with(Draft::expired(&due.0), added(state));
+        Ok(())
+    }
+
+    fn put_value(
+        &mut self,
+        permitted: &Permitted<Write>,
+        now: UnixMicros,
+        commit: &mut Commit,
+    ) -> Result<StateFacts, Refused> {
+        let write = permitted.write();
+        let current = self.expect(&write.key, write.expected, now)?;
+        if self.state.key_of(write.key.scope()).is_none() {
+            self.begin_epoch(write.key.scope(), now, commit)?;
+        }
+        let (epoch, expires_at) = self.state.put(permitted, Revision(commit.next_index()), now)?;
+        Ok(StateFacts {
+            previous_revision: current.revision.0,
+            epoch: epoch.0,
+            expires_at: expires_at.map(timestamp),
+            ..StateFacts::default()
+        })
+    }
+
+    /// A scope gets its first key with its first value, and that has an entry of its own.
+    fn begin_epoch(&mut self, scope: &Scope, now: UnixMicros, commit: &mut Commit) -> Result<(), TableError> {
+        let epoch = self.state.begin_epoch(scope, now)?;
+        commit.push(Draft::key_created(scope, epoch, &self.state.keys().root_id()));
+        Ok(())
+    }
+
+    fn delete(
+        &mut self,
+        key: &StateKey,
+        expected: Option<Revision>,
+        now: UnixMicros,
+        commit: &Commit,
+    ) -> Result<(bool, StateFacts), Refused> {
+        let current = self.expect(key, expected, now)?;
+        let existed = current.revision != Revision::NONE;
+        if existed {
+            self.state.remove(key, Revision(commit.next_index()), false, now)?;
+        }
+        Ok((existed, StateFacts { previous_revision: current.revision.0, ..StateFacts::default() }))
+    }
+
+    fn get(
+        &self,
+        key: &StateKey,
+        revision: Option<Revision>,
+        now: UnixMicros,
+    ) -> Result<(Lookup, StateFacts), Refused> {
+        let found = self.state.find(key, revision, now)?;
+        let reads = match &found {
+            Lookup::Found(value) => vec![StateRead { key: String::new(), revision: value.revision().0 }],
+            Lookup::Nothing | Lookup::Shredded(_) | Lookup::Gone { .. } => Vec::new(),
+        };
+        Ok((found, StateFacts { reads, ..StateFacts::default() }))
+    }
+
+    /// What is left of these changes, as far as it fits an entry and an answer; and how many that are.
+    fn left_of(&self, changes: &[(Revision, StateKey)], now: UnixMicros) -> Result<(Vec<Followed>, usize), Refused> {
+        let (mut followed, mut bytes) = (Vec::new(), 0);
+        for (consumed, (revision, key)) in changes.iter().enumerate() {
+            if followed.len() >= FOLLOWED_MAX || bytes >= FOLLOWED_BYTES_MAX {
+                return Ok((followed, consumed));
+            }
+            let (key, revision) = (key.clone(), *revision);
+            match self.state.find(&key, Some(revision), now)? {
+                Lookup::Found(value) => {
+                    bytes += value.size_bytes();
+                    followed.push(Followed::Put(value));
+                }
+                Lookup::Gone { expired } => followed.push(Followed::Gone { key, revision, expired }),
+                Lookup::Shredded(_) => followed.push(Followed::Shredded { key, revision }),
+                // Another revision has taken its place, and follows.
+                Lookup::Nothing => {}
+            }
+        }
+        Ok((followed, changes.len()))
+    }
+
+    /// What stands there, if that is what the writer expects.
+    fn expect(&self, key: &StateKey, expected: Option<Revision>, now: UnixMicros) -> Result<Current, Refused> {
+        let current = self.state.current(key, now)?;
+        if expected.is_some_and(|expected| expected != current.revision) {
+            let conflict = RefusalReason::RevisionConflict;
+            return Err(Refused("native/revision-conflict", conflict, Some(current.revision)));
+        }
+        Ok(current)
+    }
+
+    fn refused(
+        &self,
+        entry: Prepared,
+        reason: RefusalReason,
+        current: Option<Revision>,
+        commit: &mut Commit,
+    ) -> StateOutcome {
+        StateOutcome::Refused { decision_id: self.decision_id(commit.push(entry)), reason, current }
+    }
+}
+
+fn push(entry: &mut Prepared, state: StateFacts, commit: &mut Commit) -> u64 {
+    commit.push_with(std::mem::take(entry), added(state))
+}
+
+fn added(state: StateFacts) -> AuditEntry {
+    AuditEntry { state: Some(state), ..AuditEntry::default() }
+}
+
+fn read_of(followed: &Followed) -> Option<StateRead> {
+    match followed {
+        Followed::Put(value) => Some(StateRead { key: value.key().to_string(), revision: value.revision().0 }),
+        Followed::Gone { .. } | Followed::Shredded { .. } => None,
+    }
+}

@@ -1,0 +1,103 @@
+//! Shared state at start: the root key, the keys under it, and what looks after values whose time runs out.
+
+use std::{env, sync::Arc, time::Duration};
+
+use thiserror::Error;
+
+use crate::{
+    config::StateConfig,
+    engine::{ReadError, SharedLogStore},
+    model::{Clock, TopicPattern},
+    record::Recorder,
+    seal::{KEY_PREFIX, KeyRing, KeyRingError, RootKeyError, RootKeySource, RootKeys},
+    state::{Changes, StateReader, StateSettings, StateTable},
+};
+
+/// How often it is looked for values whose time has run out.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many are handed to the writer at a time.
+const DUE_MAX: usize = 256;
+
+/// Why the keys cannot be used.
+#[derive(Debug, Error)]
+pub enum KeysError {
+    /// The variable that should name the descriptor of the root key does not.
+    #[error("`{0}` should hold the number of the file descriptor with the root key")]
+    Variable(String),
+    /// The root key.
+    #[error(transparent)]
+    Root(#[from] RootKeyError),
+    /// The keys under it.
+    #[error(transparent)]
+    Ring(#[from] KeyRingError),
+    /// The store.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// What the keys and values of shared state need to begin.
+pub(super) struct OpenState {
+    pub(super) roots: RootKeys,
+    pub(super) keys: Arc<KeyRing>,
+    pub(super) changes: Arc<Changes>,
+    pub(super) table: StateTable,
+    pub(super) reader: StateReader,
+}
+
+pub(super) fn open(config: &StateConfig, store: &SharedLogStore) -> Result<OpenState, KeysError> {
+    let records = store.records(KEY_PREFIX)?;
+    let roots = RootKeys::new(source(config)?);
+    let root = roots.settle(&KeyRing::roots_in_use(&records)?)?;
+    let keys = Arc::new(KeyRing::load(records, root)?);
+    let changes = Arc::new(Changes::new());
+    let table = StateTable::new(Arc::clone(store), settings(config), Arc::clone(&keys), Arc::clone(&changes));
+    let reader = StateReader::new(Arc::clone(store));
+    Ok(OpenState { roots, keys, changes, table, reader })
+}
+
+fn source(config: &StateConfig) -> Result<RootKeySource, KeysError> {
+    if let Some(file) = &config.root_key_file {
+        return Ok(RootKeySource::File(file.clone()));
+    }
+    let variable = config.root_key_descriptor_variable.clone().unwrap_or_default();
+    let number = env::var(&variable).ok().and_then(|number| number.parse().ok());
+    number.map(RootKeySource::Descriptor).ok_or(KeysError::Variable(variable))
+}
+
+fn settings(config: &StateConfig) -> StateSettings {
+    let history = |(pattern, versions): (&String, usize)| Some((TopicPattern::parse(pattern).ok()?, versions));
+    let histories = config.histories.iter().map(|one| (&one.scopes, one.versions));
+    StateSettings {
+        histories: histories.filter_map(history).collect(),
+        gone_kept_s: config.gone_kept_s,
+        scopes_max: config.scopes_max,
+    }
+}
+
+/// Hands the writer what is due, a little at a time.
+pub(super) async fn watch_due(reader: StateReader, recorder: Recorder, clock: Clock) {
+    let mut interval = tokio::time::interval(LOOK_EVERY);
+    loop {
+        interval.tick().await;
+        loop {
+            let (looking, now) = (reader.clone(), clock.now());
+            let due = tokio::task::spawn_blocking(move || looking.due(now, DUE_MAX)).await;
+            let due = match due {
+                Ok(Ok(due)) if !due.is_empty() => due,
+                Ok(Ok(_)) | Err(_) => break,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "values whose time has run out cannot be looked for");
+                    break;
+                }
+            };
+            let is_all = due.len() < DUE_MAX;
+            // Done before it is looked for again.
+            if recorder.due(due).await.is_err() || recorder.caught_up().await.is_err() {
+                return;
+            }
+            if is_all {
+                break;
+            }
+        }
+    }
+}

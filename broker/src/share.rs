@@ -1,0 +1,311 @@
+//! The way of an operation on shared state: who asks, what is in it, may they, record and carry it out, open what was read.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use thiserror::Error;
+
+use crate::{
+    authenticate::{Identity, TokenError},
+    decide::{Access, Decider},
+    inspect::Inspector,
+    model::{Clock, DecisionId, RefusalReason, Revision, StateKey, StatePrefix, Write},
+    record::{Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome},
+    seal::KeyRing,
+    state::{Changes, Listing, Lookup, OpenedValue, SealedValue, StateReader, Unreadable},
+};
+
+mod watch;
+
+pub use watch::{Shown, ShownChange, Watch, WatchEnd};
+
+/// How many bytes of values the answers to one request hold together.
+const ANSWER_BYTES_MAX: u64 = 4 << 20;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// To write a value.
+    Put(Write),
+    /// To read the newest version of a value, or one.
+    Get(StateKey, Option<Revision>),
+    /// To delete a value, if this is its current revision.
+    Delete(StateKey, Option<Revision>),
+    /// To list keys.
+    List(ListQuery),
+}
+
+/// Which keys to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Of these,
+    pub prefix: StatePrefix,
+    /// those after this one,
+    pub after: Option<StateKey>,
+    /// and at most so many.
+    pub max: usize,
+}
+
+/// What became of an operation.
+#[derive(Debug)]
+pub enum Answer {
+    /// Written; the revision is the decision's audit index.
+    Put {
+        /// Which decision.
+        decision_id: DecisionId,
+        /// With the value it gives the payload digest in the log.
+        salt: [u8; 32],
+    },
+    /// Read.
+    Got {
+        /// Which decision.
+        decision_id: DecisionId,
+        /// The value.
+        value: OpenedValue,
+    },
+    /// Deleted; the revision is the decision's audit index.
+    Deleted {
+        /// Which decision.
+        decision_id: DecisionId,
+        /// Whether there was a value.
+        existed: bool,
+    },
+    /// Listed.
+    Listed {
+        /// Which decision.
+        decision_id: DecisionId,
+        /// The page.
+        listing: Listing,
+    },
+    /// Decided, and not done or not there.
+    Not {
+        /// Which decision.
+        decision_id: DecisionId,
+        /// Why.
+        why: WhyNot,
+    },
+}
+
+/// Why there is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyNot {
+    /// There is no such value.
+    NotFound,
+    /// The value's key was destroyed.
+    Shredded,
+    /// The value was replaced while it was being read.
+    Replaced,
+    /// What is stored cannot be opened.
+    Damaged,
+    /// The values that one request asks for are too many bytes.
+    TooMuch,
+    /// Refused; for a conflict, with what stands there.
+    Refused(RefusalReason, Option<Revision>),
+}
+
+/// Why an operation has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ShareError {
+    /// The caller's token is no longer good.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The log did not take it.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// The stages that an operation goes through.
+pub struct ShareStages {
+    /// Looks into what is written.
+    pub inspector: Arc<Inspector>,
+    /// Says who may.
+    pub decider: Arc<Decider>,
+    /// Records, and carries out.
+    pub recorder: Recorder,
+    /// Reads what is durable.
+    pub reader: StateReader,
+    /// Opens values.
+    pub keys: Arc<KeyRing>,
+    /// Knows what changed.
+    pub changes: Arc<Changes>,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// Carries operations on shared state through every stage. Cheap to clone.
+#[derive(Clone)]
+pub struct Sharing(Arc<ShareStages>);
+
+/// Operations that are decided on.
+pub struct Ordered {
+    orders: Vec<StateOrder>,
+    lists: Vec<Option<ListQuery>>,
+}
+
+/// Operations on their way to the record.
+pub struct Operating {
+    pending: PendingState,
+    lists: Vec<Option<ListQuery>>,
+}
+
+impl Ordered {
+    /// How many.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+}
+
+impl Sharing {
+    /// Put together from its stages.
+    #[must_use]
+    pub fn new(stages: ShareStages) -> Self {
+        Self(Arc::new(stages))
+    }
+
+    /// Whether too little disk is left to write.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.0.recorder.disk().is_below_floor()
+    }
+
+    /// Every stage between the caller and the record. Those that could not be read as operations are recorded as such.
+    ///
+    /// # Errors
+    /// [`TokenError`]: the caller's token is no longer good.
+    pub fn decide(
+        &self,
+        identity: &Arc<Identity>,
+        peer: SocketAddr,
+        operations: Vec<Result<Operation, Malformed>>,
+    ) -> Result<Ordered, TokenError> {
+        let mut ordered = Ordered { orders: Vec::with_capacity(operations.len()), lists: Vec::new() };
+        for operation in operations {
+            identity.check_standing(self.0.clock.now())?;
+            let (order, list) = match operation {
+                Ok(operation) => self.decide_one(identity, peer, operation),
+                Err(malformed) => (StateOrder::malformed(malformed), None),
+            };
+            ordered.orders.push(order);
+            ordered.lists.push(list);
+        }
+        Ok(ordered)
+    }
+
+    fn decide_one(
+        &self,
+        identity: &Arc<Identity>,
+        peer: SocketAddr,
+        operation: Operation,
+    ) -> (StateOrder, Option<ListQuery>) {
+        let access = |access| self.0.decider.decide_access(access, identity, peer);
+        let asker = Arc::clone(identity);
+        match operation {
+            Operation::Put(write) => {
+                let inspected = self.0.inspector.inspect(asker, peer, write);
+                (StateOrder::put(self.0.decider.decide_write(inspected)), None)
+            }
+            Operation::Get(key, revision) => {
+                let verdict = access(Access::StateGet(&key));
+                (StateOrder::get((key, revision), &verdict, asker, peer), None)
+            }
+            Operation::Delete(key, expected) => {
+                let verdict = access(Access::StateDelete(&key));
+                (StateOrder::delete((key, expected), &verdict, asker, peer), None)
+            }
+            Operation::List(query) => {
+                let wanted = Access::StateList(&query.prefix);
+                (StateOrder::note(wanted, &access(wanted), asker, peer), Some(query))
+            }
+        }
+    }
+
+    /// Queues operations for their record, in this order.
+    ///
+    /// # Errors
+    /// [`RecordError`]: none of them is recorded.
+    pub async fn record(&self, ordered: Ordered) -> Result<Operating, RecordError> {
+        let pending = self.0.recorder.state(ordered.orders).await?;
+        Ok(Operating { pending, lists: ordered.lists })
+    }
+
+    /// One answer for each operation, in the order in which they were given, once they are durable.
+    ///
+    /// # Errors
+    /// [`RecordError`]: whether an entry persisted, and with it a write, is not known.
+    pub async fn answers(&self, operating: Operating) -> Result<Vec<Answer>, RecordError> {
+        let Operating { pending, lists } = operating;
+        let outcomes = pending.outcomes().await?;
+        let mut room_bytes = ANSWER_BYTES_MAX;
+        let mut answers = Vec::with_capacity(outcomes.len());
+        for (outcome, list) in outcomes.into_iter().zip(lists) {
+            answers.push(self.answer(outcome, list, &mut room_bytes).await);
+        }
+        Ok(answers)
+    }
+
+    async fn answer(&self, outcome: StateOutcome, list: Option<ListQuery>, room_bytes: &mut u64) -> Answer {
+        match outcome {
+            StateOutcome::Put { decision_id, salt } => Answer::Put { decision_id, salt },
+            StateOutcome::Deleted { decision_id, existed } => Answer::Deleted { decision_id, existed },
+            StateOutcome::Refused { decision_id, reason, current } => {
+                Answer::Not { decision_id, why: WhyNot::Refused(reason, current) }
+            }
+            StateOutcome::Noted(decision_id) => match self.list(list).await {
+                Ok(listing) => Answer::Listed { decision_id, listing },
+                Err(why) => Answer::Not { decision_id, why },
+            },
+            StateOutcome::Read { decision_id, found } => match self.found(found, room_bytes).await {
+                Ok(value) => Answer::Got { decision_id, value },
+                Err(why) => Answer::Not { decision_id, why },
+            },
+        }
+    }
+
+    async fn found(&self, found: Lookup, room_bytes: &mut u64) -> Result<OpenedValue, WhyNot> {
+        let sealed = match found {
+            Lookup::Found(sealed) => sealed,
+            Lookup::Nothing | Lookup::Gone { .. } => return Err(WhyNot::NotFound),
+            Lookup::Shredded(_) => return Err(WhyNot::Shredded),
+        };
+        // The first fits, however large it is.
+        let is_first = *room_bytes == ANSWER_BYTES_MAX;
+        if sealed.size_bytes() > *room_bytes && !is_first {
+            return Err(WhyNot::TooMuch);
+        }
+        *room_bytes = room_bytes.saturating_sub(sealed.size_bytes());
+        self.open(*sealed).await
+    }
+
+    /// Long values are fetched and opened where waiting for the disk holds up nobody else.
+    async fn open(&self, sealed: SealedValue) -> Result<OpenedValue, WhyNot> {
+        let stages = Arc::clone(&self.0);
+        let (key, is_long) = (sealed.key().clone(), sealed.is_long());
+        let open = move || sealed.open(&stages.keys, stages.reader.store());
+        let opened = if is_long { tokio::task::spawn_blocking(open).await } else { Ok(open()) };
+        opened.map_err(|_| WhyNot::Damaged)?.map_err(|error| match error {
+            Unreadable::Shredded => WhyNot::Shredded,
+            Unreadable::Replaced => WhyNot::Replaced,
+            Unreadable::Damaged(_) | Unreadable::Store(_) => {
+                tracing::error!(%error, %key, "a value cannot be opened");
+                WhyNot::Damaged
+            }
+        })
+    }
+
+    async fn list(&self, query: Option<ListQuery>) -> Result<Listing, WhyNot> {
+        let query = query.ok_or(WhyNot::NotFound)?;
+        let (reader, now) = (self.0.reader.clone(), self.0.clock.now());
+        let look = move || reader.list(&query.prefix, query.after.as_ref(), query.max, now);
+        let listing = tokio::task::spawn_blocking(look).await.map_err(|_| WhyNot::Damaged)?;
+        listing.map_err(|error| {
+            tracing::error!(%error, "keys cannot be listed");
+            WhyNot::Damaged
+        })
+    }
+}
