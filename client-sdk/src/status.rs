@@ -66,6 +66,15 @@ impl Verdict {
             verdict => verdict,
         }
     }
+
+    /// For watches, which come back after they were cut off for want of room, but not where there is no going on from the
+    /// revision that they name.
+    pub(crate) fn of_watch(status: &Status) -> Self {
+        match Self::of(status) {
+            Self::Final(error) if status.code() == Code::ResourceExhausted => Self::Again(error),
+            verdict => verdict,
+        }
+    }
 }
 
 /// Whether the call may have had an effect although it failed.

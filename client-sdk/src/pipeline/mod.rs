@@ -66,6 +66,10 @@ pub(crate) trait Kind: Sized + Send + Sync + 'static {
     fn may_repeat(_item: &Self::Item) -> bool {
         Self::IS_RECOGNISED
     }
+    /// Whether the answer to an item was too large only because of those to the others in its request.
+    fn is_to_go_alone(_result: &Self::Result) -> bool {
+        false
+    }
     /// Whether each sending of an item needs a proof of its own.
     fn needs_proof(_aside: &Self::Aside) -> bool {
         false

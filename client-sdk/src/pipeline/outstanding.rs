@@ -183,16 +183,23 @@ impl<K: Kind> Outstanding<K> {
         next.is_some_and(|item| K::is_about_the_token(item, result))
     }
 
-    /// Resolves the oldest item on the stream.
-    pub(super) fn answer(&mut self, result: K::Result) -> Result<usize, AnswerFault> {
+    /// Resolves the oldest item on the stream, and says how many items and bytes of room that frees.
+    pub(super) fn answer(&mut self, result: K::Result) -> Result<(usize, usize), AnswerFault> {
         let too_many = || AnswerFault::Protocol(Error::Protocol("more results than were asked for"));
         let flight = self.flying.front_mut().ok_or_else(too_many)?;
-        let outcome = K::outcome(flight.unanswered().first().ok_or_else(too_many)?, result)?;
-        let bytes = flight.replies.next().map_or(0, |reply| settle(reply, outcome));
+        let item = flight.unanswered().first().ok_or_else(too_many)?;
+        let freed = if K::items(&flight.request).len() > 1 && K::is_to_go_alone(&result) {
+            let items = vec![item.clone()];
+            self.again.push_back(Flight::new(items, flight.replies.next().into_iter().collect(), true));
+            (0, 0)
+        } else {
+            let outcome = K::outcome(item, result)?;
+            (1, flight.replies.next().map_or(0, |reply| settle(reply, outcome)))
+        };
         if flight.replies.len() == 0 {
             self.flying.pop_front();
         }
-        Ok(bytes)
+        Ok(freed)
     }
 
     /// Gives room back to senders.

@@ -161,7 +161,7 @@ impl<K: Kind> Driver<K> {
         for result in results {
             has_expired |= self.outstanding.is_about_the_token(&result);
             match self.outstanding.answer(result) {
-                Ok(freed) => (items, bytes) = (items + 1, bytes + freed),
+                Ok((resolved, freed)) => (items, bytes) = (items + resolved, bytes + freed),
                 Err(found) => {
                     fault = Some(found);
                     break;

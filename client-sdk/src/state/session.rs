@@ -29,7 +29,8 @@ use crate::{
 ///
 /// Operations are carried out in the order of sending, each seeing what those before it did, and answered in that order; a
 /// refused one does not hold up the rest. Where the stream breaks, reads without an answer are made again, and writes end
-/// as [`Error::ChangeUnknown`]. A fresh token is sent in the stream, which goes on. Dropping the session gives up what is
+/// as [`Error::ChangeUnknown`]. A read of a value too large to be answered together with others is made again alone: it may
+/// then see later writes. A fresh token is sent in the stream, which goes on. Dropping the session gives up what is
 /// under way; [`StateSession::close`] waits for it.
 ///
 /// ```no_run
@@ -154,6 +155,9 @@ impl<T> fmt::Debug for PendingState<T> {
 }
 
 const UNASKED: Error = Error::Protocol("an answer to another operation than the one sent");
+
+/// The broker's word for a value that has no room in the answer beside those before it.
+const ANSWER_TOO_LARGE: &str = "ANSWER_TOO_LARGE";
 
 /// What became of an operation that was not refused.
 #[derive(Debug)]
@@ -285,6 +289,11 @@ impl Kind for Operating {
     fn is_about_the_token(_: &StateOperation, result: &StateResult) -> bool {
         let unauthenticated = |refusal: &v1::StateRefusal| Code::from_i32(refusal.code) == Code::Unauthenticated;
         matches!(&result.result, Some(Told::Refusal(refusal)) if unauthenticated(refusal))
+    }
+
+    /// The values of one request share the room that its answer has.
+    fn is_to_go_alone(result: &StateResult) -> bool {
+        matches!(&result.result, Some(Told::Refusal(refusal)) if refusal.reason == ANSWER_TOO_LARGE)
     }
 
     fn may_repeat(operation: &StateOperation) -> bool {

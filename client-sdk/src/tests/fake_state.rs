@@ -38,6 +38,8 @@ pub(super) struct SessionScript {
     /// Ends after so many results.
     pub(super) end: Option<(usize, End)>,
     pub(super) refresh: Refresh,
+    /// Reads after the first of a request have no room in the answer.
+    pub(super) reads_are_large: bool,
     /// Puts another result in the place of the true one.
     pub(super) result: Option<fn(&StateOperation) -> Option<Told>>,
 }
@@ -298,7 +300,7 @@ async fn operate(
                 Refresh::Ignore => {}
             }
         }
-        for operation in request.operations {
+        for (place, operation) in request.operations.into_iter().enumerate() {
             if let Some((after, end)) = &script.end
                 && given == *after
             {
@@ -308,7 +310,10 @@ async fn operate(
                 };
             }
             state.shared.came.lock().unwrap().push(StateCame::Operation { about: about(&operation) });
-            let other = script.result.and_then(|result| result(&operation));
+            let is_read = matches!(operation.operation, Some(Operation::Get(_)));
+            let too_large = (script.reads_are_large && is_read && place > 0)
+                .then(|| refusal(Code::ResourceExhausted, "ANSWER_TOO_LARGE", 0));
+            let other = script.result.and_then(|result| result(&operation)).or(too_large);
             let told = other.unwrap_or_else(|| state.carry_out(operation.operation.unwrap()));
             let results = vec![StateResult { result: Some(told) }];
             let _ = answers.send(Ok(SessionResponse { results, refreshed: None })).await;

@@ -133,6 +133,23 @@ async fn a_write_that_the_broker_cannot_vouch_for_is_unknown() {
 }
 
 #[tokio::test]
+async fn reads_that_have_no_room_beside_others_are_made_again_alone() {
+    let fake = Fake::start().await;
+    fake.next_session(SessionScript { reads_are_large: true, ..SessionScript::default() });
+    let session = session(&fake).await;
+    let writes = puts(&session, 0..20).await;
+    let mut reads = Vec::new();
+    for number in 0..20 {
+        reads.push(session.get(format!("a/{number}")).await.expect("sent"));
+    }
+    assert!(join_all(writes).await.iter().all(Result::is_ok));
+    for (number, read) in join_all(reads).await.into_iter().enumerate() {
+        assert_eq!(read.expect("read").expect("a value").metadata.key, format!("a/{number}"));
+    }
+    session.close().await;
+}
+
+#[tokio::test]
 async fn an_answer_to_another_operation_is_not_taken() {
     let answers: [fn(&StateOperation) -> Option<Told>; 3] = [
         |_| Some(Told::Put(PutResponse { revision: 7, decision_id: "fake-7".to_owned(), payload_salt: vec![0; 32] })),

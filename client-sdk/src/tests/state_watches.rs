@@ -18,7 +18,11 @@ fn response(response: Response) -> Result<WatchResponse, Status> {
 }
 
 fn opened() -> Result<WatchResponse, Status> {
-    response(Response::Opened(WatchOpened { decision_id: "fake-1".to_owned(), audit_index: 1 }))
+    response(Response::Opened(WatchOpened {
+        decision_id: "fake-1".to_owned(),
+        audit_index: 1,
+        ..WatchOpened::default()
+    }))
 }
 
 fn refreshed() -> Result<WatchResponse, Status> {
@@ -158,6 +162,18 @@ async fn a_refused_watch_says_so() {
 }
 
 #[tokio::test]
+async fn a_watch_that_cannot_go_on_from_where_it_was_says_so() {
+    let fake = Fake::start().await;
+    let draining = status(Code::Unavailable, "DRAINING", &[]);
+    fake.next_watch(then_ends(vec![opened(), batch(vec![put(4)], 4), Err(draining)]));
+    fake.next_watch(Err(status(Code::OutOfRange, "REVISION_TOO_OLD", &[])));
+    let mut watch = watch(&fake).await;
+    assert_eq!(next_revision(&mut watch).await, 4);
+    let end = watch.next().await.expect("an end");
+    assert!(matches!(end, Err(Error::Refused(refusal)) if refusal.reason == "REVISION_TOO_OLD"));
+}
+
+#[tokio::test]
 async fn a_broker_that_breaks_its_word_ends_the_watch() {
     let wrong_length = {
         let mut change = put(4);
@@ -185,9 +201,14 @@ async fn a_broker_that_breaks_its_word_ends_the_watch() {
         assert!(matches!(end, Err(Error::Protocol(_))), "breakage {number}: {end:?}");
         assert!(watch.next().await.is_none(), "breakage {number}");
     }
-    for first in
-        [batch(vec![], 1), response(Response::Opened(WatchOpened { decision_id: "fake-2".to_owned(), audit_index: 1 }))]
-    {
+    for first in [
+        batch(vec![], 1),
+        response(Response::Opened(WatchOpened {
+            decision_id: "fake-2".to_owned(),
+            audit_index: 1,
+            ..WatchOpened::default()
+        })),
+    ] {
         let fake = Fake::start().await;
         fake.next_watch(then_stays(vec![first]));
         assert!(matches!(fake.client().await.state().watch("a").await, Err(Error::Protocol(_))));

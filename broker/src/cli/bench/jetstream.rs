@@ -35,7 +35,7 @@ const IN_FLIGHT_MAX: usize = 1024;
 /// How many go out in one write.
 const BATCH_MAX: u64 = 64;
 /// Synced puts are slow: so many are enough to tell.
-const SYNCED_PUTS_MAX: u64 = 20_000;
+const SYNCED_PUTS_MAX: u64 = 5_000;
 
 /// What was measured of it.
 #[derive(Debug, Serialize)]
@@ -202,18 +202,19 @@ async fn operate(
     args: StateArgs,
     operation: Operation,
 ) -> Result<Outcomes, Failure> {
-    let (writer, reader) = connection.split();
+    // The server closes a connection whose sending side is closed: the writer stays until all is answered.
+    let (mut writer, reader) = connection.split();
     let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let (sent, times) = tokio::sync::mpsc::unbounded_channel();
     let answers = tokio::spawn(answers(reader, times, Arc::clone(&room), args.share(number)));
-    send(writer, number, args, operation, (&room, &sent)).await?;
+    send(&mut writer, number, args, operation, (&room, &sent)).await?;
     answers.await.map_err(Failure::failed)?
 }
 
 type Sent = tokio::sync::mpsc::UnboundedSender<(Instant, u64)>;
 
 async fn send(
-    mut writer: Writer,
+    writer: &mut Writer,
     session: u64,
     args: StateArgs,
     operation: Operation,

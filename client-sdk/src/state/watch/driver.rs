@@ -84,7 +84,7 @@ impl Link {
                 Some(Err(LinkFault::Protocol(error))) => return Err(error),
                 None => return Err(attempts.timed_out()),
             };
-            attempts.after_verdict(session, Verdict::of_subscription(&failure), &token).await?;
+            attempts.after_verdict(session, Verdict::of_watch(&failure), &token).await?;
         }
     }
 
@@ -204,7 +204,7 @@ impl Driver {
     }
 
     async fn reopen(&mut self, failed: Failed) -> Result<Link, Done> {
-        let verdict = Verdict::of_subscription(&failed.status);
+        let verdict = Verdict::of_watch(&failed.status);
         self.attempts.restart_clock();
         if let Err(error) = self.attempts.after_verdict(&self.session, verdict, &failed.token).await {
             return self.end(error).await;
