@@ -25,6 +25,12 @@ impl Method {
     pub(crate) const LIST_REVOCATIONS: Self = Self("/veribus.v1.AdminService/ListRevocations");
     pub(crate) const LIST_SESSIONS: Self = Self("/veribus.v1.AdminService/ListSessions");
     pub(crate) const DISCONNECT: Self = Self("/veribus.v1.AdminService/Disconnect");
+    pub(crate) const STATE_PUT: Self = Self("/veribus.v1.StateService/Put");
+    pub(crate) const STATE_GET: Self = Self("/veribus.v1.StateService/Get");
+    pub(crate) const STATE_DELETE: Self = Self("/veribus.v1.StateService/Delete");
+    pub(crate) const STATE_LIST: Self = Self("/veribus.v1.StateService/List");
+    pub(crate) const STATE_WATCH: Self = Self("/veribus.v1.StateService/Watch");
+    pub(crate) const STATE_SESSION: Self = Self("/veribus.v1.StateService/Session");
     pub(crate) const TAIL: Self = Self("/veribus.v1.AuditService/Tail");
 }
 
