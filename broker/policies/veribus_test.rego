@@ -338,7 +338,7 @@ test_an_unknown_action_is_not_allowed if {
 # ---- Operators
 
 test_an_operator_may_do_what_the_broker_found_its_permission_for if {
-	every action in ["admin.revoke", "admin.sessions"] {
+	every action in ["admin.backup", "admin.keys", "admin.revoke", "admin.sessions"] {
 		veribus.allow with input as {"action": action, "agent": agent("operator")}
 	}
 }
@@ -346,4 +346,56 @@ test_an_operator_may_do_what_the_broker_found_its_permission_for if {
 test_no_other_action_is_allowed_to_an_operator if {
 	not veribus.allow with input as {"action": "admin", "agent": agent("operator")}
 	not veribus.allow with input as {"action": "audit.read", "agent": agent("operator")}
+}
+
+# ---- Shared state
+
+state(role, action, scope, patterns) := {
+	"action": action,
+	"agent": agent(role),
+	"state": {"scope": scope, "scope_patterns": patterns, "name": "4711"},
+	"value": {"datacontenttype": "application/json", "size_bytes": 100},
+	"findings": [],
+}
+
+test_the_hand_over_is_allowed if {
+	clean_allow with input as state("support", "state.put", "tickets", ["tickets"])
+	clean_allow with input as state("billing", "state.get", "tickets", ["tickets"])
+	clean_allow with input as state("billing", "state.watch", "tickets", ["tickets"])
+}
+
+test_a_reader_may_not_write if {
+	every action in ["state.put", "state.delete"] {
+		not veribus.allow with input as state("billing", action, "tickets", ["tickets"])
+	}
+}
+
+test_others_may_not_read if {
+	every action in ["state.get", "state.list", "state.watch"] {
+		not veribus.allow with input as state("support", action, "finance.reports", ["finance.>"])
+	}
+}
+
+test_a_scope_without_settings_is_closed if {
+	denied_by("unknown-scope") with input as state("support", "state.put", "unknown", [])
+	denied_by("unknown-scope") with input as state("support", "state.get", "unknown", [])
+}
+
+test_what_does_not_belong_into_a_scope_is_withheld if {
+	put := state("support", "state.put", "tickets", ["tickets"])
+	held_by("too-large") with input as object.union(put, {"value": {"size_bytes": 70000}})
+	held_by("unexpected-content-type") with input as object.union(put, {"value": {"datacontenttype": "text/html"}})
+}
+
+test_what_inspection_found_counts_for_values_too if {
+	put := state("support", "state.put", "tickets", ["tickets"])
+	injection := {"kind": "injection", "rule": "x", "severity": "high", "location": "data"}
+	denied_by("injection-blocked") with input as object.union(put, {"findings": [injection]})
+	denied_by("inspection-failed") with input as object.remove(put, ["findings"])
+}
+
+test_a_scope_may_ask_for_bound_tokens if {
+	bound := {"tickets": {"readers": ["billing"], "require_bound": true}}
+	read := state("billing", "state.get", "tickets", ["tickets"])
+	denied_by("token-not-bound") with input as read with data.scopes as bound
 }

@@ -25,8 +25,13 @@ async fn a_python_client_that_knows_nothing_but_the_address_publishes_and_receiv
     let log = broker.log().await?;
     let entry = log.at(index)?;
     let digest = HEXLOWER.encode(&entry.message.as_ref().context("facts")?.payload_digest);
-    let services =
-        ["grpc.health.v1.Health", "veribus.v1.AdminService", "veribus.v1.AuditService", "veribus.v1.BrokerService"];
+    let services = [
+        "grpc.health.v1.Health",
+        "veribus.v1.AdminService",
+        "veribus.v1.AuditService",
+        "veribus.v1.BrokerService",
+        "veribus.v1.StateService",
+    ];
     let expected = json!({
         "services": services,
         "subscription_id": said["subscription_id"],

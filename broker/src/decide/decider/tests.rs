@@ -195,3 +195,20 @@ fn reading_needs_the_permission_and_the_policy() {
     assert_eq!(ask(&auditor, Access::AuditRead), Decision::Deny);
     assert_eq!(ask(&stage.world.claims("x").permission("subscribe:>"), Access::Subscribe(&[])), Decision::Deny);
 }
+
+/// The policy's own tests, as `opa test` would run them.
+#[test]
+fn the_tests_of_the_default_policy_pass() {
+    let mut engine = regorus::Engine::new();
+    let text = include_str!("../../../policies/veribus_test.rego");
+    let (policy, data) = (DEFAULT[0], DEFAULT[1]);
+    engine.add_policy(policy.0.to_owned(), policy.1.to_owned()).expect("a policy");
+    engine.add_policy("veribus_test.rego".to_owned(), text.to_owned()).expect("tests");
+    engine.add_data(regorus::Value::from_yaml_str(data.1).expect("data")).expect("data");
+    let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("test_")?.split_once(" if")).collect();
+    assert!(names.len() > 30, "{} tests", names.len());
+    for (name, _) in names {
+        let passed = engine.eval_rule(format!("data.veribus_test.test_{name}"));
+        assert_eq!(passed.ok(), Some(regorus::Value::from(true)), "{name}");
+    }
+}
