@@ -50,7 +50,7 @@ use crate::{
 
 mod exposition;
 pub(crate) mod issuers;
-mod shared;
+pub(crate) mod shared;
 
 pub use issuers::IssuerError;
 pub use shared::KeysError;

@@ -150,7 +150,9 @@ impl From<RefusalReason> for Told {
             RefusalReason::ScopeLimit => (Code::ResourceExhausted, "as many scopes have keys as are kept"),
             RefusalReason::NoSuchKey => (Code::NotFound, "there is no such key, or it was shredded"),
             RefusalReason::RootKeyFixed => (Code::FailedPrecondition, "the root key is not the broker's to change"),
-            RefusalReason::RootKeyFailed => (Code::Internal, "the next root key could not be made ready: nothing changed"),
+            RefusalReason::RootKeyFailed => {
+                (Code::Internal, "the next root key could not be made ready: nothing changed")
+            }
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)

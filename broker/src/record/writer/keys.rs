@@ -5,11 +5,7 @@ use std::sync::Arc;
 use super::{Writer, request::Changes};
 use crate::{
     model::{Epoch, RefusalReason, Scope, UnixMicros},
-    record::{
-        AccessReceipt, Draft, KeyOrder, KeyReceipt,
-        commit::Commit,
-        queue::KeyRequest,
-    },
+    record::{AccessReceipt, Draft, KeyOrder, KeyReceipt, commit::Commit, queue::KeyRequest},
     seal::{KeyFact, KeyRingError, RootKey},
     state::TableError,
 };
