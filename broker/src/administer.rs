@@ -19,6 +19,10 @@ use crate::{
     subscribe::ReadRefusal,
 };
 
+mod keys;
+
+pub use keys::{KeyPage, KeyRefusal, KeyStages, Rewrapped, Rotated};
+
 /// How long tokens may be good for.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenLifetime {
@@ -63,6 +67,8 @@ pub struct AdminStages {
     pub clock: Clock,
     /// How long tokens may be good for.
     pub lifetime: TokenLifetime,
+    /// The keys of shared state.
+    pub keys: KeyStages,
 }
 
 /// Carries operators' requests out. Cheap to clone.
@@ -154,12 +160,13 @@ impl Administration {
     }
 
     /// On a task of its own: a caller who goes away does not stop it half way.
-    async fn to_the_end<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, ReadRefusal>> + Send + 'static,
-    ) -> Result<T, ReadRefusal> {
+    async fn to_the_end<T, E>(&self, work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<RecordError> + Send + 'static,
+    {
         let done = self.0.tasks.spawn(work).await;
-        done.unwrap_or(Err(ReadRefusal::Record(RecordError::Failed)))
+        done.unwrap_or_else(|_| Err(RecordError::Failed.into()))
     }
 }
 

@@ -12,7 +12,12 @@ use crate::{
     config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
     decide::Bundle,
     inspect::{Inspector, InspectorSettings},
-    server::issuers::{self, Keys},
+    seal::{RootKeyLook, RootKeySource, RootKeys},
+    server::{
+        KeysError,
+        issuers::{self, Keys},
+        shared,
+    },
     transport::tls::{self, ClientAuthorities},
 };
 
@@ -60,7 +65,35 @@ async fn checks(config: &Config) -> Vec<Check> {
     }
     checks.push(Check::new("policy", policy(&config.policy)));
     checks.push(Check::new("inspection", inspection(config)));
+    checks.push(root_key(config));
     checks
+}
+
+/// A root key that comes by a descriptor can be read once, and that is the broker's.
+fn root_key(config: &Config) -> Check {
+    const NAME: &str = "root key";
+    let source = match shared::source(&config.state) {
+        Ok(source) => source,
+        Err(error @ KeysError::Variable(_)) => return Check::warning(NAME, format!("{error}, when the broker starts")),
+        Err(error) => return Check::new(NAME, Err(error.to_string())),
+    };
+    let place = match &source {
+        RootKeySource::File(file) => format!("`{}`", file.display()),
+        RootKeySource::Descriptor(number) => {
+            return Check::new(NAME, Ok(format!("to be read from descriptor {number} when the broker starts")));
+        }
+    };
+    match RootKeys::new(source).look() {
+        Ok(RootKeyLook::Whole(id)) => Check::new(NAME, Ok(format!("{place}, root key `{id}`"))),
+        Ok(RootKeyLook::Unfinished(next)) => {
+            let next = next.display();
+            Check::warning(
+                NAME,
+                format!("{place}: a change is not finished, `{next}` is there; the next start settles it"),
+            )
+        }
+        Err(error) => Check::new(NAME, Err(error.to_string())),
+    }
 }
 
 fn certificate(server: &ServerConfig) -> Result<String, String> {
@@ -117,6 +150,8 @@ fn inspection(config: &Config) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
     use crate::{
         config::ClientCertificates,
@@ -141,7 +176,7 @@ mod tests {
     async fn a_development_directory_passes_every_check() {
         let (_outer, directory) = directory();
         let names: Vec<_> = all_checks(&directory).await.iter().map(|check| check.name).collect();
-        assert_eq!(names, ["settings", "certificate", "issuer", "policy", "inspection"]);
+        assert_eq!(names, ["settings", "certificate", "issuer", "policy", "inspection", "root key"]);
         assert_eq!(failed(&directory).await, [""; 0]);
     }
 
@@ -220,6 +255,51 @@ mod tests {
             let (ok, warning, detail) = check_issuer(&directory, settings).await;
             assert!(!ok && !warning && detail.contains(word), "{settings}: {detail}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_root_key_that_cannot_be_used_is_found() {
+        let set_mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+        };
+        type Spoil<'a> = (&'a dyn Fn(&Path), &'a str);
+        let faults: [Spoil<'_>; 4] = [
+            (&|path| set_mode(path, 0o640), "mode 0640"),
+            (&|path| fs::write(path, "veribus-root-key-1 c2hvcnQ=\n").expect("written"), "32 bytes in base64"),
+            (&|path| fs::remove_file(path).expect("removed"), "No such file"),
+            (
+                &|path| {
+                    fs::rename(path, path.with_extension("moved")).expect("moved");
+                    symlink(path.with_extension("moved"), path).expect("linked");
+                },
+                "regular file",
+            ),
+        ];
+        for (spoil, word) in faults {
+            let (_outer, directory) = directory();
+            spoil(&directory.root().join("root.key"));
+            let checks = all_checks(&directory).await;
+            let failed: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
+            assert!(matches!(&failed[..], [one] if one.name == "root key" && one.detail.contains(word)), "{failed:?}");
+        }
+    }
+
+    #[test]
+    fn a_root_key_in_the_middle_of_a_change_or_behind_a_descriptor_is_left_alone() {
+        let (_outer, directory) = directory();
+        let mut config = Config::load(&directory.config_path()).expect("valid settings");
+        let (file, next) = (directory.root().join("root.key"), directory.root().join("root.key.next"));
+        RootKeys::create(&next).expect("made");
+        // As a crash leaves it between the two steps in which the old key goes.
+        fs::write(&file, [0; 64]).expect("written");
+        let check = root_key(&config);
+        assert!(check.ok && check.warning && check.detail.contains("root.key.next"), "{check:?}");
+        assert!(next.exists() && fs::read(&file).expect("read") == [0; 64]);
+
+        config.state.root_key_file = None;
+        config.state.root_key_descriptor_variable = Some("VERIBUS_NO_SUCH_VARIABLE".to_owned());
+        let check = root_key(&config);
+        assert!(check.ok && check.warning && check.detail.contains("VERIBUS_NO_SUCH_VARIABLE"), "{check:?}");
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use veribus_proto::v1::{
 };
 
 use crate::{
-    administer::{AdminStages, Administration, TokenLifetime},
+    administer::{AdminStages, Administration, KeyStages, TokenLifetime},
     authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
     config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
@@ -50,7 +50,7 @@ use crate::{
 
 mod exposition;
 pub(crate) mod issuers;
-mod shared;
+pub(crate) mod shared;
 
 pub use issuers::IssuerError;
 pub use shared::KeysError;
@@ -242,7 +242,7 @@ impl Builder {
             writer,
             recorder,
             log,
-            roots: _,
+            roots,
             keys,
             changes,
             reader,
@@ -266,7 +266,7 @@ impl Builder {
             decider: Arc::clone(&decider),
             recorder: recorder.clone(),
             reader: reader.clone(),
-            keys,
+            keys: Arc::clone(&keys),
             changes,
             clock: clock.clone(),
         });
@@ -288,6 +288,7 @@ impl Builder {
             tasks: tasks.clone(),
             clock: clock.clone(),
             lifetime: token_lifetime(&config),
+            keys: KeyStages::new(keys, roots),
         }));
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
         let pipelines = Pipelines {

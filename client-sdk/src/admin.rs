@@ -1,5 +1,5 @@
-//! For operators: revoking tokens and agents, looking at open sessions, ending them. Needs the permissions `admin.revoke`
-//! and `admin.sessions`.
+//! For operators: revoking tokens and agents, looking at open sessions, ending them, and the keys of shared state. Needs the
+//! permissions `admin.revoke`, `admin.sessions` and `admin.keys`.
 //!
 //! Out of scope: what was done before, and by whom; that is in the audit log.
 
@@ -10,6 +10,10 @@ use veribus_proto::v1::{
     self, AgentSessions, DisconnectRequest, IssuedBefore, ListRevocationsRequest, ListSessionsRequest,
     ReinstateRequest, RevokeRequest, admin_service_client::AdminServiceClient, disconnect_request, revocation::Target,
 };
+
+mod keys;
+
+pub use keys::{Keys, RewrappedKeys, RotatedKeys, ShreddedKey};
 
 use crate::{
     Error,

@@ -95,7 +95,7 @@ impl Client {
         State::new(Arc::clone(&self.session))
     }
 
-    /// The operators' side, for those who hold `admin.revoke` or `admin.sessions`.
+    /// The operators' side, for those who hold `admin.revoke`, `admin.sessions` or `admin.keys`.
     #[must_use]
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.session))

@@ -25,6 +25,10 @@ impl Method {
     pub(crate) const LIST_REVOCATIONS: Self = Self("/veribus.v1.AdminService/ListRevocations");
     pub(crate) const LIST_SESSIONS: Self = Self("/veribus.v1.AdminService/ListSessions");
     pub(crate) const DISCONNECT: Self = Self("/veribus.v1.AdminService/Disconnect");
+    pub(crate) const LIST_KEYS: Self = Self("/veribus.v1.AdminService/ListKeys");
+    pub(crate) const ROTATE_KEYS: Self = Self("/veribus.v1.AdminService/RotateKeys");
+    pub(crate) const REWRAP_KEYS: Self = Self("/veribus.v1.AdminService/RewrapKeys");
+    pub(crate) const SHRED_KEY: Self = Self("/veribus.v1.AdminService/ShredKey");
     pub(crate) const STATE_PUT: Self = Self("/veribus.v1.StateService/Put");
     pub(crate) const STATE_GET: Self = Self("/veribus.v1.StateService/Get");
     pub(crate) const STATE_DELETE: Self = Self("/veribus.v1.StateService/Delete");

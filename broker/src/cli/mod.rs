@@ -15,6 +15,7 @@ mod dev;
 mod failure;
 mod health;
 mod instant;
+mod keys;
 mod logging;
 mod output;
 mod publish;
@@ -69,6 +70,9 @@ enum Command {
     /// See and end open calls and streams
     #[command(subcommand)]
     Sessions(admin::SessionsCommand),
+    /// The keys that shared state is encrypted with
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Play through what the broker lets pass and what it stops, with real clients
     Demo(demo::DemoArgs),
     /// Measure how fast it is on this machine
@@ -114,6 +118,7 @@ impl Command {
             Self::Reinstate(args) => admin::reinstate(args).await,
             Self::Revocations(args) => admin::revocations(args).await,
             Self::Sessions(command) => admin::sessions(command).await,
+            Self::Keys(command) => keys::run(command).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Bench(command) => bench::run(command).await,
             Self::Health(args) => health::run(args).await,

@@ -70,6 +70,10 @@ pub enum RefusalReason {
     ScopeLimit,
     /// There is no such key, or it was shredded already.
     NoSuchKey,
+    /// The root key is not the broker's to change.
+    RootKeyFixed,
+    /// The next root key could not be prepared.
+    RootKeyFailed,
     /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
     MessageIdReused,
 }
@@ -93,6 +97,8 @@ impl RefusalReason {
             Self::RevisionConflict => "REVISION_CONFLICT",
             Self::ScopeLimit => "SCOPE_LIMIT",
             Self::NoSuchKey => "NO_SUCH_KEY",
+            Self::RootKeyFixed => "ROOT_KEY_FIXED",
+            Self::RootKeyFailed => "ROOT_KEY_FAILED",
             Self::MessageIdReused => "MESSAGE_ID_REUSED",
         }
     }
@@ -115,6 +121,8 @@ impl RefusalReason {
             Self::RevisionConflict,
             Self::ScopeLimit,
             Self::NoSuchKey,
+            Self::RootKeyFixed,
+            Self::RootKeyFailed,
             Self::MessageIdReused,
         ]
         .into_iter()

@@ -99,14 +99,33 @@ impl Draft {
             Access::Revoke(revocation) => Some(revocation_facts(revocation, "")),
             _ => None,
         };
+        let (detail, keys) = match access {
+            Access::Keys(operation, scope) => (operation.to_owned(), Some(key_facts(scope, None, None))),
+            _ => (String::new(), None),
+        };
         Self(AuditEntry {
             revocation,
             actor: Some(actor(agent)),
             peer: peer.to_string(),
             resource,
             decision: Some(decision(verdict, &[])),
+            detail,
+            keys,
             ..entry(kind)
         })
+    }
+
+    /// The same about the key of one epoch.
+    #[must_use]
+    pub fn of_epoch(mut self, epoch: Epoch) -> Self {
+        self.0.keys.get_or_insert_default().epoch = epoch.0;
+        self
+    }
+
+    /// The old root key could not be destroyed when its successor took its place.
+    #[must_use]
+    pub fn old_root_key_left(root_key: &RootKeyId) -> Self {
+        Self::keys("old root key not destroyed", key_facts(None, None, Some(root_key)))
     }
 
     /// A stream goes on under a fresh token, or does not; `resource` is the call, or what is left of the subscription.
@@ -286,13 +305,25 @@ impl Draft {
 
     /// A scope got its first key.
     pub(super) fn key_created(scope: &Scope, epoch: Epoch, root_key: &RootKeyId) -> Self {
-        let keys = key_facts(Some(scope), Some(epoch), Some(root_key));
-        Self(AuditEntry {
-            resource: "keys".to_owned(),
-            detail: "created".to_owned(),
-            keys: Some(keys),
-            ..entry(EntryKind::Keys)
-        })
+        Self::keys("created", key_facts(Some(scope), Some(epoch), Some(root_key)))
+    }
+
+    fn keys(detail: &str, keys: v1::KeyFacts) -> Self {
+        let (resource, detail) = ("keys".to_owned(), detail.to_owned());
+        Self(AuditEntry { resource, detail, keys: Some(keys), ..entry(EntryKind::Keys) })
+    }
+
+    /// What was asked for was done to keys: to these.
+    pub(super) fn with_keys_done(
+        mut self,
+        done: &str,
+        scope: Option<&Scope>,
+        epoch: Option<Epoch>,
+        root_key: &RootKeyId,
+    ) -> Self {
+        done.clone_into(&mut self.0.detail);
+        self.0.keys = Some(key_facts(scope, epoch, Some(root_key)));
+        self
     }
 
     pub(super) fn listed_audience(recipients: &[Recipient]) -> Self {

@@ -32,6 +32,8 @@ impl FirstOutcome {
                 | RefusalReason::RevisionConflict
                 | RefusalReason::ScopeLimit
                 | RefusalReason::NoSuchKey
+                | RefusalReason::RootKeyFixed
+                | RefusalReason::RootKeyFailed
                 | RefusalReason::MessageIdReused,
             ) => false,
         }

@@ -26,7 +26,7 @@ pub use audience::{Audience, Recipient};
 pub use disk::DiskWatch;
 pub use draft::{Draft, UndeliveredCount, actor, timestamp};
 pub use order::{FollowOrder, Followed, Following, StateOrder, StateOutcome};
-pub use queue::{AccessReceipt, PendingOutcomes, PendingState, RecordError, Recorder};
+pub use queue::{AccessReceipt, KeyOrder, KeyReceipt, PendingOutcomes, PendingState, RecordError, Recorder};
 pub use reader::{EntryAt, LogReader};
 pub use recorded::Recorded;
 pub use revocation::{RevocationError, revocation_facts};

@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::{DiskWatch, Draft, FollowOrder, Following, Routed, StateOrder, StateOutcome};
 use crate::{
     authenticate::{Identity, Revocation, Revoked},
-    model::{DecisionId, Outcome, RefusalReason},
+    model::{DecisionId, Epoch, Outcome, RefusalReason, Scope},
+    seal::{KeyFact, RootKey},
     state::DueKey,
 };
 
@@ -47,6 +48,34 @@ pub(super) enum Change {
     Reinstate(Arc<Revoked>),
 }
 
+/// What is to become of keys.
+pub enum KeyOrder {
+    /// A new key for this scope, or for each.
+    Rotate(Option<Scope>),
+    /// All under this root key.
+    Rewrap(Arc<dyn RootKey>),
+    /// That of one epoch is destroyed, and all others go under this root key.
+    Shred(Scope, Epoch, Arc<dyn RootKey>),
+}
+
+/// What became of keys.
+#[derive(Debug)]
+pub struct KeyReceipt {
+    /// The record of that.
+    pub access: AccessReceipt,
+    /// Those that are new.
+    pub begun: Vec<KeyFact>,
+    /// How many live ones went under another root key.
+    pub rewrapped: usize,
+}
+
+/// A permitted change of keys, to be recorded.
+pub(super) struct KeyRequest {
+    pub(super) draft: Draft,
+    pub(super) asker: Arc<Identity>,
+    pub(super) order: KeyOrder,
+}
+
 pub(super) enum Submission {
     /// The permit is the room that the messages take until they are committed.
     Messages(Vec<Routed>, oneshot::Sender<Vec<Outcome>>, OwnedSemaphorePermit),
@@ -54,6 +83,8 @@ pub(super) enum Submission {
     /// The permit is the room that the values take.
     State(Vec<StateOrder>, oneshot::Sender<Vec<StateOutcome>>, OwnedSemaphorePermit),
     Follow(Box<FollowOrder>, oneshot::Sender<Following>),
+    /// In a commit of its own: keys that others begin would be wrapped by a root key on its way out.
+    Keys(Box<KeyRequest>, oneshot::Sender<KeyReceipt>),
     /// Keys whose values' time may have run out.
     Due(Vec<DueKey>),
     Note(Draft),
@@ -205,6 +236,26 @@ impl Recorder {
         asker: Arc<Identity>,
     ) -> Result<AccessReceipt, RecordError> {
         self.submit(Request { draft, asker: Some(asker), change: Change::Reinstate(revoked) }).await
+    }
+
+    /// Records a permitted change of keys, which is in effect once that is durable.
+    ///
+    /// # Errors
+    /// [`RecordError::DiskFloor`]: nothing has happened. [`RecordError::Failed`]: it may be in the store or not; where the
+    /// root key was to change, the writer has ended over it.
+    pub async fn change_keys(
+        &self,
+        draft: Draft,
+        order: KeyOrder,
+        asker: Arc<Identity>,
+    ) -> Result<KeyReceipt, RecordError> {
+        if self.disk.is_critical() {
+            return Err(RecordError::DiskFloor);
+        }
+        let (reply, receipt) = oneshot::channel();
+        let submission = Submission::Keys(Box::new(KeyRequest { draft, asker, order }), reply);
+        self.submissions.send(submission).await.map_err(|_| RecordError::Failed)?;
+        receipt.await.map_err(|_| RecordError::Failed)
     }
 
     /// Records what has happened already, and waits until that is durable.

@@ -73,6 +73,9 @@ pub enum WriterEnd {
     /// After a failed write the log could not be read back.
     #[error("after a failed write: {0}")]
     Recovery(#[from] StartError),
+    /// Nobody knows which root key the store's keys are under; the next start finds out.
+    #[error("the change of the root key may or may not be in the store: {0}")]
+    RootKey(String),
     /// After a failed write the keys could not be read back.
     #[error("after a failed write: {0}")]
     State(#[from] TableError),
@@ -98,6 +101,8 @@ const FAILURES_MAX: u32 = 3;
 pub struct Writer {
     store: SharedLogStore,
     submissions: mpsc::Receiver<Submission>,
+    /// Taken already, for a commit of its own.
+    held_back: Option<Submission>,
     committed: watch::Sender<u64>,
     settings: WriterSettings,
     clock: Clock,
@@ -139,6 +144,7 @@ impl Writer {
         let writer = Self {
             store,
             submissions,
+            held_back: None,
             committed,
             settings,
             clock,
@@ -163,7 +169,7 @@ impl Writer {
         let mut batch = Vec::new();
         loop {
             if self.notes.is_empty() {
-                match self.submissions.blocking_recv() {
+                match self.held_back.take().or_else(|| self.submissions.blocking_recv()) {
                     Some(first) => batch.push(first),
                     None => return Ok(()),
                 }
@@ -202,11 +208,15 @@ impl Writer {
         }
     }
 
-    /// Takes what else waits, up to the size of a commit, and nothing that comes after the end.
+    /// Takes what else waits, up to the size of a commit, and nothing that comes after the end or goes with nothing else.
     fn collect(&mut self, batch: &mut Vec<Submission>) {
         let mut entries: usize = batch.iter().map(Submission::entries).sum();
-        while entries < self.settings.commit_entries_max && !matches!(batch.last(), Some(Submission::Finish(_))) {
-            let Ok(next) = self.submissions.try_recv() else { return };
+        while entries < self.settings.commit_entries_max && !batch.last().is_some_and(Submission::closes_commit) {
+            let Some(next) = self.held_back.take().or_else(|| self.submissions.try_recv().ok()) else { return };
+            if next.stands_alone() && !batch.is_empty() {
+                self.held_back = Some(next);
+                return;
+            }
             entries += next.entries();
             batch.push(next);
         }
@@ -237,6 +247,7 @@ impl Writer {
         }
         match self.store.append(&chunks, &changes.records) {
             Ok(()) => {}
+            Err(AppendError::Write(detail)) if changes.moves_root => return Err(WriterEnd::RootKey(detail)),
             Err(AppendError::Write(detail)) => {
                 tracing::error!(detail, "a write to the audit log failed: everything in flight is refused");
                 drop(replies);
@@ -304,6 +315,7 @@ impl Writer {
                 Reply::State(reply, outcomes, room)
             }
             Submission::Follow(order, reply) => Reply::Follow(reply, self.follow(*order, commit)),
+            Submission::Keys(request, reply) => Reply::Keys(reply, self.keys(*request, commit, changes)),
             Submission::Due(due) => {
                 self.due(&due, commit);
                 Reply::None
@@ -435,6 +447,7 @@ fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
     recipients.chunks(per_entry.max(1))
 }
 
+mod keys;
 mod reply;
 mod request;
 mod state;

@@ -20,5 +20,5 @@ pub use envelope::{OVERHEAD_BYTES, OpenError, SealError};
 pub use key::ScopeKey;
 pub use ring::{KEY_PREFIX, KeyChange, KeyFact, KeyRing, KeyRingError, NoKey};
 pub use root::{RootKey, RootKeyId, WrapContext};
-pub use root_file::{RootKeyError, RootKeySource, RootKeys};
+pub use root_file::{RootKeyError, RootKeyLook, RootKeySource, RootKeys};
 pub use sealed::{Context, open, seal};

@@ -163,6 +163,20 @@ impl KeyRing {
         self.keys.read().scopes.len()
     }
 
+    /// The scopes that have keys, or had: all, or this one if it is one of them.
+    #[must_use]
+    pub fn scope_names(&self, only: Option<&Scope>) -> Vec<Scope> {
+        let keys = self.keys.read();
+        keys.scopes.keys().filter(|name| only.is_none_or(|only| only == *name)).cloned().collect()
+    }
+
+    /// How many keys are not shredded.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        let keys = self.keys.read();
+        keys.scopes.values().flat_map(BTreeMap::values).filter(|held| held.key().is_ok()).count()
+    }
+
     /// The root key that wraps them.
     #[must_use]
     pub fn root_id(&self) -> RootKeyId {

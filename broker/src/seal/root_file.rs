@@ -126,6 +126,15 @@ pub enum RootKeySource {
     Descriptor(u32),
 }
 
+/// How a root key lies in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootKeyLook {
+    /// Fit to be used.
+    Whole(RootKeyId),
+    /// A change is not finished: the next root key lies in this file.
+    Unfinished(PathBuf),
+}
+
 /// The root key of a broker: read at its start, and replaced when all keys go under another.
 pub struct RootKeys {
     source: RootKeySource,
@@ -162,6 +171,19 @@ impl RootKeys {
             }
         };
         Ok(Arc::new(key))
+    }
+
+    /// Looks at the file and changes nothing.
+    ///
+    /// # Errors
+    /// [`RootKeyError`]; for a descriptor always, since who reads it takes the key away.
+    pub fn look(&self) -> Result<RootKeyLook, RootKeyError> {
+        let path = self.path()?;
+        let next = next_of(path);
+        if next.try_exists().map_err(at(&next))? {
+            return Ok(RootKeyLook::Unfinished(next));
+        }
+        read(path).map(|key| RootKeyLook::Whole(key.id().clone()))
     }
 
     /// Makes the next root key, in `FILE.next`, durably.

@@ -55,7 +55,7 @@ pub(super) fn open(config: &StateConfig, store: &SharedLogStore) -> Result<OpenS
     Ok(OpenState { roots, keys, changes, table, reader })
 }
 
-fn source(config: &StateConfig) -> Result<RootKeySource, KeysError> {
+pub(crate) fn source(config: &StateConfig) -> Result<RootKeySource, KeysError> {
     if let Some(file) = &config.root_key_file {
         return Ok(RootKeySource::File(file.clone()));
     }

@@ -149,7 +149,8 @@ impl StateTable {
     /// [`TableError`].
     pub fn begin_epoch(&mut self, scope: &Scope, now: UnixMicros) -> Result<Epoch, TableError> {
         let current = self.key_of(scope);
-        if current.is_none() && self.keys.scopes() + self.pending_keys.len() >= self.settings.scopes_max {
+        let is_new = current.is_none() && self.keys.list(Some(scope), None, 1).is_empty();
+        if is_new && self.keys.scopes() + self.pending_keys.len() >= self.settings.scopes_max {
             return Err(TableError::ScopeLimit);
         }
         let change = self.keys.begin_epoch(scope, current.map(|(epoch, _)| epoch), now)?;

@@ -1,22 +1,23 @@
-//! `AdminService`: operators revoke, reinstate, look at sessions and end them.
+//! `AdminService`: operators revoke, reinstate, look at sessions and end them, and look after the keys of shared state.
 
 use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 use veribus_proto::v1::{
-    self, DisconnectRequest, DisconnectResponse, ListRevocationsRequest, ListRevocationsResponse, ListSessionsRequest,
-    ListSessionsResponse, ReinstateRequest, ReinstateResponse, RevokeRequest, RevokeResponse,
-    admin_service_server::AdminService, disconnect_request::Target,
+    self, DisconnectRequest, DisconnectResponse, ListKeysRequest, ListKeysResponse, ListRevocationsRequest,
+    ListRevocationsResponse, ListSessionsRequest, ListSessionsResponse, ReinstateRequest, ReinstateResponse,
+    RevokeRequest, RevokeResponse, RewrapKeysRequest, RewrapKeysResponse, RotateKeysRequest, RotateKeysResponse,
+    ShredKeyRequest, ShredKeyResponse, admin_service_server::AdminService, disconnect_request::Target,
 };
 
-use super::{broker::caller, status};
+use super::{broker::caller, keys, status};
 use crate::{
     administer::{Administration, Disconnecting},
     authenticate::{Revocation, Session, SessionFilter, SessionId},
-    model::{AgentId, DecisionId, IdError, Issuer},
+    model::{AgentId, DecisionId, Epoch, IdError, Issuer, Scope},
     record::{actor, revocation_facts, timestamp},
 };
 
-/// How many sessions or revocations one answer holds at most.
+/// How many sessions, revocations or keys one answer holds at most.
 const PAGE_MAX: usize = 1_000;
 /// The longest name of a revocation that is looked for, in bytes.
 const ID_BYTES_MAX: usize = 128;
@@ -102,6 +103,43 @@ impl AdminService for Admin {
         let done: Result<(DecisionId, usize), _> = self.0.disconnect(caller, whom).await;
         let (decision, ended) = done.map_err(|refusal| status::read_status(&refusal))?;
         Ok(Response::new(DisconnectResponse { audit_index: decision.audit_index(), sessions_ended: ended as u64 }))
+    }
+
+    async fn list_keys(&self, request: Request<ListKeysRequest>) -> Result<Response<ListKeysResponse>, Status> {
+        let caller = caller(&request)?;
+        let ListKeysRequest { scope, page_size, page_token } = request.into_inner();
+        let (scope, after, max) = (keys::scope(&scope)?, keys::after(&page_token)?, page_max(page_size));
+        let after = after.as_ref().map(|(scope, epoch)| (scope, *epoch));
+        let page = self.0.keys(&caller, scope.as_ref(), after, max).await;
+        let page = page.map_err(|refusal| status::read_status(&refusal))?;
+        Ok(Response::new(keys::listed(page, max)))
+    }
+
+    async fn rotate_keys(&self, request: Request<RotateKeysRequest>) -> Result<Response<RotateKeysResponse>, Status> {
+        let caller = caller(&request)?;
+        let scope = keys::scope(&request.into_inner().scope)?;
+        let done = self.0.rotate_keys(caller, scope).await.map_err(|refusal| status::read_status(&refusal))?;
+        let audit_index = done.decision_id.audit_index();
+        Ok(Response::new(RotateKeysResponse { keys: done.keys.into_iter().map(keys::key).collect(), audit_index }))
+    }
+
+    async fn rewrap_keys(&self, request: Request<RewrapKeysRequest>) -> Result<Response<RewrapKeysResponse>, Status> {
+        let done = self.0.rewrap_keys(caller(&request)?).await.map_err(|refusal| status::keys_status(&refusal))?;
+        Ok(Response::new(RewrapKeysResponse {
+            root_key_id: done.root.as_str().to_owned(),
+            keys_rewrapped: u32::try_from(done.keys).unwrap_or(u32::MAX),
+            audit_index: done.decision_id.audit_index(),
+        }))
+    }
+
+    async fn shred_key(&self, request: Request<ShredKeyRequest>) -> Result<Response<ShredKeyResponse>, Status> {
+        let caller = caller(&request)?;
+        let ShredKeyRequest { scope, epoch } = request.into_inner();
+        let scope = Scope::parse(&scope).map_err(status::argument)?;
+        let done = self.0.shred_key(caller, scope, Epoch(epoch)).await;
+        let done = done.map_err(|refusal| status::keys_status(&refusal))?;
+        let (root_key_id, audit_index) = (done.root.as_str().to_owned(), done.decision_id.audit_index());
+        Ok(Response::new(ShredKeyResponse { root_key_id, audit_index }))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod broker;
 pub mod connection;
 mod convert;
 pub mod gate;
+mod keys;
 pub mod listener;
 pub mod overruns;
 pub mod pipeline;

@@ -8,6 +8,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use veribus_proto::v1::{self, publish_result};
 
 use crate::{
+    administer::KeyRefusal,
     authenticate::SessionEnd,
     deliver::{EndReason, InboxError},
     engine::ReadError,
@@ -148,6 +149,10 @@ impl From<RefusalReason> for Told {
             RefusalReason::RevisionConflict => (Code::Aborted, "another revision stands there"),
             RefusalReason::ScopeLimit => (Code::ResourceExhausted, "as many scopes have keys as are kept"),
             RefusalReason::NoSuchKey => (Code::NotFound, "there is no such key, or it was shredded"),
+            RefusalReason::RootKeyFixed => (Code::FailedPrecondition, "the root key is not the broker's to change"),
+            RefusalReason::RootKeyFailed => {
+                (Code::Internal, "the next root key could not be made ready: nothing changed")
+            }
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)
@@ -262,6 +267,17 @@ pub(super) fn read_status(refusal: &ReadRefusal) -> Status {
         ReadRefusal::Token(_) => unauthenticated(),
         ReadRefusal::Denied { decision_id, reason } => Told::from(*reason).status(Some((decision_id, ""))),
         ReadRefusal::Record(error) => record_status(*error),
+    }
+}
+
+/// How a call on keys is told that it was refused, or not done to its end.
+pub(super) fn keys_status(refusal: &KeyRefusal) -> Status {
+    match refusal {
+        KeyRefusal::Refused(refusal) => read_status(refusal),
+        KeyRefusal::OldRootLeft(decision_id) => {
+            let text = "the keys are under the new root key, but the old one is not destroyed: start the broker anew";
+            Told(Code::Internal, "OLD_ROOT_KEY_LEFT", text).status(Some((decision_id, "")))
+        }
     }
 }
 

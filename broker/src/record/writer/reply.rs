@@ -4,7 +4,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     model::Outcome,
-    record::{AccessReceipt, Draft, Following, StateOutcome, queue::Submission},
+    record::{AccessReceipt, Draft, Following, KeyReceipt, StateOutcome, queue::Submission},
 };
 
 impl Submission {
@@ -16,10 +16,21 @@ impl Submission {
             | Self::Access(..)
             | Self::State(..)
             | Self::Follow(..)
+            | Self::Keys(..)
             | Self::Due(_)
             | Self::Finish(_)
             | Self::Barrier(_) => None,
         }
+    }
+
+    /// Whether it needs a commit that nothing else is in.
+    pub(super) const fn stands_alone(&self) -> bool {
+        matches!(self, Self::Keys(..))
+    }
+
+    /// Whether nothing that comes after it goes into the same commit.
+    pub(super) const fn closes_commit(&self) -> bool {
+        matches!(self, Self::Keys(..) | Self::Finish(_))
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -27,7 +38,7 @@ impl Submission {
             Self::Messages(messages, ..) => messages.len(),
             Self::State(orders, ..) => orders.len(),
             Self::Due(due) => due.len(),
-            Self::Access(..) | Self::Follow(..) | Self::Note(_) | Self::Finish(_) => 1,
+            Self::Access(..) | Self::Follow(..) | Self::Keys(..) | Self::Note(_) | Self::Finish(_) => 1,
             Self::Barrier(_) => 0,
         }
     }
@@ -39,6 +50,7 @@ pub(super) enum Reply {
     Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
     State(oneshot::Sender<Vec<StateOutcome>>, Vec<StateOutcome>, OwnedSemaphorePermit),
     Follow(oneshot::Sender<Following>, Following),
+    Keys(oneshot::Sender<KeyReceipt>, KeyReceipt),
     Barrier(oneshot::Sender<()>),
     None,
 }
@@ -51,6 +63,7 @@ impl Reply {
             Self::Access(reply, receipt) => drop(reply.send(receipt)),
             Self::State(reply, outcomes, _room) => drop(reply.send(outcomes)),
             Self::Follow(reply, following) => drop(reply.send(following)),
+            Self::Keys(reply, receipt) => drop(reply.send(receipt)),
             Self::Barrier(reply) => drop(reply.send(())),
             Self::None => {}
         }

@@ -23,6 +23,8 @@ pub(super) struct Changes {
     pub(super) revoked: Vec<Unrecorded>,
     /// To be lifted once the commit is durable.
     pub(super) lifted: Vec<u64>,
+    /// Which root key counts is decided by it.
+    pub(super) moves_root: bool,
 }
 
 /// A revocation in force whose entry may not be in the log.
