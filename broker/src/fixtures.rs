@@ -146,7 +146,10 @@ pub(crate) fn decider(files: &[(&str, &str)], clock: Clock) -> Result<Decider, c
 
 /// Shared state in `store`, under a root key of its own.
 pub(crate) fn state_table(store: &SharedLogStore) -> StateTable {
-    state_table_with(store, StateSettings { histories: Vec::new(), gone_kept_s: 60, scopes_max: 2 })
+    state_table_with(
+        store,
+        StateSettings { histories: Vec::new(), gone_kept_s: 60, scopes_max: 2, read_bytes_max: 1 << 20 },
+    )
 }
 
 pub(crate) fn state_table_with(store: &SharedLogStore, settings: StateSettings) -> StateTable {

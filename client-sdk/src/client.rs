@@ -7,7 +7,7 @@ use tonic::Status;
 use veribus_proto::v1::{self, PublishRequest};
 
 use crate::{
-    Admin, Audit, ClientBuilder, Error, Message, Publisher, Receipt, Subscription, Token, message::Outgoing,
+    Admin, Audit, ClientBuilder, Error, Message, Publisher, Receipt, State, Subscription, Token, message::Outgoing,
     present::Method, retry::Failed, session::Session, status::may_have_happened,
 };
 
@@ -87,6 +87,12 @@ impl Client {
     #[must_use]
     pub fn audit(&self) -> Audit {
         Audit::new(Arc::clone(&self.session))
+    }
+
+    /// The state that agents share.
+    #[must_use]
+    pub fn state(&self) -> State {
+        State::new(Arc::clone(&self.session))
     }
 
     /// The operators' side, for those who hold `admin.revoke`, `admin.sessions` or `admin.keys`.

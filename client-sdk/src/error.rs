@@ -8,6 +8,9 @@ use veribus_proto::v1;
 
 use crate::TokenError;
 
+/// The broker's word for a [`Error::Conflict`].
+pub(crate) const REVISION_CONFLICT: &str = "REVISION_CONFLICT";
+
 /// Why something did not happen, or why nobody can say whether it did.
 #[derive(Debug, Clone, ThisError)]
 #[non_exhaustive]
@@ -71,8 +74,38 @@ pub enum Error {
         /// Why there is no answer.
         cause: Box<Error>,
     },
-    /// The message is larger than what the broker would decode. Nothing was sent.
-    #[error("the message has {bytes} bytes on the wire, more than {bytes_max}")]
+    /// Another revision stands there than the one that was expected. Nothing was written or deleted.
+    #[error("`{key}` has {}", standing(*.current_revision))]
+    Conflict {
+        /// The key.
+        key: String,
+        /// What stands there; `None` where there is no value.
+        current_revision: Option<u64>,
+    },
+    /// The key that the value was encrypted with has been destroyed, and the value with it.
+    #[error("the value of `{key}` was shredded")]
+    Shredded {
+        /// The key.
+        key: String,
+    },
+    /// A write or a deletion was on its way and no answer came: it may have happened, or not. Read to find out.
+    #[error("whether `{key}` was changed is unknown: {cause}")]
+    ChangeUnknown {
+        /// The key.
+        key: String,
+        /// Why there is no answer.
+        cause: Box<Error>,
+    },
+    /// A value is no JSON of the expected shape, or what was to be written cannot be put as JSON. Nothing was sent.
+    #[error("the value of `{key}` is not the JSON expected: {fault}")]
+    Json {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// The message or value is larger than what the broker would decode. Nothing was sent.
+    #[error("{bytes} bytes on the wire are more than {bytes_max}")]
     TooLarge {
         /// Its encoded size.
         bytes: usize,
@@ -106,12 +139,15 @@ impl Error {
             Self::Refused(refusal) => Some(refusal.code),
             Self::Unauthenticated => Some(Code::Unauthenticated),
             Self::Unreachable { .. } | Self::Tls { .. } | Self::ConnectionLost { .. } => Some(Code::Unavailable),
-            Self::OutcomeUnknown { cause, .. } => cause.code(),
+            Self::OutcomeUnknown { cause, .. } | Self::ChangeUnknown { cause, .. } => cause.code(),
+            Self::Conflict { .. } => Some(Code::Aborted),
+            Self::Shredded { .. } => Some(Code::DataLoss),
             Self::InvalidUrl { .. }
             | Self::Configuration(_)
             | Self::TokenFile { .. }
             | Self::Token(_)
             | Self::TooLarge { .. }
+            | Self::Json { .. }
             | Self::InconsistentDelivery { .. }
             | Self::Protocol(_)
             | Self::NotText
@@ -126,7 +162,8 @@ impl Error {
         match self {
             Self::Refused(refusal) => Some(refusal.reason.as_str()).filter(|reason| !reason.is_empty()),
             Self::Unauthenticated => Some("UNAUTHENTICATED"),
-            Self::OutcomeUnknown { cause, .. } => cause.reason(),
+            Self::OutcomeUnknown { cause, .. } | Self::ChangeUnknown { cause, .. } => cause.reason(),
+            Self::Conflict { .. } => Some(REVISION_CONFLICT),
             _ => None,
         }
     }
@@ -137,7 +174,7 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
-            Self::OutcomeUnknown { cause, .. } => cause.retry_after(),
+            Self::OutcomeUnknown { cause, .. } | Self::ChangeUnknown { cause, .. } => cause.retry_after(),
             _ => None,
         }
     }
@@ -146,6 +183,15 @@ impl Error {
     pub(crate) fn outcome_unknown(message_id: String, cause: Self) -> Self {
         Self::OutcomeUnknown { message_id, cause: Box::new(cause) }
     }
+
+    /// Says that a value may or may not have been changed.
+    pub(crate) fn change_unknown(key: &str, cause: Self) -> Self {
+        Self::ChangeUnknown { key: key.to_owned(), cause: Box::new(cause) }
+    }
+}
+
+fn standing(current_revision: Option<u64>) -> String {
+    current_revision.map_or_else(|| "no value".to_owned(), |revision| format!("the revision {revision}"))
 }
 
 /// What the broker said when it refused.
@@ -184,6 +230,21 @@ impl From<v1::Refusal> for Refusal {
             duplicate: wire.duplicate,
             retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms)),
         }
+    }
+}
+
+impl From<v1::StateRefusal> for Refusal {
+    fn from(wire: v1::StateRefusal) -> Self {
+        v1::Refusal {
+            code: wire.code,
+            reason: wire.reason,
+            message: wire.message,
+            decision_id: wire.decision_id,
+            audit_index: wire.audit_index,
+            retry_after_ms: wire.retry_after_ms,
+            ..v1::Refusal::default()
+        }
+        .into()
     }
 }
 

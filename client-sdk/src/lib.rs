@@ -1,4 +1,4 @@
-//! The client SDK for Veribus: publish, subscribe, and know what became of each message.
+//! The client SDK for Veribus: publish, subscribe, share state, and know what became of each message.
 //!
 //! ```no_run
 //! use futures_util::StreamExt as _;
@@ -21,6 +21,7 @@
 //! - [`Client::publish`] and [`Publisher`]: one message, or many under way at once. Either way a message ends in a
 //!   [`Receipt`] or in an [`Error`] that says whether it was recorded, was not, or may have been.
 //! - [`Subscription`]: deliveries in the order of the audit log, each checked before it is handed on.
+//! - [`State`]: values that agents share under keys, written by compare-and-swap where it matters, and watched.
 //! - [`Audit`]: the audit log.
 //! - [`Admin`]: revoking, open sessions, and the keys of shared state.
 //!
@@ -68,7 +69,7 @@
 //!
 //! # Scope
 //!
-//! In scope: the broker's `BrokerService`, `AuditService` and `AdminService`. Out of scope: getting a token for a person.
+//! In scope: the broker's `BrokerService`, `StateService`, `AuditService` and `AdminService`. Out of scope: getting a token for a person.
 //!
 //! The feature `oauth`, on by default, brings [`ClientCredentials`] and with it an HTTP client.
 
@@ -83,16 +84,19 @@ mod error;
 mod message;
 #[cfg(feature = "oauth")]
 mod oauth;
+mod pipeline;
 mod present;
 mod publisher;
 mod receipt;
 mod retry;
 mod session;
+mod state;
 mod status;
 mod subscription;
 #[cfg(test)]
 mod tests;
 mod token;
+mod upstream;
 
 pub use tonic::Code;
 pub use veribus_proto as proto;
@@ -110,6 +114,10 @@ pub use message::Message;
 pub use oauth::{ClientCredentials, ClientCredentialsBuilder};
 pub use publisher::{Pending, Publisher};
 pub use receipt::{Decision, Receipt};
+pub use state::{
+    Deleted, NewValue, PendingState, State, StateChange, StateDelete, StateList, StateMetadata, StatePage, StatePut,
+    StateSession, StateValue, StateWatch, StateWriter, Written,
+};
 pub use subscription::{Delivery, Gap, Subscription, SubscriptionEvent, SubscriptionEvents, VerifiedSender};
 pub use token::{StaticToken, Token, TokenError, TokenFile, TokenFuture, TokenProvider};
 

@@ -29,6 +29,12 @@ impl Method {
     pub(crate) const ROTATE_KEYS: Self = Self("/veribus.v1.AdminService/RotateKeys");
     pub(crate) const REWRAP_KEYS: Self = Self("/veribus.v1.AdminService/RewrapKeys");
     pub(crate) const SHRED_KEY: Self = Self("/veribus.v1.AdminService/ShredKey");
+    pub(crate) const STATE_PUT: Self = Self("/veribus.v1.StateService/Put");
+    pub(crate) const STATE_GET: Self = Self("/veribus.v1.StateService/Get");
+    pub(crate) const STATE_DELETE: Self = Self("/veribus.v1.StateService/Delete");
+    pub(crate) const STATE_LIST: Self = Self("/veribus.v1.StateService/List");
+    pub(crate) const STATE_WATCH: Self = Self("/veribus.v1.StateService/Watch");
+    pub(crate) const STATE_SESSION: Self = Self("/veribus.v1.StateService/Session");
     pub(crate) const TAIL: Self = Self("/veribus.v1.AuditService/Tail");
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use veribus_proto::v1::{
     admin_service_client::AdminServiceClient, audit_service_client::AuditServiceClient,
-    broker_service_client::BrokerServiceClient,
+    broker_service_client::BrokerServiceClient, state_service_client::StateServiceClient,
 };
 
 use crate::{
@@ -47,6 +47,10 @@ impl Session {
 
     pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
+    }
+
+    pub(crate) fn state(&self) -> StateServiceClient<Channel> {
+        StateServiceClient::new(self.channel.clone()).max_decoding_message_size(DECODED_BYTES_MAX)
     }
 
     /// Attempts at something that must be through within the time for a publish.

@@ -5,7 +5,11 @@ use std::error::Error as StdError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{Error, connect::ConnectFault, error::Refusal};
+use crate::{
+    Error,
+    connect::ConnectFault,
+    error::{REVISION_CONFLICT, Refusal},
+};
 
 /// The domain of the broker's `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "veribus";
@@ -62,6 +66,15 @@ impl Verdict {
             verdict => verdict,
         }
     }
+
+    /// For watches, which come back after they were cut off for want of room, but not where there is no going on from the
+    /// revision that they name.
+    pub(crate) fn of_watch(status: &Status) -> Self {
+        match Self::of(status) {
+            Self::Final(error) if status.code() == Code::ResourceExhausted => Self::Again(error),
+            verdict => verdict,
+        }
+    }
 }
 
 /// Whether the call may have had an effect although it failed.
@@ -99,6 +112,13 @@ fn innermost(status: &Status) -> String {
         error = source;
     }
     error.to_string()
+}
+
+/// What stands under a key, where the broker refused a change because of it. 0: no value.
+pub(crate) fn revision_in_conflict(status: &Status) -> Option<u64> {
+    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    let is_conflict = status.code() == Code::Aborted && info.reason == REVISION_CONFLICT;
+    info.metadata.get("current_revision").filter(|_| is_conflict)?.parse().ok()
 }
 
 /// The status that says of a call what a refusal says of one message.

@@ -16,6 +16,7 @@ pub mod payload;
     missing_docs,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     reason = "generated; the documentation is in the .proto files"
 )]
 pub mod v1 {

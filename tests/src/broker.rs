@@ -1,6 +1,10 @@
 //! A broker in this process.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -125,6 +129,18 @@ impl Home {
         });
         let server = server.await??;
         Ok(TestBroker { home: self, server })
+    }
+
+    /// Where its data lie.
+    #[must_use]
+    pub fn data_directory(&self) -> &Path {
+        &self.config.record.data_directory
+    }
+
+    /// The file with its root key.
+    #[must_use]
+    pub fn root_key_file(&self) -> PathBuf {
+        self.config.state.root_key_file.clone().unwrap_or_default()
     }
 
     /// The settings of the next start.

@@ -25,6 +25,7 @@ pub mod process;
 mod proofs;
 pub mod python;
 pub mod raw;
+pub mod state;
 pub mod streams;
 pub mod wire;
 

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    net::TcpStream,
     process::{Child, ChildStdout, Command as AsyncCommand},
 };
 use veribus_broker::dev::{DevDirectory, DevOptions};
@@ -58,10 +59,19 @@ impl Binary {
     /// # Errors
     /// Where it does not get ready.
     pub async fn dev(&self, directory: &Path) -> Result<Process> {
+        self.dev_logging(directory, "error", Stdio::inherit()).await
+    }
+
+    /// The same, with its log on this level and to there.
+    ///
+    /// # Errors
+    /// Where it does not get ready.
+    pub async fn dev_logging(&self, directory: &Path, level: &str, log: Stdio) -> Result<Process> {
         let mut child = AsyncCommand::new(&self.path)
-            .args(["dev", "--listen", "127.0.0.1:0", "--dir"])
+            .args(["dev", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--dir"])
             .arg(directory)
-            .env("VERIBUS_LOG", "error")
+            .env("VERIBUS_LOG", level)
+            .stderr(log)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -70,7 +80,9 @@ impl Binary {
         let ready = patiently(output.next_line()).await??.context("it ended before it was ready")?;
         let url = ready.split(' ').nth(1).with_context(|| ready.clone())?;
         let address = url.trim_start_matches("https://").parse().with_context(|| ready.clone())?;
-        Ok(Process { child, address, ca: directory.join("ca.pem"), _output: output })
+        let metrics = ready.split_once("(metrics http://").and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
+        let metrics = metrics.with_context(|| ready.clone())?;
+        Ok(Process { child, metrics, address, ca: directory.join("ca.pem"), _output: output })
     }
 }
 
@@ -95,6 +107,7 @@ pub fn open_directory(path: &Path) -> Result<DevDirectory> {
 pub struct Process {
     child: Child,
     address: std::net::SocketAddr,
+    metrics: std::net::SocketAddr,
     ca: PathBuf,
     _output: Lines<BufReader<ChildStdout>>,
 }
@@ -106,6 +119,18 @@ impl Process {
     /// Why it does not connect.
     pub async fn raw(&self, token: &str) -> Result<Raw> {
         Raw::connect(self.address, &self.ca, Some(token), RawOptions::default()).await
+    }
+
+    /// Its metrics, as text.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub async fn metrics(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(self.metrics).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut text = String::new();
+        patiently(stream.read_to_string(&mut text)).await??;
+        Ok(text)
     }
 
     /// Kills it: SIGKILL, no last words.

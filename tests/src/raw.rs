@@ -19,7 +19,7 @@ use tonic_types::StatusExt as _;
 use veribus_broker::transport::tls::provider;
 use veribus_proto::v1::{
     admin_service_client::AdminServiceClient, audit_service_client::AuditServiceClient,
-    broker_service_client::BrokerServiceClient,
+    broker_service_client::BrokerServiceClient, state_service_client::StateServiceClient,
 };
 
 use crate::certificates::ClientCertificate;
@@ -95,6 +95,12 @@ impl Raw {
     #[must_use]
     pub fn broker(&self) -> BrokerServiceClient<RawChannel> {
         BrokerServiceClient::new(self.channel()).max_decoding_message_size(64 << 20)
+    }
+
+    /// `StateService`.
+    #[must_use]
+    pub fn state(&self) -> StateServiceClient<RawChannel> {
+        StateServiceClient::new(self.channel()).max_decoding_message_size(64 << 20)
     }
 
     /// `AdminService`.

@@ -180,7 +180,7 @@ pub fn refreshing(token: &str) -> SubscribeRequest {
     SubscribeRequest { request: Some(subscribe_request::Request::Refresh(credentials(token))) }
 }
 
-fn credentials(token: &str) -> Credentials {
+pub(crate) fn credentials(token: &str) -> Credentials {
     Credentials { token: token.to_owned(), ..Credentials::default() }
 }
 

@@ -21,6 +21,7 @@ mod output;
 mod publish;
 mod serve;
 mod start;
+mod state;
 mod subscribe;
 mod token;
 
@@ -54,6 +55,9 @@ enum Command {
     Pub(publish::PublishArgs),
     /// Print messages as they arrive
     Sub(subscribe::SubscribeArgs),
+    /// Share state with other agents: values under keys
+    #[command(subcommand)]
+    State(state::StateCommand),
     /// Read, follow, verify and export the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -108,6 +112,7 @@ impl Command {
             Self::Token(command) => token::run(command),
             Self::Pub(args) => publish::run(args).await,
             Self::Sub(args) => subscribe::run(args).await,
+            Self::State(command) => state::run(command).await,
             Self::Audit(command) => audit::run(command).await,
             Self::Revoke(args) => admin::revoke(args).await,
             Self::Reinstate(args) => admin::reinstate(args).await,

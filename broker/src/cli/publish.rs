@@ -58,7 +58,7 @@ pub(super) async fn run(mut args: PublishArgs) -> Result<(), Failure> {
     }
 }
 
-fn payload(data: Option<String>, file: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
+pub(super) fn payload(data: Option<String>, file: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
     let Some(path) = file else { return Ok(data.unwrap_or_default().into_bytes()) };
     let read = if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
@@ -79,7 +79,7 @@ fn message(args: PublishArgs, data: Vec<u8>) -> (Message, ConnectArgs) {
     (message, args.connection)
 }
 
-fn content_type(data: &[u8]) -> &'static str {
+pub(super) fn content_type(data: &[u8]) -> &'static str {
     if serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok() {
         JSON
     } else if std::str::from_utf8(data).is_ok() {

@@ -24,6 +24,10 @@ pub struct StateConfig {
     /// How many scopes may have keys.
     #[serde(default = "default_scopes")]
     pub scopes_max: usize,
+    /// How many bytes of values longer than 4 KiB may wait for their readers to take them. Beyond that such a read may have
+    /// to be repeated, where the value is replaced meanwhile.
+    #[serde(default = "default_read_bytes")]
+    pub read_bytes_max: usize,
 }
 
 /// `[[state.histories]]`: the first whose pattern names a scope counts; where none does, only the newest version is kept.
@@ -44,6 +48,7 @@ impl Default for StateConfig {
             histories: Vec::new(),
             gone_kept_s: default_gone_kept(),
             scopes_max: default_scopes(),
+            read_bytes_max: default_read_bytes(),
         }
     }
 }
@@ -75,4 +80,8 @@ const fn default_gone_kept() -> u64 {
 
 const fn default_scopes() -> usize {
     10_000
+}
+
+const fn default_read_bytes() -> usize {
+    64 << 20
 }

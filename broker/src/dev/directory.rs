@@ -327,7 +327,7 @@ mod tests {
         let certificate = path.canonicalize().expect("there").join("server.pem");
         second.insert(certificate.clone(), first[&certificate].clone());
         assert_eq!(first, second);
-        assert_eq!(first.len(), 18, "{:?}", first.keys());
+        assert_eq!(first.len(), 19, "{:?}", first.keys());
     }
 
     #[test]

@@ -120,8 +120,8 @@ impl KeyRing {
         let mut keys = Keys { root, scopes: BTreeMap::new() };
         for (key, value) in records {
             let stored = parse(&key, &value)?;
-            let held = keys.unwrap(&stored)?;
-            keys.put(stored.scope, stored.epoch, held);
+            let kept = keys.unwrap(&stored)?;
+            keys.put(stored.scope, stored.epoch, kept);
         }
         Ok(Self { keys: RwLock::new(keys), pending: Mutex::default() })
     }
@@ -131,8 +131,8 @@ impl KeyRing {
     #[must_use]
     pub fn current(&self, scope: &Scope) -> Option<(Epoch, Arc<ScopeKey>)> {
         let keys = self.keys.read();
-        let (epoch, held) = keys.scopes.get(scope)?.last_key_value()?;
-        Some((*epoch, held.key().ok()?))
+        let (epoch, kept) = keys.scopes.get(scope)?.last_key_value()?;
+        Some((*epoch, kept.key().ok()?))
     }
 
     /// The key of one epoch. It stays usable for who has it, even if it is shredded meanwhile.
@@ -140,7 +140,7 @@ impl KeyRing {
     /// # Errors
     /// [`NoKey`].
     pub fn key(&self, scope: &Scope, epoch: Epoch) -> Result<Arc<ScopeKey>, NoKey> {
-        self.keys.read().held(scope, epoch)?.key()
+        self.keys.read().kept(scope, epoch)?.key()
     }
 
     /// Up to `count_max` keys, of one scope or of all, in order, from behind `after`.
@@ -192,9 +192,9 @@ impl KeyRing {
         let hold = self.pending.lock().begin_epoch()?;
         let keys = self.keys.read();
         let epoch = next_epoch(keys.latest(scope).max(after))?;
-        let held = Held { created_at: now, state: State::Live(Arc::new(ScopeKey::generate()?)) };
-        let records = vec![held.to_record(scope, epoch, &*keys.root)?];
-        Ok(KeyChange { records, effect: Effect::Begin(scope.clone(), epoch, held), _hold: hold })
+        let kept = Kept { created_at: now, state: State::Live(Arc::new(ScopeKey::generate()?)) };
+        let records = vec![kept.to_record(scope, epoch, &*keys.root)?];
+        Ok(KeyChange { records, effect: Effect::Begin(scope.clone(), epoch, kept), _hold: hold })
     }
 
     /// All keys under the next root key.
@@ -222,9 +222,9 @@ impl KeyRing {
     ) -> Result<KeyChange, KeyRingError> {
         let hold = self.pending.lock().change_root()?;
         let keys = self.keys.read();
-        let held = keys.held(scope, epoch)?;
-        held.key()?;
-        let tombstone = Held { created_at: held.created_at, state: State::Shredded(now) };
+        let kept = keys.kept(scope, epoch)?;
+        kept.key()?;
+        let tombstone = Kept { created_at: kept.created_at, state: State::Shredded(now) };
         let is_it = |name: &Scope, number: Epoch| (name, number) == (scope, epoch);
         let records = keys.rewrapped(&*next, |name, number| is_it(name, number).then(|| tombstone.clone()))?;
         Ok(KeyChange { records, effect: Effect::Shred(next, scope.clone(), epoch, tombstone), _hold: hold })
@@ -245,7 +245,7 @@ impl KeyRing {
     pub fn apply(&self, change: KeyChange) {
         let mut keys = self.keys.write();
         match change.effect {
-            Effect::Begin(scope, epoch, held) => keys.put(scope, epoch, held),
+            Effect::Begin(scope, epoch, kept) => keys.put(scope, epoch, kept),
             Effect::Rewrap(next) => keys.root = next,
             Effect::Shred(next, scope, epoch, tombstone) => {
                 keys.root = next;
@@ -274,16 +274,16 @@ impl KeyChange {
     #[must_use]
     pub fn key(&self) -> Option<(Epoch, Arc<ScopeKey>)> {
         match &self.effect {
-            Effect::Begin(_, epoch, held) => Some((*epoch, held.key().ok()?)),
+            Effect::Begin(_, epoch, kept) => Some((*epoch, kept.key().ok()?)),
             Effect::Rewrap(_) | Effect::Shred(..) => None,
         }
     }
 }
 
 enum Effect {
-    Begin(Scope, Epoch, Held),
+    Begin(Scope, Epoch, Kept),
     Rewrap(Arc<dyn RootKey>),
-    Shred(Arc<dyn RootKey>, Scope, Epoch, Held),
+    Shred(Arc<dyn RootKey>, Scope, Epoch, Kept),
 }
 
 /// Who holds one of these has a change that is not in effect. A new key is wrapped by the root key of its day, so none may
@@ -311,7 +311,7 @@ fn is_held(token: &Arc<()>) -> bool {
     Arc::strong_count(token) > 1
 }
 
-type Epochs = BTreeMap<Epoch, Held>;
+type Epochs = BTreeMap<Epoch, Kept>;
 
 struct Keys {
     root: Arc<dyn RootKey>,
@@ -319,23 +319,23 @@ struct Keys {
 }
 
 impl Keys {
-    fn put(&mut self, scope: Scope, epoch: Epoch, held: Held) {
-        self.scopes.entry(scope).or_default().insert(epoch, held);
+    fn put(&mut self, scope: Scope, epoch: Epoch, kept: Kept) {
+        self.scopes.entry(scope).or_default().insert(epoch, kept);
     }
 
     fn latest(&self, scope: &Scope) -> Option<Epoch> {
         self.scopes.get(scope)?.last_key_value().map(|(epoch, _)| *epoch)
     }
 
-    fn held(&self, scope: &Scope, epoch: Epoch) -> Result<&Held, NoKey> {
+    fn kept(&self, scope: &Scope, epoch: Epoch) -> Result<&Kept, NoKey> {
         self.scopes.get(scope).and_then(|epochs| epochs.get(&epoch)).ok_or(NoKey::Unknown)
     }
 
-    fn unwrap(&self, stored: &StoredKey) -> Result<Held, KeyRingError> {
+    fn unwrap(&self, stored: &StoredKey) -> Result<Kept, KeyRingError> {
         let StoredKey { scope, epoch, created_at, root, body } = stored;
         let (scope, epoch, created_at) = (scope.clone(), *epoch, *created_at);
         let wrapped = match body {
-            StoredBody::Shredded(at) => return Ok(Held { created_at, state: State::Shredded(*at) }),
+            StoredBody::Shredded(at) => return Ok(Kept { created_at, state: State::Shredded(*at) }),
             StoredBody::Wrapped(wrapped) => wrapped,
         };
         if root != self.root.id() {
@@ -343,7 +343,7 @@ impl Keys {
             return Err(KeyRingError::OtherRoot { scope, epoch, wrapped_by, given });
         }
         match self.root.unwrap(&WrapContext { scope: &scope, epoch }, wrapped) {
-            Ok(key) => Ok(Held { created_at, state: State::Live(Arc::new(key)) }),
+            Ok(key) => Ok(Kept { created_at, state: State::Live(Arc::new(key)) }),
             Err(_) => Err(KeyRingError::NotUnwrapped { scope, epoch }),
         }
     }
@@ -352,16 +352,16 @@ impl Keys {
     fn rewrapped(
         &self,
         next: &dyn RootKey,
-        instead: impl Fn(&Scope, Epoch) -> Option<Held>,
+        instead: impl Fn(&Scope, Epoch) -> Option<Kept>,
     ) -> Result<Vec<Record>, KeyRingError> {
         if next.id() == self.root.id() {
             return Err(KeyRingError::SameRoot);
         }
         let mut records = Vec::new();
         for (scope, epochs) in &self.scopes {
-            for (epoch, held) in epochs {
+            for (epoch, kept) in epochs {
                 let instead = instead(scope, *epoch);
-                records.push(instead.as_ref().unwrap_or(held).to_record(scope, *epoch, next)?);
+                records.push(instead.as_ref().unwrap_or(kept).to_record(scope, *epoch, next)?);
             }
         }
         Ok(records)
@@ -369,7 +369,7 @@ impl Keys {
 }
 
 #[derive(Clone)]
-struct Held {
+struct Kept {
     created_at: UnixMicros,
     state: State,
 }
@@ -380,7 +380,7 @@ enum State {
     Shredded(UnixMicros),
 }
 
-impl Held {
+impl Kept {
     fn key(&self) -> Result<Arc<ScopeKey>, NoKey> {
         match &self.state {
             State::Live(key) => Ok(key.clone()),
@@ -401,13 +401,13 @@ impl Held {
 
 fn facts<'a>(scope: &'a Scope, epochs: &'a Epochs) -> impl Iterator<Item = KeyFact> + 'a {
     let latest = epochs.last_key_value().map(|(epoch, _)| *epoch);
-    epochs.iter().map(move |(epoch, held)| {
-        let shredded_at = match held.state {
+    epochs.iter().map(move |(epoch, kept)| {
+        let shredded_at = match kept.state {
             State::Live(_) => None,
             State::Shredded(at) => Some(at),
         };
         let current = shredded_at.is_none() && Some(*epoch) == latest;
-        KeyFact { scope: scope.clone(), epoch: *epoch, created_at: held.created_at, current, shredded_at }
+        KeyFact { scope: scope.clone(), epoch: *epoch, created_at: kept.created_at, current, shredded_at }
     })
 }
 

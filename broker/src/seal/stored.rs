@@ -88,3 +88,56 @@ struct Layout {
     #[prost(int64, optional, tag = "5")]
     shredded_at_us: Option<i64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(body: StoredBody) -> StoredKey {
+        let scope = Scope::parse("tickets.open").expect("a scope");
+        let root = RootKeyId::parse("0123456789abcdef").expect("an id");
+        StoredKey { scope, epoch: Epoch(258), created_at: UnixMicros(-7), root, body }
+    }
+
+    fn layout() -> Layout {
+        let root_key_id = "0123456789abcdef".to_owned();
+        Layout { version: VERSION, created_at_us: 1, root_key_id, wrapped: vec![1], shredded_at_us: None }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        for body in [StoredBody::Wrapped(vec![1, 2, 3]), StoredBody::Shredded(UnixMicros(0))] {
+            let record = stored(body.clone()).to_record();
+            assert_eq!(&record.key[..], b"k/tickets.open\0\0\0\x01\x02");
+            assert_eq!(StoredKey::parse(&record.key, &record.value.expect("a value")), Some(stored(body)));
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_form_is_refused() {
+        let value = layout().encode_to_vec();
+        assert!(StoredKey::parse(b"k/tickets\0\0\0\0\x01", &value).is_some());
+        let other: [&[u8]; 7] = [
+            b"",
+            b"k/",
+            b"k/tickets\0\0\0\0\0",
+            b"k/tickets\0\0\0\x01",
+            b"k/tickets.*\0\0\0\0\x01",
+            b"s/tickets\0\0\0\0\x01",
+            b"k/tickets!\0\0\0\x01",
+        ];
+        for key in other {
+            assert_eq!(StoredKey::parse(key, &value), None, "{}", key.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_form_is_refused() {
+        let parse = |layout: Layout| StoredKey::parse(b"k/tickets\0\0\0\0\x01", &layout.encode_to_vec());
+        assert!(parse(layout()).is_some());
+        assert_eq!(parse(Layout { version: 2, ..layout() }), None);
+        assert_eq!(parse(Layout { root_key_id: "0123".to_owned(), ..layout() }), None);
+        assert_eq!(parse(Layout { wrapped: Vec::new(), ..layout() }), None, "neither a key nor shredded");
+        assert_eq!(parse(Layout { shredded_at_us: Some(1), ..layout() }), None, "a key, and shredded");
+    }
+}

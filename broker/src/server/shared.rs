@@ -71,6 +71,7 @@ fn settings(config: &StateConfig) -> StateSettings {
         histories: histories.filter_map(history).collect(),
         gone_kept_s: config.gone_kept_s,
         scopes_max: config.scopes_max,
+        read_bytes_max: config.read_bytes_max,
     }
 }
 

@@ -95,13 +95,13 @@ impl Changes {
         let mut through = revision;
         let mut changes = Vec::new();
         for (changed, key) in latest.changes.range(first..) {
-            if changes.len() >= max {
-                return Some(Since { changes, through });
-            }
-            through = *changed;
             if prefix.matches(key) {
+                if changes.len() >= max {
+                    break;
+                }
                 changes.push((*changed, key.clone()));
             }
+            through = *changed;
         }
         Some(Since { changes, through })
     }

@@ -92,6 +92,8 @@ pub(super) struct Plain {
     pub(super) expires_unix_us: i64,
     #[prost(int64, tag = "4")]
     pub(super) written_unix_us: i64,
+    #[prost(uint64, tag = "5")]
+    pub(super) revision: u64,
 }
 
 impl Head {

@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use prost::Message as _;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use super::{
     Changes, HISTORY_MAX, SealedValue,
@@ -29,6 +30,8 @@ pub struct StateSettings {
     pub gone_kept_s: u64,
     /// How many scopes may have keys.
     pub scopes_max: usize,
+    /// How many bytes of long values may wait for their readers to take them.
+    pub read_bytes_max: usize,
 }
 
 /// Why an operation on state could not be carried out.
@@ -97,14 +100,17 @@ pub struct StateTable {
     key_changes: Vec<KeyChange>,
     changed: Vec<(Revision, StateKey)>,
     changes: Arc<Changes>,
+    read_room: Arc<Semaphore>,
 }
 
 impl StateTable {
     /// State in `store`, under `keys`. What changes is told to `changes`.
     #[must_use]
     pub fn new(store: SharedLogStore, settings: StateSettings, keys: Arc<KeyRing>, changes: Arc<Changes>) -> Self {
+        let read_room = Arc::new(Semaphore::new(settings.read_bytes_max.min(u32::MAX as usize)));
         Self {
             changes,
+            read_room,
             store,
             settings,
             keys,
@@ -259,11 +265,26 @@ impl StateTable {
             _ => Some(newest.clone()),
         };
         let Some(version) = version else { return Ok(Lookup::Nothing) };
-        Ok(match self.keys.key(key.scope(), Epoch(version.epoch)) {
-            Err(NoKey::Shredded) => Lookup::Shredded(Revision(version.revision)),
+        match self.keys.key(key.scope(), Epoch(version.epoch)) {
+            Err(NoKey::Shredded) => Ok(Lookup::Shredded(Revision(version.revision))),
             // What is missing by mistake is found out when it is opened.
-            Ok(_) | Err(NoKey::Unknown) => Lookup::Found(Box::new(SealedValue::new(key.clone(), version))),
-        })
+            Ok(_) | Err(NoKey::Unknown) => Ok(Lookup::Found(Box::new(self.taken(key, version)?))),
+        }
+    }
+
+    /// As it is now: what replaces it takes its parts away. Where too much waits for its readers, the parts are left in the
+    /// store.
+    fn taken(&self, key: &StateKey, version: Version) -> Result<SealedValue, TableError> {
+        let bytes = u32::try_from(version.size_bytes).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.read_room).try_acquire_many_owned(bytes);
+        match room {
+            Ok(room) if version.parts > 0 => {
+                let sealed = value::fetch(key, &version, |part| self.record(part))?;
+                let sealed = sealed.ok_or_else(|| TableError::Damaged(key.clone()))?;
+                Ok(SealedValue::new(key.clone(), version).whole(sealed, room))
+            }
+            _ => Ok(SealedValue::new(key.clone(), version)),
+        }
     }
 
     /// The changed records of the open commit.
@@ -303,12 +324,19 @@ impl StateTable {
 
     fn head(&self, key: &StateKey) -> Result<Head, TableError> {
         let Some(record) = self.record(&stored::head_key(key))? else { return Ok(Head::default()) };
-        Head::decode(record).map_err(|_| TableError::Damaged(key.clone()))
+        let head = Head::decode(record).map_err(|_| TableError::Damaged(key.clone()))?;
+        let last = head.last_revision().0;
+        // One that was put here from elsewhere.
+        if head.earlier.iter().any(|earlier| *earlier >= last) {
+            return Err(TableError::Damaged(key.clone()));
+        }
+        Ok(head)
     }
 
     fn past(&self, key: &StateKey, revision: u64) -> Result<Option<Version>, TableError> {
         let Some(record) = self.record(&stored::past_key(key, revision))? else { return Ok(None) };
-        Version::decode(record).map(Some).map_err(|_| TableError::Damaged(key.clone()))
+        let version = Version::decode(record).ok().filter(|version| version.revision == revision);
+        version.map(Some).ok_or_else(|| TableError::Damaged(key.clone()))
     }
 
     fn record(&self, key: &Bytes) -> Result<Option<Bytes>, ReadError> {

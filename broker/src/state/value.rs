@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::stored::{self, Plain, Version};
 use crate::{
@@ -59,6 +60,8 @@ pub struct Metadata {
 pub struct SealedValue {
     key: StateKey,
     version: Version,
+    /// The room that the parts of a long value take, once they are here.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// A version of a value, for its reader.
@@ -72,7 +75,12 @@ pub struct OpenedValue {
 
 impl SealedValue {
     pub(super) const fn new(key: StateKey, version: Version) -> Self {
-        Self { key, version }
+        Self { key, version, room: None }
+    }
+
+    /// With all its parts.
+    pub(super) fn whole(self, sealed: Bytes, room: OwnedSemaphorePermit) -> Self {
+        Self { version: Version { sealed, ..self.version }, room: Some(room), ..self }
     }
 
     /// Its key.
@@ -93,13 +101,13 @@ impl SealedValue {
         self.version.size_bytes
     }
 
-    /// Whether it is stored in parts, which are fetched as it is opened.
+    /// Whether it takes a while to open.
     #[must_use]
     pub const fn is_long(&self) -> bool {
         self.version.parts > 0
     }
 
-    /// Opens it. Parts of a long value are fetched from `store`, where they may be gone by now.
+    /// Opens it. Parts that are not here yet are fetched from `store`, where they may be gone by now.
     ///
     /// # Errors
     /// [`Unreadable`].
@@ -110,22 +118,28 @@ impl SealedValue {
             Err(NoKey::Shredded) => return Err(Unreadable::Shredded),
             Err(NoKey::Unknown) => return Err(OpenError.into()),
         };
-        if self.version.parts > 0 {
-            self.version.sealed = self.fetch(store)?;
+        if self.version.parts > 0 && self.room.is_none() {
+            let part = |key: &Bytes| store.record(key);
+            self.version.sealed = fetch(&self.key, &self.version, part)?.ok_or(Unreadable::Replaced)?;
         }
         let plain = open(&scope_key, &self.key, &self.version)?;
         let metadata = metadata(self.key, &self.version, Vec::new());
         Ok(OpenedValue { metadata, value: plain })
     }
+}
 
-    fn fetch(&self, store: &SharedLogStore) -> Result<Bytes, Unreadable> {
-        let mut sealed = Vec::new();
-        for part in 0..u16::try_from(self.version.parts).unwrap_or(u16::MAX) {
-            let part = store.record(&stored::part_key(&self.key, self.version.revision, part))?;
-            sealed.extend_from_slice(&part.ok_or(Unreadable::Replaced)?);
-        }
-        Ok(sealed.into())
+/// The parts of a long value, put together; `None` if one is gone.
+pub(super) fn fetch(
+    key: &StateKey,
+    version: &Version,
+    record: impl Fn(&Bytes) -> Result<Option<Bytes>, ReadError>,
+) -> Result<Option<Bytes>, ReadError> {
+    let mut sealed = Vec::new();
+    for part in 0..u16::try_from(version.parts).unwrap_or(u16::MAX) {
+        let Some(part) = record(&stored::part_key(key, version.revision, part))? else { return Ok(None) };
+        sealed.extend_from_slice(&part);
     }
+    Ok(Some(sealed.into()))
 }
 
 pub(super) fn metadata(key: StateKey, version: &Version, earlier: Vec<Revision>) -> Metadata {
@@ -172,6 +186,7 @@ pub(super) fn seal(
         content_type: version.content_type.clone(),
         expires_unix_us: version.expires_unix_us,
         written_unix_us: version.written_unix_us,
+        revision: version.revision,
     };
     let plain = zeroize::Zeroizing::new(plain.encode_to_vec());
     let resource = write.key.to_string();
@@ -185,9 +200,12 @@ fn open(scope_key: &ScopeKey, key: &StateKey, version: &Version) -> Result<Bytes
     let resource = key.to_string();
     let plain = with_context(key, &resource, version, |context| seal::open(scope_key, context, &version.sealed))?;
     let plain = Plain::decode(Bytes::from(plain)).map_err(|_| OpenError)?;
-    let as_sealed = (&plain.content_type, plain.expires_unix_us, plain.written_unix_us, plain.value.len() as u64);
-    let as_said = (&version.content_type, version.expires_unix_us, version.written_unix_us, version.size_bytes);
-    if as_sealed == as_said { Ok(plain.value) } else { Err(OpenError) }
+    let times_as_sealed = (plain.expires_unix_us, plain.written_unix_us);
+    let is_as_said = plain.revision == version.revision
+        && plain.content_type == version.content_type
+        && plain.value.len() as u64 == version.size_bytes
+        && times_as_sealed == (version.expires_unix_us, version.written_unix_us);
+    if is_as_said { Ok(plain.value) } else { Err(OpenError) }
 }
 
 /// A token hash of the wrong length stands for none: nothing was ever sealed under it.

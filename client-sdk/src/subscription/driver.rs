@@ -1,9 +1,8 @@
 //! The task behind a subscription: reads, checks, hands on, and opens anew.
 
-use std::{pin::pin, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use veribus_proto::v1::{
     self, DeliveryBatch, SubscribeRequest, SubscribeResponse, subscribe_request::Request, subscribe_response::Response,
@@ -16,41 +15,19 @@ use crate::{
     retry::{Attempts, Failed},
     session::Session,
     status::Verdict,
-    token::RunningToken,
+    upstream::{Refreshing, Upstream},
 };
 
-/// How many requests wait for the connection: the subscription, or a fresh token.
-const REQUESTS_QUEUED_MAX: usize = 1;
+const REFRESHING: Refreshing<SubscribeRequest> = Refreshing {
+    method: Method::SUBSCRIBE,
+    request: |credentials| SubscribeRequest { request: Some(Request::Refresh(credentials)) },
+};
 
 /// One server stream on which the subscription stands.
 pub(super) struct Link {
     subscription_id: String,
     responses: Streaming<SubscribeResponse>,
-    upstream: Upstream,
-}
-
-/// The request side of a link. As long as it is here, the subscription is open.
-struct Upstream {
-    session: Arc<Session>,
-    requests: mpsc::Sender<SubscribeRequest>,
-    token: RunningToken,
-}
-
-impl Upstream {
-    /// Sends fresh tokens as they come, until one cannot be sent. May be dropped while it waits.
-    async fn keep_fresh(&mut self) -> Status {
-        loop {
-            let fresh = self.token.due().await;
-            let Ok(room) = self.requests.reserve().await else {
-                return std::future::pending().await; // The link has ended; how, its responses say.
-            };
-            match self.session.presenter.refresh(&fresh, Method::SUBSCRIBE) {
-                Ok(credentials) => room.send(SubscribeRequest { request: Some(Request::Refresh(credentials)) }),
-                Err(status) => return status,
-            }
-            self.token.sent(fresh);
-        }
-    }
+    upstream: Upstream<SubscribeRequest>,
 }
 
 impl Link {
@@ -73,17 +50,14 @@ impl Link {
     }
 
     async fn open_once(session: &Arc<Session>, patterns: &[String], token: Token) -> Result<Self, LinkFault> {
-        let (requests, receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
-        let subscription = v1::Subscription { patterns: patterns.to_vec() };
-        // There is room for one, and the receiver is at hand: this cannot fail.
-        let _ = requests.try_send(SubscribeRequest { request: Some(Request::Subscription(subscription)) });
-        let request = session.presenter.request(&token, Method::SUBSCRIBE, ReceiverStream::new(receiver))?;
+        let subscription = Request::Subscription(v1::Subscription { patterns: patterns.to_vec() });
+        let first = SubscribeRequest { request: Some(subscription) };
+        let (upstream, requests) = Upstream::new(session, token.clone(), first, REFRESHING);
+        let request = session.presenter.request(&token, Method::SUBSCRIBE, requests)?;
         let mut responses = session.broker().subscribe(request).await?.into_inner();
         let first = responses.message().await?.and_then(|first| first.response);
         match first {
             Some(Response::Subscribed(subscribed)) => {
-                let token = RunningToken::new(&session.tokens, token);
-                let upstream = Upstream { session: Arc::clone(session), requests, token };
                 Ok(Self { subscription_id: subscribed.subscription_id, responses, upstream })
             }
             Some(Response::Batch(_) | Response::Refreshed(_)) => {
@@ -107,7 +81,7 @@ impl Link {
         match response.response {
             Some(Response::Batch(batch)) => Ok(Heard::Batch(batch)),
             Some(Response::Refreshed(refreshed)) => {
-                self.upstream.token.accepted()?;
+                self.upstream.accepted()?;
                 Ok(Heard::Refreshed(refreshed))
             }
             Some(Response::Subscribed(_)) => Err(LinkFault::Protocol(Error::Protocol("subscribed a second time"))),
@@ -181,7 +155,7 @@ impl Driver {
     async fn follow(&mut self, mut link: Link) -> Result<Link, Done> {
         match self.read(&mut link).await? {
             LinkFault::Protocol(error) => self.end(error).await,
-            LinkFault::Status(status) => self.reopen(link.upstream.token.failed(status)).await,
+            LinkFault::Status(status) => self.reopen(link.upstream.failed(status)).await,
         }
     }
 
@@ -211,7 +185,7 @@ impl Driver {
         batch: DeliveryBatch,
         dropped: u64,
         checker: &mut Checker<'_>,
-        upstream: &mut Upstream,
+        upstream: &mut Upstream<SubscribeRequest>,
     ) -> Result<(), Done> {
         let mut deliveries = Vec::with_capacity(batch.deliveries.len());
         let mut fault = None;
@@ -224,23 +198,10 @@ impl Driver {
                 }
             }
         }
-        self.send_meanwhile(Chunk::Batch { deliveries, dropped }, upstream).await?;
+        upstream.meanwhile(self.send(Chunk::Batch { deliveries, dropped })).await?;
         match fault {
             Some(error) => self.end(error).await,
             None => Ok(()),
-        }
-    }
-
-    /// Waits for a slow reader, and meanwhile sees to it that the broker has a token that is good.
-    async fn send_meanwhile(&self, chunk: Chunk, upstream: &mut Upstream) -> Result<(), Done> {
-        let mut sending = pin!(self.send(chunk));
-        tokio::select! {
-            biased;
-            sent = &mut sending => sent,
-            status = upstream.keep_fresh() => {
-                tracing::warn!(%status, "a fresh token could not be sent");
-                sending.await
-            }
         }
     }
 

@@ -37,8 +37,10 @@ use veribus_proto::v1::{
     audit_service_server::{AuditService, AuditServiceServer},
     broker_service_server::{BrokerService, BrokerServiceServer},
     publish_result::Outcome,
+    state_service_server::StateServiceServer,
 };
 
+use super::fake_state::Shared;
 use crate::{Client, ClientBuilder};
 
 /// What a publish stream does. The default answers everything for ever.
@@ -121,11 +123,12 @@ pub(super) struct State {
     pub(super) next_index: Mutex<u64>,
     /// How many subscriptions were ended by their client.
     pub(super) unsubscribed: watch::Sender<u32>,
+    pub(super) shared: Shared,
     kill: watch::Sender<u64>,
 }
 
 impl State {
-    fn note_token<T>(&self, request: &Request<T>, method: &'static str) -> String {
+    pub(super) fn note_token<T>(&self, request: &Request<T>, method: &'static str) -> String {
         let value = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let authorization = value("authorization").unwrap_or_default();
         self.authorizations.lock().unwrap().push(authorization.clone());
@@ -137,19 +140,19 @@ impl State {
         self.speakers.lock().unwrap().extend(message.credentials.clone());
     }
 
-    fn note_refresh(&self, refresh: &v1::Credentials, method: &'static str) {
+    pub(super) fn note_refresh(&self, refresh: &v1::Credentials, method: &'static str) {
         if !refresh.dpop_proof.is_empty() {
             self.proofs.lock().unwrap().push((method, refresh.dpop_proof.clone()));
         }
     }
 
-    fn index(&self) -> u64 {
+    pub(super) fn index(&self) -> u64 {
         let mut next = self.next_index.lock().unwrap();
         *next += 1;
         *next
     }
 
-    fn kill_connections(&self) {
+    pub(super) fn kill_connections(&self) {
         self.kill.send_modify(|killed| *killed += 1);
     }
 }
@@ -218,6 +221,7 @@ impl Fake {
         let service = Service(Arc::clone(&state));
         let server = Server::builder()
             .add_service(BrokerServiceServer::new(service.clone()))
+            .add_service(StateServiceServer::new(service.clone()))
             .add_service(AuditServiceServer::new(service))
             .serve_with_incoming(ReceiverStream::new(incoming));
         tokio::spawn(server);
@@ -333,9 +337,9 @@ impl AsyncWrite for Killable {
 }
 
 #[derive(Clone)]
-struct Service(Arc<State>);
+pub(super) struct Service(pub(super) Arc<State>);
 
-type Answers<T> = BoxStream<'static, Result<T, Status>>;
+pub(super) type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
 #[tonic::async_trait]
 impl BrokerService for Service {

@@ -235,13 +235,13 @@ fn sent_at(data: &[u8]) -> u64 {
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-fn filler(size: u32) -> String {
+pub(super) fn filler(size: u32) -> String {
     const TEXT: &str =
         "Payment for the goods of the second quarter, as agreed with the supplier and approved by the desk. ";
     TEXT.repeat(size as usize / TEXT.len() + 1)
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

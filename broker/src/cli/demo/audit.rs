@@ -4,13 +4,14 @@ use futures_util::TryStreamExt as _;
 use veribus_client::{AuditFilter, StoredEntry};
 use veribus_proto::{
     chain::{BrokenChain, ChainVerifier},
-    v1::EntryKind,
+    v1::{AuditEntry, Decision, DecisionFacts, EntryKind},
 };
 
 use super::{
     super::failure::Failure,
     cast::Cast,
     report::{Findings, Seen, Step},
+    script::SHARED_TICKET,
 };
 
 /// Fills in what the log says about each step, and the auditor's own steps.
@@ -36,6 +37,7 @@ pub(super) async fn read(cast: &Cast, steps: &mut [Step]) -> Result<Findings, Fa
     let named = verify(&with_a_byte_flipped(&log, tampered)).err();
     let answers = [
         (complete, format!("{} entries", log.len())),
+        (tells_of_the_ticket(&log), "one write, one read, one refusal".to_owned()),
         (whole, "whole from the first entry".to_owned()),
         (
             named.as_ref().is_some_and(|broken| points_at(broken, tampered)),
@@ -57,7 +59,7 @@ fn explain(steps: &mut [Step], log: &[StoredEntry]) {
         if let Some(index) = step.audit_index {
             let decision = log.iter().find(|entry| entry.index == index).and_then(|entry| entry.entry.decision.clone());
             step.why = decision.map(|decision| decision.rules).unwrap_or_default();
-            if step.why.is_empty() && step.seen == Seen::Delivered {
+            if step.why.is_empty() && matches!(step.seen, Seen::Delivered | Seen::Written | Seen::Read) {
                 step.why.push("allowed by policy".to_owned());
             }
         } else if step.seen == Seen::Refused
@@ -67,6 +69,23 @@ fn explain(steps: &mut [Step], log: &[StoredEntry]) {
             step.why = vec![entry.entry.detail.clone()];
         }
     }
+}
+
+/// Support wrote the shared ticket, billing read that very version, and the external agent was refused.
+fn tells_of_the_ticket(log: &[StoredEntry]) -> bool {
+    let about: Vec<_> = log.iter().map(|entry| &entry.entry).filter(|entry| entry.resource == SHARED_TICKET).collect();
+    let [write, read, refusal] = about.as_slice() else { return false };
+    let agent = |entry: &AuditEntry| entry.actor.as_ref().map(|actor| actor.agent.clone()).unwrap_or_default();
+    let decision = |entry: &AuditEntry| entry.decision.as_ref().map(DecisionFacts::decision);
+    let reads = |entry: &AuditEntry| entry.state.as_ref().map(|state| state.reads.clone()).unwrap_or_default();
+    let is_of = |entry: &AuditEntry, kind, name: &str, decided| {
+        (entry.kind(), agent(entry).as_str(), decision(entry)) == (kind, name, Some(decided))
+    };
+    is_of(write, EntryKind::StatePut, "support-agent", Decision::Allow)
+        && is_of(read, EntryKind::StateRead, "billing-agent", Decision::Allow)
+        && reads(read).iter().map(|read| read.revision).eq([write.index])
+        && is_of(refusal, EntryKind::StateRead, "external-agent", Decision::Deny)
+        && reads(refusal).is_empty()
 }
 
 fn refusals(log: &[StoredEntry]) -> impl Iterator<Item = &StoredEntry> {

@@ -17,6 +17,10 @@ pub(super) enum Seen {
     Denied,
     /// The sender has a receipt that says it is withheld, and the receiver got nothing.
     Quarantined,
+    /// The writer has a revision.
+    Written,
+    /// The reader has the value that was written.
+    Read,
     /// The caller was not recognised.
     Refused,
     /// A reading of the log found what it should.
@@ -100,6 +104,8 @@ impl std::fmt::Display for Seen {
             Self::Delivered => "delivered",
             Self::Denied => "denied",
             Self::Quarantined => "quarantined",
+            Self::Written => "written",
+            Self::Read => "read",
             Self::Refused => "refused",
             Self::Found => "found",
             Self::Otherwise => "something else",
@@ -110,7 +116,7 @@ impl std::fmt::Display for Seen {
 impl Seen {
     const fn colour(self) -> Color {
         match self {
-            Self::Delivered | Self::Found => Color::Green,
+            Self::Delivered | Self::Written | Self::Read | Self::Found => Color::Green,
             Self::Quarantined => Color::Yellow,
             Self::Denied | Self::Refused => Color::Magenta,
             Self::Otherwise => Color::Red,

@@ -6,30 +6,28 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Code, Status, Streaming};
-use veribus_proto::v1::{self, PublishResult, PublishStreamRequest, PublishStreamResponse, publish_result::Outcome};
+use tonic::{Status, Streaming};
 
 use super::{
-    codec::{self, SharedRequest},
+    AnswerFault, Kind, codec,
     driver::{Driver, StreamEnd},
-    outstanding::AnswerFault,
 };
 use crate::{
     Token,
-    present::Method,
     retry::Failed,
     status::{self, may_have_happened},
     token::RunningToken,
 };
 
-/// How many requests wait for the connection. Few, so that messages gather into larger requests while it is busy.
+/// How many requests wait for the connection. Few, so that items gather into larger requests while it is busy.
 const REQUESTS_QUEUED_MAX: usize = 2;
 /// How long the broker has to end a stream that was closed in good order.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-type Answers = Streaming<PublishStreamResponse>;
+type Answers<K> = Streaming<<K as Kind>::Response>;
+type Requests<K> = mpsc::Sender<Arc<<K as Kind>::Request>>;
 
-impl Driver {
+impl<K: Kind> Driver<K> {
     pub(super) async fn run_stream(&mut self) -> StreamEnd {
         let token = self.session.tokens.usable().await;
         let (requests, receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
@@ -47,19 +45,21 @@ impl Driver {
         }
     }
 
-    /// The first requests go along with the opening.
+    /// The first requests go along with the opening, if the broker would know them again.
     async fn open(
         &mut self,
         token: &Token,
-        requests: &mpsc::Sender<SharedRequest>,
-        receiver: mpsc::Receiver<SharedRequest>,
-    ) -> Result<Answers, StreamEnd> {
-        self.outstanding.send_whole_requests(requests);
-        if let Ok(room) = requests.try_reserve() {
-            self.outstanding.send_next(room);
+        requests: &Requests<K>,
+        receiver: mpsc::Receiver<Arc<K::Request>>,
+    ) -> Result<Answers<K>, StreamEnd> {
+        if K::IS_RECOGNISED {
+            self.outstanding.send_whole_requests(requests);
+            if let Ok(room) = requests.try_reserve() {
+                self.outstanding.send_next(room);
+            }
         }
         let opened = tokio::select! {
-            opened = self.attempts.in_time(codec::open(&self.session, token, receiver)) => opened,
+            opened = self.attempts.in_time(codec::open::<K>(&self.session, token, receiver)) => opened,
             () = self.inbox.receive_until_abandoned(&mut self.outstanding) => return Err(StreamEnd::Abandoned),
         };
         match opened {
@@ -82,12 +82,12 @@ impl Driver {
         StreamEnd::Lost(Failed { status, token: token.clone() })
     }
 
-    /// Sends and receives until the stream ends. A fresh token goes before the messages that are not sent yet.
+    /// Sends and receives until the stream ends. A fresh token goes before the items that are not sent yet.
     async fn exchange(
         &mut self,
         mut token: RunningToken,
-        requests: &mpsc::Sender<SharedRequest>,
-        answers: &mut Answers,
+        requests: &Requests<K>,
+        answers: &mut Answers<K>,
     ) -> StreamEnd {
         let mut patience = pin!(sleep_until(self.attempts.deadline()));
         loop {
@@ -107,9 +107,9 @@ impl Driver {
                         return end;
                     }
                 }
-                (fresh, room) = fresh_token(&mut token, requests) => {
-                    match self.session.presenter.refresh(&fresh, Method::PUBLISH_STREAM) {
-                        Ok(credentials) => room.send(refresh(credentials)),
+                (fresh, room) = fresh_token::<K>(&mut token, requests) => {
+                    match self.session.presenter.refresh(&fresh, K::METHOD) {
+                        Ok(credentials) => room.send(Arc::new(K::request(Vec::new(), Some(credentials)))),
                         Err(status) => return StreamEnd::Lost(token.failed(status)),
                     }
                     token.sent(fresh);
@@ -138,7 +138,7 @@ impl Driver {
 
     fn take_answer(
         &mut self,
-        answer: Result<Option<PublishStreamResponse>, Status>,
+        answer: Result<Option<K::Response>, Status>,
         token: &mut RunningToken,
     ) -> Result<(), StreamEnd> {
         let response = match answer {
@@ -146,29 +146,30 @@ impl Driver {
             Ok(None) => return Err(StreamEnd::Lost(token.failed(ended()))),
             Err(status) => return Err(StreamEnd::Lost(token.failed(status))),
         };
-        if let Some(refreshed) = response.refreshed {
+        let (refreshed, results) = K::parts(response);
+        if let Some(refreshed) = refreshed {
             token.accepted().map_err(StreamEnd::Failed)?;
             self.attempts.progressed();
-            tracing::debug!(until = refreshed.token_expires_at, "the publish stream goes on under a fresh token");
+            tracing::debug!(until = refreshed.token_expires_at, "the stream goes on under a fresh token");
         }
-        self.take_results(response.results, token.token())
+        self.take_results(results, token.token())
     }
 
-    fn take_results(&mut self, results: Vec<PublishResult>, token: &Token) -> Result<(), StreamEnd> {
-        let (mut messages, mut bytes, mut fault) = (0, 0, None);
+    fn take_results(&mut self, results: Vec<K::Result>, token: &Token) -> Result<(), StreamEnd> {
+        let (mut items, mut bytes, mut fault) = (0, 0, None);
         let mut has_expired = false;
         for result in results {
-            has_expired |= is_about_the_token(&result) && !self.outstanding.next_speaks_for_another();
+            has_expired |= self.outstanding.is_about_the_token(&result);
             match self.outstanding.answer(result) {
-                Ok(freed) => (messages, bytes) = (messages + 1, bytes + freed),
+                Ok((resolved, freed)) => (items, bytes) = (items + resolved, bytes + freed),
                 Err(found) => {
                     fault = Some(found);
                     break;
                 }
             }
         }
-        if messages > 0 {
-            self.outstanding.make_room(messages, bytes);
+        if items > 0 {
+            self.outstanding.make_room(items, bytes);
             self.attempts.progressed();
         }
         if has_expired {
@@ -179,10 +180,10 @@ impl Driver {
 }
 
 /// Waits for a fresh token and for room to send it in. Gives nothing up when it is dropped.
-async fn fresh_token<'a>(
+async fn fresh_token<'a, K: Kind>(
     token: &mut RunningToken,
-    requests: &'a mpsc::Sender<SharedRequest>,
-) -> (Token, mpsc::Permit<'a, SharedRequest>) {
+    requests: &'a Requests<K>,
+) -> (Token, mpsc::Permit<'a, Arc<K::Request>>) {
     let fresh = token.due().await;
     match requests.reserve().await {
         Ok(room) => (fresh, room),
@@ -190,16 +191,8 @@ async fn fresh_token<'a>(
     }
 }
 
-fn refresh(credentials: v1::Credentials) -> SharedRequest {
-    Arc::new(PublishStreamRequest { messages: Vec::new(), refresh: Some(credentials) })
-}
-
 fn ended() -> Status {
     Status::unavailable("the broker ended the stream")
-}
-
-fn is_about_the_token(result: &PublishResult) -> bool {
-    matches!(&result.outcome, Some(Outcome::Refusal(refusal)) if Code::from_i32(refusal.code) == Code::Unauthenticated)
 }
 
 fn end_of(fault: AnswerFault, token: &Token) -> StreamEnd {
@@ -212,6 +205,6 @@ fn end_of(fault: AnswerFault, token: &Token) -> StreamEnd {
 }
 
 /// Lets the broker end a stream on which nothing is owed any more. What it still says is of no interest.
-async fn part(mut answers: Answers) {
+async fn part<A>(mut answers: Streaming<A>) {
     let _ = timeout(FAREWELL, async { while matches!(answers.message().await, Ok(Some(_))) {} }).await;
 }

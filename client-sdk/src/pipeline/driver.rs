@@ -1,11 +1,11 @@
-//! The task behind a publisher: it takes what senders send, keeps a stream to the broker, and sees to it that each
-//! message is resolved once.
+//! The task behind a pipeline: it takes what senders send, keeps a stream to the broker, and sees to it that each
+//! item is resolved once.
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, outstanding::Outstanding, window::Window};
+use super::{Command, Kind, outstanding::Outstanding, window::Window};
 use crate::{
     Error,
     retry::{Attempts, Failed},
@@ -15,10 +15,10 @@ use crate::{
 /// How many commands are taken at once.
 const COMMANDS_TAKEN_MAX: usize = 256;
 
-pub(super) struct Driver {
+pub(super) struct Driver<K: Kind> {
     pub(super) session: Arc<Session>,
-    pub(super) inbox: Inbox,
-    pub(super) outstanding: Outstanding,
+    pub(super) inbox: Inbox<K>,
+    pub(super) outstanding: Outstanding<K>,
     pub(super) attempts: Attempts,
     window: Arc<Window>,
 }
@@ -36,8 +36,12 @@ pub(super) enum StreamEnd {
     Abandoned,
 }
 
-impl Driver {
-    pub(super) fn new(session: Arc<Session>, commands: mpsc::UnboundedReceiver<Command>, window: Arc<Window>) -> Self {
+impl<K: Kind> Driver<K> {
+    pub(super) fn new(
+        session: Arc<Session>,
+        commands: mpsc::UnboundedReceiver<Command<K>>,
+        window: Arc<Window>,
+    ) -> Self {
         let attempts = session.publish_attempts();
         let outstanding = Outstanding::new(Arc::clone(&session), Arc::clone(&window));
         Self { session, inbox: Inbox::new(commands), outstanding, attempts, window }
@@ -68,6 +72,7 @@ impl Driver {
 
     /// Waits until the next attempt, or gives up on all that is under way.
     async fn recover(&mut self, failed: &Failed) {
+        self.outstanding.give_up_unrepeatable(failed);
         if self.outstanding.is_empty() {
             return;
         }
@@ -86,7 +91,7 @@ impl Driver {
     }
 }
 
-impl Drop for Driver {
+impl<K: Kind> Drop for Driver<K> {
     /// Also where the runtime ends: senders must not wait for room that never comes.
     fn drop(&mut self) {
         self.window.close();
@@ -94,9 +99,9 @@ impl Drop for Driver {
 }
 
 /// What senders send.
-pub(super) struct Inbox {
-    commands: mpsc::UnboundedReceiver<Command>,
-    taken: Vec<Command>,
+pub(super) struct Inbox<K: Kind> {
+    commands: mpsc::UnboundedReceiver<Command<K>>,
+    taken: Vec<Command<K>>,
     state: InboxState,
 }
 
@@ -109,8 +114,8 @@ enum InboxState {
     Abandoned,
 }
 
-impl Inbox {
-    fn new(commands: mpsc::UnboundedReceiver<Command>) -> Self {
+impl<K: Kind> Inbox<K> {
+    fn new(commands: mpsc::UnboundedReceiver<Command<K>>) -> Self {
         Self { commands, taken: Vec::with_capacity(COMMANDS_TAKEN_MAX), state: InboxState::Open }
     }
 
@@ -123,21 +128,21 @@ impl Inbox {
     }
 
     /// Waits for commands and takes those that are there. May be dropped while it waits without losing any.
-    pub(super) async fn receive(&mut self, outstanding: &mut Outstanding) {
+    pub(super) async fn receive(&mut self, outstanding: &mut Outstanding<K>) {
         if self.commands.recv_many(&mut self.taken, COMMANDS_TAKEN_MAX).await == 0 {
             self.state = InboxState::Abandoned;
         }
         for command in self.taken.drain(..) {
             match command {
-                Command::Publish(submission) => outstanding.push(submission),
+                Command::Send(submission) => outstanding.push(submission),
                 Command::Batch(submissions) => submissions.into_iter().for_each(|one| outstanding.push(one)),
                 Command::Close(done) => self.state = InboxState::Closing { _done: done },
             }
         }
     }
 
-    /// Takes commands until the publisher is dropped without having been closed.
-    pub(super) async fn receive_until_abandoned(&mut self, outstanding: &mut Outstanding) {
+    /// Takes commands until the pipeline is dropped without having been closed.
+    pub(super) async fn receive_until_abandoned(&mut self, outstanding: &mut Outstanding<K>) {
         while self.is_open() {
             self.receive(outstanding).await;
         }
