@@ -11,15 +11,18 @@ use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use veribus_broker::{
     dev::EXAMPLE_AGENTS,
-    issue::{KeyKind, TokenIssuer},
+    issue::{Claims, KeyKind, TokenIssuer},
 };
 use veribus_proto::v1::{
-    DisconnectRequest, ListRevocationsRequest, ListSessionsRequest, Message, PublishRequest, QueryRequest,
-    ReinstateRequest, Revocation, RevokeRequest, TailRequest, disconnect_request, publish_result::Outcome, revocation,
+    DisconnectRequest, ListKeysRequest, ListRevocationsRequest, ListSessionsRequest, Message, PublishRequest,
+    PutRequest, QueryRequest, ReinstateRequest, Revocation, RevokeRequest, RewrapKeysRequest, RotateKeysRequest,
+    ShredKeyRequest, TailRequest, disconnect_request, publish_result::Outcome, revocation, state_operation::Operation,
+    state_result::Result as Answer,
 };
 use veribus_tests::{
     broker::TestBroker,
     raw::Raw,
+    state::{StateSession, StateWatch, delete, get, list, put},
     streams::{PublishStream, RawSubscription},
 };
 
@@ -42,6 +45,20 @@ veribus.v1.AdminService/Reinstate      nothing     | who? who? who? who? who? wh
 veribus.v1.AdminService/ListRevocations all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
 veribus.v1.AdminService/ListSessions   all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
 veribus.v1.AdminService/Disconnect     nothing     | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/ListKeys       all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/RotateKeys     all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/RewrapKeys     all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/ShredKey       nothing     | who? who? who? who? who? who? who? who? no | no no no no no no no NotFound
+veribus.v1.StateService/Put            ticket      | who? who? who? who? who? who? who? who? no | no no yes no no no no no
+veribus.v1.StateService/Put            report      | who? who? who? who? who? who? who? who? no | yes no no no no no no no
+veribus.v1.StateService/Put            unknown     | who? who? who? who? who? who? who? who? no | no no no no no no no no
+veribus.v1.StateService/Get            ticket      | who? who? who? who? who? who? who? who? no | no no yes yes no no no no
+veribus.v1.StateService/Get            report      | who? who? who? who? who? who? who? who? no | yes yes no no no no no no
+veribus.v1.StateService/Delete         nothing     | who? who? who? who? who? who? who? who? no | no no yes no no no no no
+veribus.v1.StateService/List           tickets     | who? who? who? who? who? who? who? who? no | no no yes yes no no no no
+veribus.v1.StateService/Watch          tickets     | who? who? who? who? who? who? who? who? no | no no yes yes no no no no
+veribus.v1.StateService/Session        ticket      | who? who? who? who? who? who? who? who? no | no no yes yes no no no no
+veribus.v1.StateService/Session        nothing     | who? who? who? who? who? who? who? who? yes | yes yes yes yes yes yes yes yes
 grpc.health.v1.Health/Check            all         | yes yes yes yes yes yes yes yes yes | yes yes yes yes yes yes yes yes
 ";
 
@@ -51,7 +68,7 @@ struct Row {
     call: fn(Raw) -> BoxFuture<'static, Result<(), Status>>,
 }
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 31] = [
     Row {
         rpc: "veribus.v1.BrokerService/Publish",
         action: "transaction",
@@ -100,6 +117,28 @@ const ROWS: [Row; 17] = [
     Row { rpc: "veribus.v1.AdminService/ListRevocations", action: "all", call: |raw| revocations(raw).boxed() },
     Row { rpc: "veribus.v1.AdminService/ListSessions", action: "all", call: |raw| sessions(raw).boxed() },
     Row { rpc: "veribus.v1.AdminService/Disconnect", action: "nothing", call: |raw| disconnect(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/ListKeys", action: "all", call: |raw| list_keys(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/RotateKeys", action: "all", call: |raw| rotate_keys(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/RewrapKeys", action: "all", call: |raw| rewrap_keys(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/ShredKey", action: "nothing", call: |raw| shred_key(raw).boxed() },
+    Row { rpc: "veribus.v1.StateService/Put", action: "ticket", call: |raw| state_put(raw, "tickets/a").boxed() },
+    Row {
+        rpc: "veribus.v1.StateService/Put",
+        action: "report",
+        call: |raw| state_put(raw, "finance.reports/a").boxed(),
+    },
+    Row { rpc: "veribus.v1.StateService/Put", action: "unknown", call: |raw| state_put(raw, "unknown/a").boxed() },
+    Row { rpc: "veribus.v1.StateService/Get", action: "ticket", call: |raw| state_get(raw, "tickets/a").boxed() },
+    Row {
+        rpc: "veribus.v1.StateService/Get",
+        action: "report",
+        call: |raw| state_get(raw, "finance.reports/a").boxed(),
+    },
+    Row { rpc: "veribus.v1.StateService/Delete", action: "nothing", call: |raw| state_delete(raw).boxed() },
+    Row { rpc: "veribus.v1.StateService/List", action: "tickets", call: |raw| state_list(raw).boxed() },
+    Row { rpc: "veribus.v1.StateService/Watch", action: "tickets", call: |raw| state_watch(raw).boxed() },
+    Row { rpc: "veribus.v1.StateService/Session", action: "ticket", call: |raw| state_session(raw, true).boxed() },
+    Row { rpc: "veribus.v1.StateService/Session", action: "nothing", call: |raw| state_session(raw, false).boxed() },
     Row { rpc: "grpc.health.v1.Health/Check", action: "all", call: |raw| health(raw).boxed() },
 ];
 
@@ -173,15 +212,81 @@ async fn disconnect(raw: Raw) -> Result<(), Status> {
     raw.admin().disconnect(DisconnectRequest { target }).await.map(drop)
 }
 
+async fn list_keys(raw: Raw) -> Result<(), Status> {
+    raw.admin().list_keys(ListKeysRequest::default()).await.map(drop)
+}
+
+async fn rotate_keys(raw: Raw) -> Result<(), Status> {
+    raw.admin().rotate_keys(RotateKeysRequest::default()).await.map(drop)
+}
+
+async fn rewrap_keys(raw: Raw) -> Result<(), Status> {
+    raw.admin().rewrap_keys(RewrapKeysRequest::default()).await.map(drop)
+}
+
+async fn shred_key(raw: Raw) -> Result<(), Status> {
+    raw.admin().shred_key(ShredKeyRequest { scope: "never".to_owned(), epoch: 1 }).await.map(drop)
+}
+
+async fn state_put(raw: Raw, key: &'static str) -> Result<(), Status> {
+    let content_type = "application/json".to_owned();
+    raw.state().put(PutRequest { content_type, ..put(key, "{}") }).await.map(drop)
+}
+
+async fn state_get(raw: Raw, key: &'static str) -> Result<(), Status> {
+    raw.state().get(get(key)).await.map(drop)
+}
+
+async fn state_delete(raw: Raw) -> Result<(), Status> {
+    raw.state().delete(delete("tickets/never")).await.map(drop)
+}
+
+async fn state_list(raw: Raw) -> Result<(), Status> {
+    raw.state().list(list("tickets")).await.map(drop)
+}
+
+async fn state_watch(raw: Raw) -> Result<(), Status> {
+    StateWatch::open(&raw, "tickets", 0).await.map(drop)
+}
+
+async fn state_session(raw: Raw, something: bool) -> Result<(), Status> {
+    let mut session = StateSession::open(&raw).await?;
+    if !something {
+        return Ok(());
+    }
+    let answers = session.run(vec![Operation::Get(get("tickets/a"))]).await;
+    match answers.map_err(|error| Status::internal(error.to_string()))?.into_iter().next() {
+        Some(Answer::Get(_)) => Ok(()),
+        Some(Answer::Refusal(refusal)) => Err(Status::new(Code::from_i32(refusal.code), refusal.message)),
+        other => Err(Status::internal(format!("{other:?}"))),
+    }
+}
+
 async fn health(raw: Raw) -> Result<(), Status> {
     HealthClient::new(raw.channel()).check(HealthCheckRequest::default()).await.map(drop)
 }
 
+/// What there is to be permitted.
+const EVERYTHING: [&str; 9] = [
+    "publish:>",
+    "subscribe:>",
+    "state.read:>",
+    "state.write:>",
+    "audit.read",
+    "admin.revoke",
+    "admin.sessions",
+    "admin.keys",
+    "admin.backup",
+];
+
 /// Each identity by name, with the token that it shows.
 fn identities(broker: &TestBroker) -> Result<Vec<(&'static str, Option<String>)>> {
-    let (ours, everything) =
-        (broker.directory().issuer(), ["publish:>", "subscribe:>", "audit.read", "admin.revoke", "admin.sessions"]);
-    let all = |name: &str| everything.iter().fold(broker.claims(name).role("auditor"), |all, one| all.permission(*one));
+    let ours = broker.directory().issuer();
+    let nobodys = || broker.claims("nobody").role("auditor").role("support").decrypt(">");
+    let all = |name: &str| {
+        let claims = Claims { sub: name.to_owned(), ..nobodys() };
+        EVERYTHING.iter().fold(claims, |all, one| all.permission(*one))
+    };
     let mut expired = all("expired");
     (expired.iat, expired.exp) = (expired.iat - 7_200, expired.iat - 1);
     let mut early = all("early");
@@ -194,6 +299,7 @@ fn identities(broker: &TestBroker) -> Result<Vec<(&'static str, Option<String>)>
     let wrong_key = TokenIssuer::with_key_id(ours.issuer(), ours.audience(), &pem, ours.key_id())?;
     let good = broker.sign(&all("unsigned"))?;
     let unsigned = good.rsplit_once('.').map(|(signed, _)| format!("{signed}.")).context("three segments")?;
+    let powerless = broker.claims("powerless").role("finance").role("support").role("auditor").decrypt(">");
     let mut identities = vec![
         ("nobody", None),
         ("garbage", Some("not-a-token".to_owned())),
@@ -204,7 +310,7 @@ fn identities(broker: &TestBroker) -> Result<Vec<(&'static str, Option<String>)>
         ("wrong-audience", Some(broker.sign(&wrong_audience)?)),
         ("wrong-issuer", Some(broker.sign(&wrong_issuer)?)),
         // Recognised, with a role that the policy likes; its token permits nothing.
-        ("powerless", Some(broker.sign(&broker.claims("powerless").role("finance").role("auditor"))?)),
+        ("powerless", Some(broker.sign(&powerless)?)),
     ];
     for agent in EXAMPLE_AGENTS {
         identities.push((agent.name, Some(broker.agent_token(agent.name)?)));
