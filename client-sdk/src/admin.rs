@@ -1,5 +1,5 @@
-//! For operators: revoking tokens and agents, looking at open sessions, ending them. Needs the permissions `admin.revoke`
-//! and `admin.sessions`.
+//! For operators: revoking tokens and agents, looking at open sessions, ending them; backups. Needs the permissions
+//! `admin.revoke`, `admin.sessions` and `admin.backup`.
 //!
 //! Out of scope: what was done before, and by whom; that is in the audit log.
 
@@ -12,7 +12,7 @@ use veribus_proto::v1::{
 };
 
 use crate::{
-    Error,
+    Backup, Error,
     present::Method,
     retry::Failed,
     session::Session,
@@ -192,6 +192,12 @@ impl Admin {
             .call(Method::DISCONNECT, request, |mut admin, request| async move { admin.disconnect(request).await })
             .await?;
         Ok(Disconnected { audit_index: answer.audit_index, sessions_ended: answer.sessions_ended })
+    }
+
+    /// A consistent copy of the broker's data, part by part. The call is made when the stream is first polled.
+    #[must_use]
+    pub fn backup(&self) -> Backup {
+        Backup::new(Arc::clone(&self.session))
     }
 
     /// Calls, and again as long as it is certain that nothing has happened.

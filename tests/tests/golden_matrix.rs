@@ -14,8 +14,9 @@ use veribus_broker::{
     issue::{KeyKind, TokenIssuer},
 };
 use veribus_proto::v1::{
-    DisconnectRequest, ListRevocationsRequest, ListSessionsRequest, Message, PublishRequest, QueryRequest,
-    ReinstateRequest, Revocation, RevokeRequest, TailRequest, disconnect_request, publish_result::Outcome, revocation,
+    BackupRequest, DisconnectRequest, ListRevocationsRequest, ListSessionsRequest, Message, PublishRequest,
+    QueryRequest, ReinstateRequest, Revocation, RevokeRequest, TailRequest, disconnect_request,
+    publish_result::Outcome, revocation,
 };
 use veribus_tests::{
     broker::TestBroker,
@@ -42,6 +43,7 @@ veribus.v1.AdminService/Reinstate      nothing     | who? who? who? who? who? wh
 veribus.v1.AdminService/ListRevocations all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
 veribus.v1.AdminService/ListSessions   all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
 veribus.v1.AdminService/Disconnect     nothing     | who? who? who? who? who? who? who? who? no | no no no no no no no yes
+veribus.v1.AdminService/Backup         all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
 grpc.health.v1.Health/Check            all         | yes yes yes yes yes yes yes yes yes | yes yes yes yes yes yes yes yes
 ";
 
@@ -51,7 +53,7 @@ struct Row {
     call: fn(Raw) -> BoxFuture<'static, Result<(), Status>>,
 }
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 18] = [
     Row {
         rpc: "veribus.v1.BrokerService/Publish",
         action: "transaction",
@@ -100,6 +102,7 @@ const ROWS: [Row; 17] = [
     Row { rpc: "veribus.v1.AdminService/ListRevocations", action: "all", call: |raw| revocations(raw).boxed() },
     Row { rpc: "veribus.v1.AdminService/ListSessions", action: "all", call: |raw| sessions(raw).boxed() },
     Row { rpc: "veribus.v1.AdminService/Disconnect", action: "nothing", call: |raw| disconnect(raw).boxed() },
+    Row { rpc: "veribus.v1.AdminService/Backup", action: "all", call: |raw| backup(raw).boxed() },
     Row { rpc: "grpc.health.v1.Health/Check", action: "all", call: |raw| health(raw).boxed() },
 ];
 
@@ -171,6 +174,12 @@ async fn sessions(raw: Raw) -> Result<(), Status> {
 async fn disconnect(raw: Raw) -> Result<(), Status> {
     let target = Some(disconnect_request::Target::SessionId(u64::MAX));
     raw.admin().disconnect(DisconnectRequest { target }).await.map(drop)
+}
+
+async fn backup(raw: Raw) -> Result<(), Status> {
+    let mut parts = raw.admin().backup(BackupRequest {}).await?.into_inner();
+    while parts.message().await?.is_some() {}
+    Ok(())
 }
 
 async fn health(raw: Raw) -> Result<(), Status> {

@@ -7,6 +7,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod bench;
 mod config;
 mod connect;
@@ -69,6 +70,10 @@ enum Command {
     /// See and end open calls and streams
     #[command(subcommand)]
     Sessions(admin::SessionsCommand),
+    /// Take a consistent copy of a running broker's data: the log, and shared state as it is sealed
+    Backup(backup::BackupArgs),
+    /// Verify a backup, and copy it to a new data directory
+    Restore(backup::RestoreArgs),
     /// Play through what the broker lets pass and what it stops, with real clients
     Demo(demo::DemoArgs),
     /// Measure how fast it is on this machine
@@ -114,6 +119,8 @@ impl Command {
             Self::Reinstate(args) => admin::reinstate(args).await,
             Self::Revocations(args) => admin::revocations(args).await,
             Self::Sessions(command) => admin::sessions(command).await,
+            Self::Backup(args) => backup::backup(args).await,
+            Self::Restore(args) => backup::restore(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Bench(command) => bench::run(command).await,
             Self::Health(args) => health::run(args).await,

@@ -70,6 +70,8 @@ pub enum RefusalReason {
     ScopeLimit,
     /// There is no such key, or it was shredded already.
     NoSuchKey,
+    /// Another backup is under way.
+    BackupRunning,
     /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
     MessageIdReused,
 }
@@ -93,6 +95,7 @@ impl RefusalReason {
             Self::RevisionConflict => "REVISION_CONFLICT",
             Self::ScopeLimit => "SCOPE_LIMIT",
             Self::NoSuchKey => "NO_SUCH_KEY",
+            Self::BackupRunning => "BACKUP_RUNNING",
             Self::MessageIdReused => "MESSAGE_ID_REUSED",
         }
     }
@@ -115,6 +118,7 @@ impl RefusalReason {
             Self::RevisionConflict,
             Self::ScopeLimit,
             Self::NoSuchKey,
+            Self::BackupRunning,
             Self::MessageIdReused,
         ]
         .into_iter()

@@ -32,6 +32,7 @@ impl FirstOutcome {
                 | RefusalReason::RevisionConflict
                 | RefusalReason::ScopeLimit
                 | RefusalReason::NoSuchKey
+                | RefusalReason::BackupRunning
                 | RefusalReason::MessageIdReused,
             ) => false,
         }

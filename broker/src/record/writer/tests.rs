@@ -108,6 +108,7 @@ impl Handover for Delivered {
     }
 }
 
+mod copying;
 mod revoking;
 
 type Running = std::thread::JoinHandle<Result<(), WriterEnd>>;
