@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_file_that_was_changed_removed_added_or_linked_is_named() {
-        let cases: [(fn(&Path), &str); 5] = [
+        type Change = fn(&Path);
+        let cases: [(Change, &str); 5] = [
             (|path| fs::write(path.join("log/conf"), "cond").expect("written"), "log/conf"),
             (|path| fs::write(path.join("log/db"), vec![7; 299_999]).expect("written"), "log/db"),
             (|path| fs::remove_file(path.join("log/conf")).expect("removed"), "log/conf"),

@@ -220,7 +220,7 @@ mod tests {
     fn change(random: &mut StdRng) -> Record {
         let number: u32 = random.random_range(0..3_000);
         let value = |random: &mut StdRng| {
-            random.random_range(0..1_000_000).to_string().repeat(if number % 5 == 0 { 300 } else { 1 })
+            random.random_range(0..1_000_000).to_string().repeat(if number.is_multiple_of(5) { 300 } else { 1 })
         };
         let value = random.random_bool(0.7).then(|| value(random).into());
         Record { key: format!("key {number:05}").into(), value }
@@ -241,7 +241,7 @@ mod tests {
             let index = self.committed.len() as u64;
             self.store.append(&[chunk(index, 1)], &records).expect("appended");
             // Others see it, and it is not over.
-            std::thread::sleep(Duration::from_micros(self.random.random_range(0..100)));
+            std::thread::park_timeout(Duration::from_micros(self.random.random_range(0..100)));
             self.journal.note(&records, end(index + 1));
             self.committed.push(records);
         }
@@ -270,7 +270,7 @@ mod tests {
             let mut copying = Copying::new(store, journal);
             let (mut records, mut chunks, mut last) = (BTreeMap::new(), Vec::new(), None);
             while let Some(part) = copying.next_part().expect("read") {
-                std::thread::sleep(Duration::from_micros(300));
+                std::thread::park_timeout(Duration::from_micros(300));
                 assert_eq!(last, None, "nothing follows the end");
                 apply(&mut records, part.records);
                 chunks.extend(part.chunks);

@@ -202,7 +202,7 @@ mod tests {
                 let journal = Arc::clone(&journal);
                 move || journal.settle().and_then(|()| journal.take_or_close(10_000))
             });
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
             assert!(!waiting.is_finished());
             if fails {
                 journal.fail();

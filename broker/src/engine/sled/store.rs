@@ -158,7 +158,7 @@ pub fn wait_until_closed(directory: &Path) -> Result<File, OpenError> {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(in_directory(error)),
             Err(TryLockError::WouldBlock) if begun.elapsed() > CLOSE_MAX => return Err(OpenError::InUse(path)),
-            Err(TryLockError::WouldBlock) => thread::sleep(CLOSE_PAUSE),
+            Err(TryLockError::WouldBlock) => thread::park_timeout(CLOSE_PAUSE),
         }
     }
 }
@@ -335,7 +335,7 @@ mod tests {
         let log = SledLog::open(directory.path(), CACHE).expect("opened");
         log.append(&[chunk(0, 10)], &[]).expect("appended");
         let dropping = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(50));
+            thread::park_timeout(Duration::from_millis(50));
             drop(log);
         });
         let begun = Instant::now();
