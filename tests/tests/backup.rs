@@ -16,7 +16,7 @@ use futures_util::StreamExt as _;
 use tempfile::TempDir;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tonic::Code;
-use veribus_broker::backup::{BackupError, Receiver, Verified, restore};
+use veribus_broker::backup::{BackupError, Contents, Receiver, restore};
 use veribus_client::Client;
 use veribus_proto::v1::{
     BackupRequest, BackupResponse, Decision, EntryKind, state_operation::Operation, state_result::Result as Answer,
@@ -82,14 +82,14 @@ impl Origin {
         self.broker.client(&operator(&self.broker)?).await
     }
 
-    async fn back_up(&self) -> Result<(PathBuf, Verified)> {
+    async fn back_up(&self) -> Result<(PathBuf, Contents)> {
         let path = self.path("backup");
         let verified = back_up(&self.client().await?, &path).await?;
         Ok((path, verified))
     }
 }
 
-async fn back_up(client: &Client, path: &Path) -> Result<Verified> {
+async fn back_up(client: &Client, path: &Path) -> Result<Contents> {
     let path = path.to_owned();
     let mut receiver = spawn_blocking(move || Receiver::create(&path)).await??;
     let mut parts = client.admin().backup();
@@ -400,7 +400,7 @@ async fn a_log_that_was_changed_on_the_way_is_not_taken() -> Result<()> {
     while let Some(part) = patiently(responses.message()).await?? {
         parts.push(part);
     }
-    let attempt = |name: &str, change: &dyn Fn(&mut Vec<BackupResponse>)| -> Result<Verified, BackupError> {
+    let attempt = |name: &str, change: &dyn Fn(&mut Vec<BackupResponse>)| -> Result<Contents, BackupError> {
         let mut changed = parts.clone();
         change(&mut changed);
         let mut receiver = Receiver::create(&origin.path(name))?;

@@ -8,11 +8,11 @@
 //! In scope: making such a directory, verifying it, copying it. Out of scope: how a broker makes a consistent copy (see
 //! [`record`](crate::record)), and the root key, which is never in a backup.
 
+mod contents;
 mod directory;
 mod manifest;
 mod receive;
 mod restore;
-mod verified;
 
 use std::{
     io,
@@ -28,9 +28,9 @@ use crate::{
     server::OpenError,
 };
 
+pub use contents::Contents;
 pub use receive::{Progress, Receiver};
 pub use restore::restore;
-pub use verified::Verified;
 
 /// The page cache of a store that is only copied, in bytes.
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -8,10 +8,10 @@ use veribus_proto::{
 };
 
 use super::{
-    BackupError, CACHE_BYTES_MAX, Verified,
+    BackupError, CACHE_BYTES_MAX, Contents,
+    contents::{push, verify},
     directory::Partial,
     manifest::Manifest,
-    verified::{push, verify},
 };
 use crate::{
     engine::{Chunk, KEY_BYTES_MAX, Record, SharedLogStore},
@@ -81,7 +81,7 @@ impl Receiver {
     ///
     /// # Errors
     /// [`BackupError`]: what was received stays under the name that says that it is not complete.
-    pub fn finish(mut self) -> Result<Verified, BackupError> {
+    pub fn finish(mut self) -> Result<Contents, BackupError> {
         let end = self.end.take().ok_or(BackupError::Protocol("a backup broke off before its end"))?;
         self.write()?;
         let Self { directory, store, .. } = self;
@@ -96,7 +96,7 @@ impl Receiver {
         manifest.write(directory.path())?;
         directory.complete()?;
         drop(closed);
-        Ok(Verified { bytes: manifest.bytes(), ..verified })
+        Ok(Contents { bytes: manifest.bytes(), ..verified })
     }
 
     fn take_record(&mut self, BackupRecord { key, value }: BackupRecord) -> Result<(), BackupError> {

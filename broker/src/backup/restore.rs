@@ -4,7 +4,7 @@ use std::path::Path;
 
 use data_encoding::HEXLOWER;
 
-use super::{BackupError, CACHE_BYTES_MAX, Verified, directory::Partial, manifest::Manifest, verified::verify};
+use super::{BackupError, CACHE_BYTES_MAX, Contents, contents::verify, directory::Partial, manifest::Manifest};
 use crate::server::{open_data, wait_until_closed};
 
 /// Copies a backup to `data_directory`, which must be nothing, or empty, and verifies the copy from its first entry to its
@@ -12,7 +12,7 @@ use crate::server::{open_data, wait_until_closed};
 ///
 /// # Errors
 /// [`BackupError`]: then there is no data directory.
-pub fn restore(backup: &Path, data_directory: &Path) -> Result<Verified, BackupError> {
+pub fn restore(backup: &Path, data_directory: &Path) -> Result<Contents, BackupError> {
     let manifest = Manifest::read(backup)?;
     let directory = Partial::create(data_directory)?;
     match fill(&manifest, backup, directory.path()) {
@@ -27,7 +27,7 @@ pub fn restore(backup: &Path, data_directory: &Path) -> Result<Verified, BackupE
     }
 }
 
-fn fill(manifest: &Manifest, backup: &Path, directory: &Path) -> Result<Verified, BackupError> {
+fn fill(manifest: &Manifest, backup: &Path, directory: &Path) -> Result<Contents, BackupError> {
     manifest.copy_files(backup, directory)?;
     let verified = verify(&*open_data(directory, CACHE_BYTES_MAX)?)?;
     let found = (verified.entries, HEXLOWER.encode(&verified.head), verified.records);
@@ -35,5 +35,5 @@ fn fill(manifest: &Manifest, backup: &Path, directory: &Path) -> Result<Verified
         return Err(BackupError::OtherEnd { found: verified.entries, expected: manifest.entries });
     }
     drop(wait_until_closed(directory)?);
-    Ok(Verified { bytes: manifest.bytes(), ..verified })
+    Ok(Contents { bytes: manifest.bytes(), ..verified })
 }

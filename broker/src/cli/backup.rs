@@ -12,7 +12,7 @@ use tokio::task::{block_in_place, spawn_blocking};
 use veribus_client::Client;
 
 use super::{connect::ConnectArgs, failure::Failure, output};
-use crate::backup::{BackupError, Receiver, Verified, restore as restore_backup};
+use crate::backup::{BackupError, Contents, Receiver, restore as restore_backup};
 
 #[derive(Debug, Args)]
 pub(super) struct BackupArgs {
@@ -47,7 +47,7 @@ pub(super) async fn backup(args: BackupArgs) -> Result<(), Failure> {
     if args.json {
         return Ok(output::json(&facts(&verified))?);
     }
-    let Verified { entries, records, bytes, .. } = &verified;
+    let Contents { entries, records, bytes, .. } = &verified;
     let text = format!(
         "{} {entries} entries, {records} records, {} in {}, head {}",
         "backed up".green().bold(),
@@ -68,7 +68,7 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<(), Failure> {
     if json {
         return Ok(output::json(&facts(&verified))?);
     }
-    let Verified { entries, records, head, .. } = &verified;
+    let Contents { entries, records, head, .. } = &verified;
     let text = format!(
         "{} {entries} entries and {records} records to {}, head {}",
         "restored".green().bold(),
@@ -79,7 +79,7 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<(), Failure> {
     Ok(output::line(root_key_text(&verified))?)
 }
 
-async fn receive(client: &Client, mut receiver: Receiver) -> Result<Verified, Failure> {
+async fn receive(client: &Client, mut receiver: Receiver) -> Result<Contents, Failure> {
     let mut parts = client.admin().backup();
     let progress = progress_bar();
     while let Some(part) = parts.next().await {
@@ -94,7 +94,7 @@ async fn receive(client: &Client, mut receiver: Receiver) -> Result<Verified, Fa
     Ok(verified)
 }
 
-fn facts(verified: &Verified) -> Value {
+fn facts(verified: &Contents) -> Value {
     json!({
         "verified": true,
         "entries": verified.entries,
@@ -105,7 +105,7 @@ fn facts(verified: &Verified) -> Value {
     })
 }
 
-fn root_key_text(verified: &Verified) -> String {
+fn root_key_text(verified: &Contents) -> String {
     let ids: Vec<_> = verified.root_keys.iter().map(|id| format!("`{id}`")).collect();
     if ids.is_empty() {
         return "no value was sealed yet: the broker may start with any root key".to_owned();

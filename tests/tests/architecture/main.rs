@@ -84,7 +84,16 @@ const ONLY: [(&str, &str, &[&str]); 8] = [
     (
         "record",
         "engine",
-        &["AppendError", "CHUNK_BYTES_MAX", "Chunk", "LogStore", "ReadError", "Record", "SharedLogStore"],
+        &[
+            "AppendError",
+            "CHUNK_BYTES_MAX",
+            "Chunk",
+            "KEY_BYTES_MAX",
+            "LogStore",
+            "ReadError",
+            "Record",
+            "SharedLogStore",
+        ],
     ),
     ("seal", "engine", &["Record"]),
     ("check", "transport", &["tls"]),

@@ -18,7 +18,7 @@ const PAGE_RECORDS: usize = 512;
 
 /// What a store holds, its chain followed from entry 0 on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
+pub struct Contents {
     /// How many entries the log has.
     pub entries: u64,
     /// The leaf hash of the last of them.
@@ -32,7 +32,7 @@ pub struct Verified {
 }
 
 /// Reads everything.
-pub(super) fn verify(store: &dyn LogStore) -> Result<Verified, BackupError> {
+pub(super) fn verify(store: &dyn LogStore) -> Result<Contents, BackupError> {
     let mut chain = ChainVerifier::from_genesis();
     while let Some(chunk) = store.chunk_at(chain.next_index())?.filter(|one| one.first_index == chain.next_index()) {
         push(&mut chain, &chunk)?;
@@ -43,7 +43,7 @@ pub(super) fn verify(store: &dyn LogStore) -> Result<Verified, BackupError> {
     }
     let root_keys = KeyRing::roots_in_use(&store.records(KEY_PREFIX)?)?;
     let head = chain.head().unwrap_or(GENESIS);
-    Ok(Verified { entries: chain.next_index(), head, records: count(store)?, bytes: 0, root_keys })
+    Ok(Contents { entries: chain.next_index(), head, records: count(store)?, bytes: 0, root_keys })
 }
 
 /// Follows the chain through a chunk.
