@@ -15,7 +15,7 @@ use crate::{
     decide::{Access, Decider, Decision},
     deliver::{EndReason, Router},
     model::{AgentId, Clock, DecisionId, Issuer, RefusalReason, UnixSeconds},
-    record::{AccessReceipt, Draft, RecordError, Recorder},
+    record::{AccessReceipt, Copying, Draft, LogReader, RecordError, Recorder},
     subscribe::ReadRefusal,
 };
 
@@ -69,6 +69,10 @@ pub struct AdminStages {
     pub lifetime: TokenLifetime,
     /// The keys of shared state.
     pub keys: KeyStages,
+    /// What is copied for a backup.
+    pub log: LogReader,
+    /// How many bytes of changes may wait for a backup under way.
+    pub backup_journal_bytes_max: usize,
 }
 
 /// Carries operators' requests out. Cheap to clone.
@@ -157,6 +161,18 @@ impl Administration {
         let detail = format!("agent={agent} issuer={issuer} after {}", after.0);
         self.0.permit(caller, Access::AdminRead("sessions"), detail).await?;
         Ok(self.0.sessions.list(filter, after, max))
+    }
+
+    /// Begins with a copy of everything: of the log, and of what stands beside it.
+    ///
+    /// # Errors
+    /// [`ReadRefusal`], also where another copy is under way.
+    pub async fn backup(&self, caller: &Caller) -> Result<Copying, ReadRefusal> {
+        let stages = &self.0;
+        let (draft, asker) = (stages.decide(caller, Access::Backup).await?, caller.identity());
+        let copy = stages.recorder.copy(draft, asker, &stages.log, stages.backup_journal_bytes_max);
+        let (receipt, copying) = copy.await?;
+        accepted(receipt).map(|_| copying)
     }
 
     /// On a task of its own: a caller who goes away does not stop it half way.

@@ -196,6 +196,9 @@ pub struct RecordConfig {
     /// The store's page cache.
     #[serde(default = "default_store_cache")]
     pub store_cache_bytes_max: u64,
+    /// How many bytes of changes may wait to be taken in by a backup under way; past that the backup fails.
+    #[serde(default = "default_backup_journal_bytes")]
+    pub backup_journal_bytes_max: usize,
 }
 
 /// What happens to a subscriber whose queue is full.
@@ -364,6 +367,10 @@ const fn default_commit_linger() -> u64 {
 const fn default_writer_queue() -> usize {
     1_024
 }
+const fn default_backup_journal_bytes() -> usize {
+    64 * 1024 * 1024
+}
+
 const fn default_writer_queue_bytes() -> usize {
     256 << 20
 }
@@ -461,7 +468,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 22] {
+    fn positive_settings(&self) -> [(&'static str, usize); 23] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -475,6 +482,7 @@ impl Config {
             ("record.commit_entries_max", record.commit_entries_max),
             ("record.writer_queue_submissions_max", record.writer_queue_submissions_max),
             ("record.writer_queue_bytes_max", record.writer_queue_bytes_max),
+            ("record.backup_journal_bytes_max", record.backup_journal_bytes_max),
             ("record.dedup_ids_per_sender_max", record.dedup_ids_per_sender_max),
             ("record.dedup_senders_max", record.dedup_senders_max),
             ("delivery.queue_messages_max", delivery.queue_messages_max),

@@ -2,6 +2,7 @@
 
 pub mod administer;
 pub mod authenticate;
+pub mod backup;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -1,6 +1,13 @@
 //! Builds the stages from the settings, serves, and shuts down in good order.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -18,10 +25,7 @@ use crate::{
     config::{Config, LimitsConfig, Overflow, ServerConfig},
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
-    engine::{
-        SharedLogStore,
-        sled::{OpenError, SledLog},
-    },
+    engine::{SharedLogStore, sled::SledLog},
     inspect::{Inspector, InspectorSettings, RulesError},
     metrics::Metrics,
     model::{Ceiling, Clock, IdError, QuotaTerms},
@@ -52,6 +56,7 @@ mod exposition;
 pub(crate) mod issuers;
 pub(crate) mod shared;
 
+pub use crate::engine::sled::{OpenError, wait_until_closed};
 pub use issuers::IssuerError;
 pub use shared::KeysError;
 
@@ -279,7 +284,7 @@ impl Builder {
             metrics.clone(),
         ));
         let renewals = Renewals::new(Arc::clone(&authenticator), Arc::clone(&refusals), recorder.clone());
-        let admin = Admin::new(Administration::new(AdminStages {
+        let administration = Administration::new(AdminStages {
             decider: Arc::clone(&decider),
             router: Arc::clone(&router),
             recorder: recorder.clone(),
@@ -289,7 +294,10 @@ impl Builder {
             clock: clock.clone(),
             lifetime: token_lifetime(&config),
             keys: KeyStages::new(keys, roots),
-        }));
+            log: log.clone(),
+            backup_journal_bytes_max: config.record.backup_journal_bytes_max,
+        });
+        let admin = Admin::new(administration, drain.clone());
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
         let pipelines = Pipelines {
             recorder: recorder.clone(),
@@ -455,8 +463,16 @@ fn inspector(config: &Config) -> Result<Inspector, ServerError> {
     Ok(Inspector::new(InspectorSettings { rules, message_bytes_max: config.limits.message_bytes_max })?)
 }
 
-fn open_store(config: &Config) -> Result<SharedLogStore, ServerError> {
-    Ok(Arc::new(SledLog::open(&config.record.data_directory, config.record.store_cache_bytes_max)?))
+fn open_store(config: &Config) -> Result<SharedLogStore, OpenError> {
+    open_data(&config.record.data_directory, config.record.store_cache_bytes_max)
+}
+
+/// Opens or makes the store in a data directory, as a broker would, for those who copy it.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_data(directory: &Path, cache_bytes_max: u64) -> Result<SharedLogStore, OpenError> {
+    Ok(Arc::new(SledLog::open(directory, cache_bytes_max)?))
 }
 
 /// Loads the policy as the broker would, and says how many files it has and its SHA-256.

@@ -1,5 +1,5 @@
-//! For operators: revoking tokens and agents, looking at open sessions, ending them, and the keys of shared state. Needs the
-//! permissions `admin.revoke`, `admin.sessions` and `admin.keys`.
+//! For operators: revoking tokens and agents, looking at open sessions, ending them; the keys of shared state; backups. Needs
+//! the permissions `admin.revoke`, `admin.sessions`, `admin.keys` and `admin.backup`.
 //!
 //! Out of scope: what was done before, and by whom; that is in the audit log.
 
@@ -16,7 +16,7 @@ mod keys;
 pub use keys::{Keys, RewrappedKeys, RotatedKeys, ShreddedKey};
 
 use crate::{
-    Error,
+    Backup, Error,
     present::Method,
     retry::Failed,
     session::Session,
@@ -196,6 +196,12 @@ impl Admin {
             .call(Method::DISCONNECT, request, |mut admin, request| async move { admin.disconnect(request).await })
             .await?;
         Ok(Disconnected { audit_index: answer.audit_index, sessions_ended: answer.sessions_ended })
+    }
+
+    /// A consistent copy of the broker's data, part by part. The call is made when the stream is first polled.
+    #[must_use]
+    pub fn backup(&self) -> Backup {
+        Backup::new(Arc::clone(&self.session))
     }
 
     /// Calls, and again as long as it is certain that nothing has happened.

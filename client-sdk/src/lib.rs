@@ -23,7 +23,7 @@
 //! - [`Subscription`]: deliveries in the order of the audit log, each checked before it is handed on.
 //! - [`State`]: values that agents share under keys, written by compare-and-swap where it matters, and watched.
 //! - [`Audit`]: the audit log.
-//! - [`Admin`]: revoking, open sessions, and the keys of shared state.
+//! - [`Admin`]: revoking, open sessions, the keys of shared state, and backups.
 //!
 //! What breaks is taken up again: connections and streams. Messages are sent again with the same id, which the broker
 //! records once.
@@ -75,6 +75,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod builder;
 mod client;
 mod connect;
@@ -103,6 +104,7 @@ pub use veribus_proto as proto;
 
 pub use admin::{Admin, Disconnect, Disconnected, Keys, Revocation, Revoked, RewrappedKeys, RotatedKeys, ShreddedKey};
 pub use audit::{Audit, AuditEntries, AuditFilter, StoredEntry};
+pub use backup::Backup;
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use credentials::Credentials;

@@ -35,6 +35,7 @@ impl Method {
     pub(crate) const STATE_LIST: Self = Self("/veribus.v1.StateService/List");
     pub(crate) const STATE_WATCH: Self = Self("/veribus.v1.StateService/Watch");
     pub(crate) const STATE_SESSION: Self = Self("/veribus.v1.StateService/Session");
+    pub(crate) const BACKUP: Self = Self("/veribus.v1.AdminService/Backup");
     pub(crate) const TAIL: Self = Self("/veribus.v1.AuditService/Tail");
 }
 

@@ -14,10 +14,10 @@ use veribus_broker::{
     issue::{Claims, KeyKind, TokenIssuer},
 };
 use veribus_proto::v1::{
-    DisconnectRequest, ListKeysRequest, ListRevocationsRequest, ListSessionsRequest, Message, PublishRequest,
-    PutRequest, QueryRequest, ReinstateRequest, Revocation, RevokeRequest, RewrapKeysRequest, RotateKeysRequest,
-    ShredKeyRequest, TailRequest, disconnect_request, publish_result::Outcome, revocation, state_operation::Operation,
-    state_result::Result as Answer,
+    BackupRequest, DisconnectRequest, ListKeysRequest, ListRevocationsRequest, ListSessionsRequest, Message,
+    PublishRequest, PutRequest, QueryRequest, ReinstateRequest, Revocation, RevokeRequest, RewrapKeysRequest,
+    RotateKeysRequest, ShredKeyRequest, TailRequest, disconnect_request, publish_result::Outcome, revocation,
+    state_operation::Operation, state_result::Result as Answer,
 };
 use veribus_tests::{
     broker::TestBroker,
@@ -59,6 +59,7 @@ veribus.v1.StateService/List           tickets     | who? who? who? who? who? wh
 veribus.v1.StateService/Watch          tickets     | who? who? who? who? who? who? who? who? no | no no yes yes no no no no
 veribus.v1.StateService/Session        ticket      | who? who? who? who? who? who? who? who? no | no no yes yes no no no no
 veribus.v1.StateService/Session        nothing     | who? who? who? who? who? who? who? who? yes | yes yes yes yes yes yes yes yes
+veribus.v1.AdminService/Backup         all         | who? who? who? who? who? who? who? who? no | no no no no no no no yes
 grpc.health.v1.Health/Check            all         | yes yes yes yes yes yes yes yes yes | yes yes yes yes yes yes yes yes
 ";
 
@@ -68,7 +69,7 @@ struct Row {
     call: fn(Raw) -> BoxFuture<'static, Result<(), Status>>,
 }
 
-const ROWS: [Row; 31] = [
+const ROWS: [Row; 32] = [
     Row {
         rpc: "veribus.v1.BrokerService/Publish",
         action: "transaction",
@@ -139,6 +140,7 @@ const ROWS: [Row; 31] = [
     Row { rpc: "veribus.v1.StateService/Watch", action: "tickets", call: |raw| state_watch(raw).boxed() },
     Row { rpc: "veribus.v1.StateService/Session", action: "ticket", call: |raw| state_session(raw, true).boxed() },
     Row { rpc: "veribus.v1.StateService/Session", action: "nothing", call: |raw| state_session(raw, false).boxed() },
+    Row { rpc: "veribus.v1.AdminService/Backup", action: "all", call: |raw| backup(raw).boxed() },
     Row { rpc: "grpc.health.v1.Health/Check", action: "all", call: |raw| health(raw).boxed() },
 ];
 
@@ -260,6 +262,12 @@ async fn state_session(raw: Raw, something: bool) -> Result<(), Status> {
         Some(Answer::Refusal(refusal)) => Err(Status::new(Code::from_i32(refusal.code), refusal.message)),
         other => Err(Status::internal(format!("{other:?}"))),
     }
+}
+
+async fn backup(raw: Raw) -> Result<(), Status> {
+    let mut parts = raw.admin().backup(BackupRequest {}).await?.into_inner();
+    while parts.message().await?.is_some() {}
+    Ok(())
 }
 
 async fn health(raw: Raw) -> Result<(), Status> {

@@ -7,6 +7,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod bench;
 mod config;
 mod connect;
@@ -73,6 +74,10 @@ enum Command {
     /// The keys that shared state is encrypted with
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Take a consistent copy of a running broker's data: the log, and shared state as it is sealed
+    Backup(backup::BackupArgs),
+    /// Verify a backup, and copy it to a new data directory
+    Restore(backup::RestoreArgs),
     /// Play through what the broker lets pass and what it stops, with real clients
     Demo(demo::DemoArgs),
     /// Measure how fast it is on this machine
@@ -119,6 +124,8 @@ impl Command {
             Self::Revocations(args) => admin::revocations(args).await,
             Self::Sessions(command) => admin::sessions(command).await,
             Self::Keys(command) => keys::run(command).await,
+            Self::Backup(args) => backup::backup(args).await,
+            Self::Restore(args) => backup::restore(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Bench(command) => bench::run(command).await,
             Self::Health(args) => health::run(args).await,

@@ -74,6 +74,8 @@ pub enum RefusalReason {
     RootKeyFixed,
     /// The next root key could not be prepared.
     RootKeyFailed,
+    /// Another backup is under way.
+    BackupRunning,
     /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
     MessageIdReused,
 }
@@ -99,6 +101,7 @@ impl RefusalReason {
             Self::NoSuchKey => "NO_SUCH_KEY",
             Self::RootKeyFixed => "ROOT_KEY_FIXED",
             Self::RootKeyFailed => "ROOT_KEY_FAILED",
+            Self::BackupRunning => "BACKUP_RUNNING",
             Self::MessageIdReused => "MESSAGE_ID_REUSED",
         }
     }
@@ -123,6 +126,7 @@ impl RefusalReason {
             Self::NoSuchKey,
             Self::RootKeyFixed,
             Self::RootKeyFailed,
+            Self::BackupRunning,
             Self::MessageIdReused,
         ]
         .into_iter()

@@ -34,6 +34,7 @@ impl FirstOutcome {
                 | RefusalReason::NoSuchKey
                 | RefusalReason::RootKeyFixed
                 | RefusalReason::RootKeyFailed
+                | RefusalReason::BackupRunning
                 | RefusalReason::MessageIdReused,
             ) => false,
         }

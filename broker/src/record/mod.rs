@@ -9,9 +9,11 @@
 
 mod audience;
 mod commit;
+mod copying;
 mod disk;
 mod draft;
 mod duplicates;
+mod journal;
 mod order;
 mod prepared;
 mod queue;
@@ -23,8 +25,10 @@ mod tail;
 mod writer;
 
 pub use audience::{Audience, Recipient};
+pub use copying::{CopyError, CopyPart, Copying};
 pub use disk::DiskWatch;
 pub use draft::{Draft, UndeliveredCount, actor, timestamp};
+pub use journal::{JournalFault, LogEnd};
 pub use order::{FollowOrder, Followed, Following, StateOrder, StateOutcome};
 pub use queue::{AccessReceipt, KeyOrder, KeyReceipt, PendingOutcomes, PendingState, RecordError, Recorder};
 pub use reader::{EntryAt, LogReader};

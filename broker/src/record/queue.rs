@@ -1,11 +1,13 @@
 //! The way to the writer: bounded, and every submission gets exactly one answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{DiskWatch, Draft, FollowOrder, Following, Routed, StateOrder, StateOutcome};
+use super::{
+    Copying, DiskWatch, Draft, FollowOrder, Following, LogReader, Routed, StateOrder, StateOutcome, journal::Journal,
+};
 use crate::{
     authenticate::{Identity, Revocation, Revoked},
     model::{DecisionId, Epoch, Outcome, RefusalReason, Scope},
@@ -46,6 +48,8 @@ pub(super) enum Change {
     Revoke(Revocation),
     /// Lifts this revocation, if it is still in force when that is recorded.
     Reinstate(Arc<Revoked>),
+    /// Keeps a journal of what changes after this commit, as long as somebody has it.
+    Copy(Weak<Journal>),
 }
 
 /// What is to become of keys.
@@ -256,6 +260,27 @@ impl Recorder {
         let submission = Submission::Keys(Box::new(KeyRequest { draft, asker, order }), reply);
         self.submissions.send(submission).await.map_err(|_| RecordError::Failed)?;
         receipt.await.map_err(|_| RecordError::Failed)
+    }
+
+    /// Records that everything is copied, and begins with that: `log` is read, and what changes meanwhile, up to
+    /// `journal_bytes_max` at a time, is kept until it was handed out. One copy at a time.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn copy(
+        &self,
+        draft: Draft,
+        asker: Arc<Identity>,
+        log: &LogReader,
+        journal_bytes_max: usize,
+    ) -> Result<(AccessReceipt, Copying), RecordError> {
+        if self.disk.is_critical() {
+            return Err(RecordError::DiskFloor);
+        }
+        let journal = Journal::new(journal_bytes_max);
+        let change = Change::Copy(Arc::downgrade(&journal));
+        let receipt = self.submit(Request { draft, asker: Some(asker), change }).await?;
+        Ok((receipt, Copying::new(log.store().clone(), journal)))
     }
 
     /// Records what has happened already, and waits until that is durable.

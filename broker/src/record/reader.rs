@@ -31,6 +31,10 @@ impl LogReader {
         Self { store, committed }
     }
 
+    pub(super) const fn store(&self) -> &SharedLogStore {
+        &self.store
+    }
+
     /// How many entries are committed: the index that comes next.
     #[must_use]
     pub fn committed(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ use super::{
     Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError, UndeliveredCount,
     commit::{ChainEnd, Commit},
     duplicates::{Duplicates, First, FirstOutcome, Key},
+    journal::Journal,
     prepared::Prepared,
     queue::Submission,
     revocation,
@@ -115,6 +116,8 @@ pub struct Writer {
     state: StateTable,
     /// In force, and not known to be in the log.
     unrecorded: Vec<Unrecorded>,
+    /// Of the copy under way, if there is one.
+    journal: Weak<Journal>,
     failures: u32,
 }
 
@@ -156,6 +159,7 @@ impl Writer {
             revocations,
             state,
             unrecorded: Vec::new(),
+            journal: Weak::new(),
             failures: 0,
         };
         Ok((writer, recorder, reader))
@@ -245,7 +249,13 @@ impl Writer {
             replies.into_iter().for_each(Reply::send);
             return Ok(());
         }
-        match self.store.append(&chunks, &changes.records) {
+        let journal = self.journal.upgrade();
+        journal.iter().for_each(|journal| journal.begin());
+        let appended = self.store.append(&chunks, &changes.records);
+        if appended.is_err() {
+            journal.iter().for_each(|journal| journal.fail());
+        }
+        match appended {
             Ok(()) => {}
             Err(AppendError::Write(detail)) if changes.moves_root => return Err(WriterEnd::RootKey(detail)),
             Err(AppendError::Write(detail)) => {
@@ -260,6 +270,7 @@ impl Writer {
         self.failures = 0;
         self.end = end;
         self.state.committed();
+        self.journal(&mut changes);
         if !changes.lifted.is_empty() {
             self.revocations.change(Vec::new(), &changes.lifted);
         }
@@ -269,6 +280,17 @@ impl Writer {
         self.notes.extend(undelivered);
         replies.into_iter().for_each(Reply::send);
         Ok(())
+    }
+
+    /// Takes down for a copy what a durable commit changed; one that begins with it finds that in the store.
+    fn journal(&mut self, changes: &mut Changes) {
+        if let Some(begun) = changes.journal.take() {
+            self.journal = begun;
+            changes.records.clear();
+        }
+        if let Some(journal) = self.journal.upgrade() {
+            journal.note(&changes.records, self.end);
+        }
     }
 
     /// After a failed write nobody knows what persisted: read it back, as after a crash. What did persist was delivered to

@@ -1,15 +1,21 @@
 //! `AdminService`: operators revoke, reinstate, look at sessions and end them, and look after the keys of shared state.
 
 use prost_types::Timestamp;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use veribus_proto::v1::{
-    self, DisconnectRequest, DisconnectResponse, ListKeysRequest, ListKeysResponse, ListRevocationsRequest,
-    ListRevocationsResponse, ListSessionsRequest, ListSessionsResponse, ReinstateRequest, ReinstateResponse,
-    RevokeRequest, RevokeResponse, RewrapKeysRequest, RewrapKeysResponse, RotateKeysRequest, RotateKeysResponse,
-    ShredKeyRequest, ShredKeyResponse, admin_service_server::AdminService, disconnect_request::Target,
+    self, BackupRequest, BackupResponse, DisconnectRequest, DisconnectResponse, ListKeysRequest, ListKeysResponse,
+    ListRevocationsRequest, ListRevocationsResponse, ListSessionsRequest, ListSessionsResponse, ReinstateRequest,
+    ReinstateResponse, RevokeRequest, RevokeResponse, RewrapKeysRequest, RewrapKeysResponse, RotateKeysRequest,
+    RotateKeysResponse, ShredKeyRequest, ShredKeyResponse, admin_service_server::AdminService,
+    disconnect_request::Target,
 };
 
-use super::{broker::caller, keys, status};
+use super::{
+    backup_stream,
+    broker::{Responses, caller},
+    keys, status,
+};
 use crate::{
     administer::{Administration, Disconnecting},
     authenticate::{Revocation, Session, SessionFilter, SessionId},
@@ -23,18 +29,26 @@ const PAGE_MAX: usize = 1_000;
 const ID_BYTES_MAX: usize = 128;
 
 /// The service.
-pub struct Admin(Administration);
+pub struct Admin(Administration, CancellationToken);
 
 impl Admin {
-    /// Carries requests out by `administration`.
+    /// Carries requests out by `administration`; streams end when `drain` is cancelled.
     #[must_use]
-    pub const fn new(administration: Administration) -> Self {
-        Self(administration)
+    pub const fn new(administration: Administration, drain: CancellationToken) -> Self {
+        Self(administration, drain)
     }
 }
 
 #[tonic::async_trait]
 impl AdminService for Admin {
+    type BackupStream = Responses<BackupResponse>;
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let caller = caller(&request)?;
+        let copying = self.0.backup(&caller).await.map_err(|refusal| status::read_status(&refusal))?;
+        Ok(Response::new(Box::pin(backup_stream::serve(copying, caller, self.1.clone()))))
+    }
+
     async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
         let caller = caller(&request)?;
         let asked = request.into_inner().revocation.ok_or_else(|| status::invalid("there is no revocation"))?;

@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod audit;
+mod backup_stream;
 pub mod broker;
 pub mod connection;
 mod convert;

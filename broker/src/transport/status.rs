@@ -15,7 +15,7 @@ use crate::{
     model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt},
     publish::PublishError,
     quota::QuotaExceeded,
-    record::RecordError,
+    record::{CopyError, JournalFault, RecordError},
     share::{WatchEnd, WhyNot},
     subscribe::ReadRefusal,
 };
@@ -153,6 +153,7 @@ impl From<RefusalReason> for Told {
             RefusalReason::RootKeyFailed => {
                 (Code::Internal, "the next root key could not be made ready: nothing changed")
             }
+            RefusalReason::BackupRunning => (Code::FailedPrecondition, "another backup is under way"),
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
         };
         Self(code, reason.as_str(), text)
@@ -293,6 +294,27 @@ pub(super) fn inbox_status(InboxError(reason): InboxError) -> Option<Status> {
         EndReason::Disconnected => Some(ended(&SessionEnd::Disconnected)),
         EndReason::Draining => Some(draining()),
     }
+}
+
+/// Why a backup is not completed.
+pub(super) fn copy_status(error: &CopyError) -> Status {
+    let told = match error {
+        CopyError::Read(error) => return log_status(error),
+        CopyError::Journal(JournalFault::Full) => Told(
+            Code::ResourceExhausted,
+            "BACKUP_OVERTAKEN",
+            "more was written than the backup took in: take it faster, or when there is less to do",
+        ),
+        CopyError::Journal(JournalFault::WriteFailed) => {
+            Told(Code::Unavailable, "BACKUP_INTERRUPTED", "a write to the log failed meanwhile: begin anew")
+        }
+    };
+    told.status(None)
+}
+
+/// The receiver of a backup takes nothing in.
+pub(super) fn backup_stalled() -> Status {
+    Told(Code::ResourceExhausted, "BACKUP_STALLED", "the backup is not taken in").status(None)
 }
 
 pub(super) fn log_status(error: &ReadError) -> Status {

@@ -13,4 +13,4 @@
 mod head;
 mod store;
 
-pub use store::{OpenError, SledLog, VALUE_BYTES_MAX};
+pub use store::{OpenError, SledLog, VALUE_BYTES_MAX, wait_until_closed};

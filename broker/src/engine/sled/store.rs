@@ -2,10 +2,12 @@
 //! Records stand in the same tree, since a batch of sled is atomic within one: behind a first byte that no chunk reaches.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,6 +20,10 @@ use crate::engine::{AppendError, Chunk, KEY_BYTES_MAX, LogStore, ReadError, Reco
 
 /// The longest value, in bytes: sixteen of them fill a leaf page of sled without it turning into a blob.
 pub const VALUE_BYTES_MAX: usize = 7 * 1024;
+
+/// How long a store may take to close, and how long to wait between two looks.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+const CLOSE_PAUSE: Duration = Duration::from_millis(2);
 
 const PARTS_MAX: usize = u16::MAX as usize;
 /// The first byte of a record's key. No log grows to 2^56 * 255 entries.
@@ -134,6 +140,26 @@ impl SledLog {
             bytes.extend_from_slice(&value);
         }
         Ok(bytes.into())
+    }
+}
+
+/// Waits until nothing writes to the store in `directory` any more, for those who copy its files, and keeps others from
+/// opening it as long as what is returned lives. A store that was dropped ends what it has begun in the background.
+///
+/// # Errors
+/// [`OpenError::InUse`] where that takes longer than ten seconds; [`OpenError::Directory`].
+pub fn wait_until_closed(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("log");
+    let in_directory = |source| OpenError::Directory { path: directory.to_owned(), source };
+    let file = File::open(path.join("db")).map_err(in_directory)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(in_directory(error)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > CLOSE_MAX => return Err(OpenError::InUse(path)),
+            Err(TryLockError::WouldBlock) => thread::park_timeout(CLOSE_PAUSE),
+        }
     }
 }
 
@@ -301,6 +327,24 @@ mod tests {
         let _log = SledLog::open(directory.path(), CACHE).expect("opened");
         let second = SledLog::open(directory.path(), CACHE);
         assert!(matches!(second, Err(OpenError::InUse(_))), "{:?}", second.err());
+    }
+
+    #[test]
+    fn a_store_is_closed_when_it_was_dropped_and_nobody_opens_it_while_it_is_copied() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = SledLog::open(directory.path(), CACHE).expect("opened");
+        log.append(&[chunk(0, 10)], &[]).expect("appended");
+        let dropping = thread::spawn(move || {
+            thread::park_timeout(Duration::from_millis(50));
+            drop(log);
+        });
+        let begun = Instant::now();
+        let closed = wait_until_closed(directory.path()).expect("closed");
+        assert!(begun.elapsed() >= Duration::from_millis(40), "it waits");
+        dropping.join().expect("no panic");
+        assert!(matches!(SledLog::open(directory.path(), CACHE), Err(OpenError::InUse(_))));
+        drop(closed);
+        SledLog::open(directory.path(), CACHE).expect("opened again");
     }
 
     #[test]

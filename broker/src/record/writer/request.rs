@@ -1,6 +1,8 @@
 //! Decisions on requests, and what takes effect with their entries: revocations at once, since nothing that they name may
 //! stand after them; their end only once that is durable. Whatever fails on the way leaves a revocation in force.
 
+use std::sync::Weak;
+
 use crate::{
     authenticate::{Identity, Revocation, Revoked, TokenError},
     engine::Record,
@@ -8,6 +10,7 @@ use crate::{
     record::{
         AccessReceipt, Draft,
         commit::Commit,
+        journal::Journal,
         queue::{Change, Request},
         revocation,
     },
@@ -25,6 +28,8 @@ pub(super) struct Changes {
     pub(super) lifted: Vec<u64>,
     /// Which root key counts is decided by it.
     pub(super) moves_root: bool,
+    /// Begins once the commit is durable.
+    pub(super) journal: Option<Weak<Journal>>,
 }
 
 /// A revocation in force whose entry may not be in the log.
@@ -57,7 +62,7 @@ impl Writer {
     /// Records a decision on a request. Its asker's token may have run out or been revoked while it waited.
     pub(super) fn request(&mut self, request: Request, commit: &mut Commit, changes: &mut Changes) -> AccessReceipt {
         let Request { mut draft, asker, change } = request;
-        let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.cannot(&change));
+        let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.cannot(&change, changes));
         if let Some((rule, reason)) = refused {
             draft.deny(&rule, reason);
             let decision_id = self.decision_id(commit.push(draft));
@@ -65,6 +70,10 @@ impl Writer {
         }
         let index = match change {
             Change::None => commit.push(draft),
+            Change::Copy(journal) => {
+                changes.journal = Some(journal);
+                commit.push(draft)
+            }
             Change::Reinstate(revoked) => {
                 changes.records.push(revocation::forgotten(revoked.index));
                 changes.lifted.push(revoked.index);
@@ -91,7 +100,7 @@ impl Writer {
     }
 
     /// Why a change cannot be made, as things are now.
-    fn cannot(&self, change: &Change) -> Option<(String, RefusalReason)> {
+    fn cannot(&self, change: &Change, changes: &Changes) -> Option<(String, RefusalReason)> {
         let (rule, reason) = match change {
             Change::Revoke(_) if self.revocations.len() >= self.settings.revocations_max => {
                 ("native/revocation-limit", RefusalReason::RevocationLimit)
@@ -100,7 +109,10 @@ impl Writer {
             Change::Reinstate(revoked) if !self.revocations.holds(revoked) => {
                 ("native/no-such-revocation", RefusalReason::NoSuchRevocation)
             }
-            Change::None | Change::Revoke(_) | Change::Reinstate(_) => return None,
+            Change::Copy(_) if is_kept(&self.journal) || changes.journal.as_ref().is_some_and(is_kept) => {
+                ("native/backup-running", RefusalReason::BackupRunning)
+            }
+            Change::None | Change::Revoke(_) | Change::Reinstate(_) | Change::Copy(_) => return None,
         };
         Some((rule.to_owned(), reason))
     }
@@ -116,4 +128,9 @@ impl Writer {
         changes.revoked.push(Unrecorded { index, draft, revocation });
         revoked
     }
+}
+
+/// Whether somebody still has the journal.
+fn is_kept(journal: &Weak<Journal>) -> bool {
+    journal.strong_count() > 0
 }

@@ -108,6 +108,7 @@ impl Handover for Delivered {
     }
 }
 
+mod copying;
 mod keys;
 mod revoking;
 
