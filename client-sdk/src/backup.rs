@@ -51,7 +51,7 @@ impl fmt::Debug for Backup {
 
 enum Step {
     Begin(Arc<Session>),
-    Running(Streaming<BackupResponse>),
+    Running(Box<Streaming<BackupResponse>>),
     Over,
 }
 
