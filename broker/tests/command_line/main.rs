@@ -6,6 +6,7 @@
     reason = "a failed expectation is a failed test, in what the tests share too"
 )]
 
+mod keys;
 mod token;
 
 use std::{
