@@ -7,6 +7,7 @@
 )]
 
 mod backup;
+mod keys;
 mod token;
 
 use std::{
