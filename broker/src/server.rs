@@ -410,6 +410,7 @@ impl RunningServer {
     pub async fn drain(self) -> Result<(), ServerError> {
         tracing::info!("draining");
         self.health.set_not_serving::<BrokerServiceServer<Broker>>().await;
+        self.health.set_not_serving::<StateServiceServer<State>>().await;
         self.health.set_not_serving::<AuditServiceServer<Audit>>().await;
         self.health.set_not_serving::<AdminServiceServer<Admin>>().await;
         self.drain.cancel();

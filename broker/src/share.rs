@@ -3,23 +3,24 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use crate::{
     authenticate::{Identity, TokenError},
-    decide::{Access, Decider},
+    decide::{Access, Decider, Decision},
     inspect::Inspector,
     model::{Clock, DecisionId, RefusalReason, Revision, StateKey, StatePrefix, Write},
-    record::{Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome},
+    record::{ANSWER_BYTES_MAX, Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome},
     seal::KeyRing,
-    state::{Changes, Listing, Lookup, OpenedValue, SealedValue, StateReader, Unreadable},
+    state::{Changes, Listing, Lookup, Metadata, OpenedValue, SealedValue, StateReader, TableError, Unreadable},
 };
 
 mod watch;
 
 pub use watch::{Shown, ShownChange, Watch, WatchEnd};
 
-/// How many bytes of values the answers to one request hold together.
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
+/// How many look through the records at once.
+const SCANS_MAX: usize = 2;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,18 +134,28 @@ pub struct ShareStages {
 
 /// Carries operations on shared state through every stage. Cheap to clone.
 #[derive(Clone)]
-pub struct Sharing(Arc<ShareStages>);
+pub struct Sharing {
+    stages: Arc<ShareStages>,
+    scans: Arc<Semaphore>,
+}
+
+/// A list that was permitted, and who asked for it.
+struct Asked {
+    query: ListQuery,
+    identity: Arc<Identity>,
+    peer: SocketAddr,
+}
 
 /// Operations that are decided on.
 pub struct Ordered {
     orders: Vec<StateOrder>,
-    lists: Vec<Option<ListQuery>>,
+    lists: Vec<Option<Asked>>,
 }
 
 /// Operations on their way to the record.
 pub struct Operating {
     pending: PendingState,
-    lists: Vec<Option<ListQuery>>,
+    lists: Vec<Option<Asked>>,
 }
 
 impl Ordered {
@@ -165,13 +176,13 @@ impl Sharing {
     /// Put together from its stages.
     #[must_use]
     pub fn new(stages: ShareStages) -> Self {
-        Self(Arc::new(stages))
+        Self { stages: Arc::new(stages), scans: Arc::new(Semaphore::new(SCANS_MAX)) }
     }
 
     /// Whether too little disk is left to write.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.0.recorder.disk().is_below_floor()
+        self.stages.recorder.disk().is_below_floor()
     }
 
     /// Every stage between the caller and the record. Those that could not be read as operations are recorded as such.
@@ -186,7 +197,7 @@ impl Sharing {
     ) -> Result<Ordered, TokenError> {
         let mut ordered = Ordered { orders: Vec::with_capacity(operations.len()), lists: Vec::new() };
         for operation in operations {
-            identity.check_standing(self.0.clock.now())?;
+            identity.check_standing(self.stages.clock.now())?;
             let (order, list) = match operation {
                 Ok(operation) => self.decide_one(identity, peer, operation),
                 Err(malformed) => (StateOrder::malformed(malformed), None),
@@ -202,13 +213,13 @@ impl Sharing {
         identity: &Arc<Identity>,
         peer: SocketAddr,
         operation: Operation,
-    ) -> (StateOrder, Option<ListQuery>) {
-        let access = |access| self.0.decider.decide_access(access, identity, peer);
+    ) -> (StateOrder, Option<Asked>) {
+        let access = |access| self.stages.decider.decide_access(access, identity, peer);
         let asker = Arc::clone(identity);
         match operation {
             Operation::Put(write) => {
-                let inspected = self.0.inspector.inspect(asker, peer, write);
-                (StateOrder::put(self.0.decider.decide_write(inspected)), None)
+                let inspected = self.stages.inspector.inspect(asker, peer, write);
+                (StateOrder::put(self.stages.decider.decide_write(inspected)), None)
             }
             Operation::Get(key, revision) => {
                 let verdict = access(Access::StateGet(&key));
@@ -220,7 +231,8 @@ impl Sharing {
             }
             Operation::List(query) => {
                 let wanted = Access::StateList(&query.prefix);
-                (StateOrder::note(wanted, &access(wanted), asker, peer), Some(query))
+                let order = StateOrder::note(wanted, &access(wanted), Arc::clone(&asker), peer);
+                (order, Some(Asked { query, identity: asker, peer }))
             }
         }
     }
@@ -230,7 +242,7 @@ impl Sharing {
     /// # Errors
     /// [`RecordError`]: none of them is recorded.
     pub async fn record(&self, ordered: Ordered) -> Result<Operating, RecordError> {
-        let pending = self.0.recorder.state(ordered.orders).await?;
+        let pending = self.stages.recorder.state(ordered.orders).await?;
         Ok(Operating { pending, lists: ordered.lists })
     }
 
@@ -249,42 +261,35 @@ impl Sharing {
         Ok(answers)
     }
 
-    async fn answer(&self, outcome: StateOutcome, list: Option<ListQuery>, room_bytes: &mut u64) -> Answer {
+    async fn answer(&self, outcome: StateOutcome, list: Option<Asked>, room_bytes: &mut u64) -> Answer {
         match outcome {
             StateOutcome::Put { decision_id, salt } => Answer::Put { decision_id, salt },
             StateOutcome::Deleted { decision_id, existed } => Answer::Deleted { decision_id, existed },
             StateOutcome::Refused { decision_id, reason, current } => {
                 Answer::Not { decision_id, why: WhyNot::Refused(reason, current) }
             }
-            StateOutcome::Noted(decision_id) => match self.list(list).await {
+            StateOutcome::Noted(decision_id) => match self.list(list, room_bytes).await {
                 Ok(listing) => Answer::Listed { decision_id, listing },
                 Err(why) => Answer::Not { decision_id, why },
             },
-            StateOutcome::Read { decision_id, found } => match self.found(found, room_bytes).await {
+            StateOutcome::Read { decision_id, found } => match self.found(found).await {
                 Ok(value) => Answer::Got { decision_id, value },
                 Err(why) => Answer::Not { decision_id, why },
             },
         }
     }
 
-    async fn found(&self, found: Lookup, room_bytes: &mut u64) -> Result<OpenedValue, WhyNot> {
-        let sealed = match found {
-            Lookup::Found(sealed) => sealed,
-            Lookup::Nothing | Lookup::Gone { .. } => return Err(WhyNot::NotFound),
-            Lookup::Shredded(_) => return Err(WhyNot::Shredded),
-        };
-        // The first fits, however large it is.
-        let is_first = *room_bytes == ANSWER_BYTES_MAX;
-        if sealed.size_bytes() > *room_bytes && !is_first {
-            return Err(WhyNot::TooMuch);
+    async fn found(&self, found: Lookup) -> Result<OpenedValue, WhyNot> {
+        match found {
+            Lookup::Found(sealed) => self.open(*sealed).await,
+            Lookup::Nothing | Lookup::Gone { .. } => Err(WhyNot::NotFound),
+            Lookup::Shredded(_) => Err(WhyNot::Shredded),
         }
-        *room_bytes = room_bytes.saturating_sub(sealed.size_bytes());
-        self.open(*sealed).await
     }
 
     /// Long values are fetched and opened where waiting for the disk holds up nobody else.
     async fn open(&self, sealed: SealedValue) -> Result<OpenedValue, WhyNot> {
-        let stages = Arc::clone(&self.0);
+        let stages = Arc::clone(&self.stages);
         let (key, is_long) = (sealed.key().clone(), sealed.is_long());
         let open = move || sealed.open(&stages.keys, stages.reader.store());
         let opened = if is_long { tokio::task::spawn_blocking(open).await } else { Ok(open()) };
@@ -298,14 +303,39 @@ impl Sharing {
         })
     }
 
-    async fn list(&self, query: Option<ListQuery>) -> Result<Listing, WhyNot> {
-        let query = query.ok_or(WhyNot::NotFound)?;
-        let (reader, now) = (self.0.reader.clone(), self.0.clock.now());
-        let look = move || reader.list(&query.prefix, query.after.as_ref(), query.max, now);
-        let listing = tokio::task::spawn_blocking(look).await.map_err(|_| WhyNot::Damaged)?;
-        listing.map_err(|error| {
-            tracing::error!(%error, "keys cannot be listed");
-            WhyNot::Damaged
-        })
+    /// Of what the reader may see, as `Watch` does. What was listed is durable when it is handed over.
+    async fn list(&self, asked: Option<Asked>, room_bytes: &mut u64) -> Result<Listing, WhyNot> {
+        let Asked { query, identity, peer } = asked.ok_or(WhyNot::NotFound)?;
+        let now = self.stages.clock.now();
+        let look = move |reader: &StateReader| reader.list(&query.prefix, query.after.as_ref(), query.max, now);
+        let mut listing = self.scan(look).await.ok_or(WhyNot::Damaged)?;
+        listing.values.retain(|value| {
+            let access = Access::StateGet(&value.key);
+            self.stages.decider.decide_access(access, &identity, peer).decision == Decision::Allow
+        });
+        let bytes = listing.values.iter().map(Metadata::bytes).sum();
+        if *room_bytes < bytes && *room_bytes < ANSWER_BYTES_MAX {
+            return Err(WhyNot::TooMuch);
+        }
+        *room_bytes = room_bytes.saturating_sub(bytes.max(1));
+        Ok(listing)
+    }
+
+    /// Looks through the records where that holds up nobody, few at a time; `None` where that failed. A commit that was under
+    /// way is durable when this returns.
+    async fn scan<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&StateReader) -> Result<T, TableError> + Send + 'static,
+    ) -> Option<T> {
+        let place = Arc::clone(&self.scans).acquire_owned().await.ok()?;
+        let reader = self.stages.reader.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let seen = look(&reader);
+            drop(place);
+            seen
+        });
+        let seen = looking.await.ok()?.inspect_err(|error| tracing::error!(%error, "shared state cannot be read"));
+        self.stages.recorder.caught_up().await.ok()?;
+        seen.ok()
     }
 }

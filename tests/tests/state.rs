@@ -189,7 +189,7 @@ async fn a_session_carries_operations_out_in_order_each_seeing_those_before_it()
             Answer::Get(got) => {
                 format!(
                     "got {}",
-                    String::from_utf8_lossy(&got.value.as_ref().map_or(b"" as &[u8], |value| &value.value))
+                    String::from_utf8_lossy(got.value.as_ref().map_or(b"" as &[u8], |value| &value.value))
                 )
             }
             Answer::Delete(deleted) => format!("deleted {}", deleted.existed),

@@ -24,6 +24,9 @@ pub struct StateConfig {
     /// How many scopes may have keys.
     #[serde(default = "default_scopes")]
     pub scopes_max: usize,
+    /// How many of them with the same first level, so that who may write below one cannot use up all.
+    #[serde(default = "default_scopes_per_level")]
+    pub scopes_per_level_max: usize,
     /// How many bytes of values longer than 4 KiB may wait for their readers to take them. Beyond that such a read may have
     /// to be repeated, where the value is replaced meanwhile.
     #[serde(default = "default_read_bytes")]
@@ -48,6 +51,7 @@ impl Default for StateConfig {
             histories: Vec::new(),
             gone_kept_s: default_gone_kept(),
             scopes_max: default_scopes(),
+            scopes_per_level_max: default_scopes_per_level(),
             read_bytes_max: default_read_bytes(),
         }
     }
@@ -80,6 +84,10 @@ const fn default_gone_kept() -> u64 {
 
 const fn default_scopes() -> usize {
     10_000
+}
+
+const fn default_scopes_per_level() -> usize {
+    1_000
 }
 
 const fn default_read_bytes() -> usize {

@@ -64,6 +64,8 @@ pub enum RefusalReason {
     MissingDecryptClaim,
     /// The value was withheld, and not written.
     Quarantined,
+    /// The values that one request asks for are too much together.
+    AnswerTooLarge,
     /// What stands under the key is not what the writer expected.
     RevisionConflict,
     /// As many scopes have keys as the broker keeps.
@@ -96,6 +98,7 @@ impl RefusalReason {
             Self::RevocationOver => "REVOCATION_OVER",
             Self::MissingDecryptClaim => "MISSING_DECRYPT_CLAIM",
             Self::Quarantined => "QUARANTINED",
+            Self::AnswerTooLarge => "ANSWER_TOO_LARGE",
             Self::RevisionConflict => "REVISION_CONFLICT",
             Self::ScopeLimit => "SCOPE_LIMIT",
             Self::NoSuchKey => "NO_SUCH_KEY",
@@ -121,6 +124,7 @@ impl RefusalReason {
             Self::RevocationOver,
             Self::MissingDecryptClaim,
             Self::Quarantined,
+            Self::AnswerTooLarge,
             Self::RevisionConflict,
             Self::ScopeLimit,
             Self::NoSuchKey,

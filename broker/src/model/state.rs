@@ -47,6 +47,12 @@ impl Scope {
         &self.0
     }
 
+    /// What stands before the first dot.
+    #[must_use]
+    pub fn first_level(&self) -> &str {
+        self.0.levels().next().unwrap_or_default()
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

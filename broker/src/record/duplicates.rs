@@ -29,6 +29,7 @@ impl FirstOutcome {
                 | RefusalReason::RevocationOver
                 | RefusalReason::MissingDecryptClaim
                 | RefusalReason::Quarantined
+                | RefusalReason::AnswerTooLarge
                 | RefusalReason::RevisionConflict
                 | RefusalReason::ScopeLimit
                 | RefusalReason::NoSuchKey

@@ -29,6 +29,7 @@ pub use copying::{CopyError, CopyPart, Copying};
 pub use disk::DiskWatch;
 pub use draft::{Draft, UndeliveredCount, actor, timestamp};
 pub use journal::{JournalFault, LogEnd};
+pub(crate) use order::ANSWER_BYTES_MAX;
 pub use order::{FollowOrder, Followed, Following, StateOrder, StateOutcome};
 pub use queue::{AccessReceipt, KeyOrder, KeyReceipt, PendingOutcomes, PendingState, RecordError, Recorder};
 pub use reader::{EntryAt, LogReader};

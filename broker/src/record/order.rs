@@ -10,6 +10,9 @@ use crate::{
     state::{Lookup, SealedValue},
 };
 
+/// How many bytes of values the answers to one request hold together, unless one alone is larger.
+pub(crate) const ANSWER_BYTES_MAX: u64 = 4 << 20;
+
 /// An operation on shared state that is ready to be recorded and carried out.
 #[derive(Debug)]
 pub struct StateOrder {

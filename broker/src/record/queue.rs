@@ -193,8 +193,11 @@ impl Recorder {
     /// Queues keys about which something is due, to be looked at again.
     ///
     /// # Errors
-    /// [`RecordError::Failed`] where the writer is gone.
+    /// [`RecordError::DiskFloor`]: that can wait. [`RecordError::Failed`] where the writer is gone.
     pub async fn due(&self, due: Vec<DueKey>) -> Result<(), RecordError> {
+        if self.disk.is_critical() {
+            return Err(RecordError::DiskFloor);
+        }
         self.submissions.send(Submission::Due(due)).await.map_err(|_| RecordError::Failed)
     }
 

@@ -18,6 +18,7 @@ use super::{
     commit::{ChainEnd, Commit},
     duplicates::{Duplicates, First, FirstOutcome, Key},
     journal::Journal,
+    order::ANSWER_BYTES_MAX,
     prepared::Prepared,
     queue::Submission,
     revocation,
@@ -306,6 +307,8 @@ impl Writer {
         self.known_audiences.clear();
         self.state.recover()?;
         self.end = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
+        // What persisted was told to nobody who watches: they look through the records.
+        self.state.begin(Revision(self.end.next_index.saturating_sub(1)));
         let mut missed: HashMap<&Recipient, UndeliveredCount> = HashMap::new();
         for recorded in in_flight.iter().filter(|one| one.decision_id().audit_index() < self.end.next_index) {
             for recipient in recorded.audience().recipients() {
@@ -333,7 +336,8 @@ impl Writer {
             }
             Submission::Access(request, reply) => Reply::Access(reply, self.request(*request, commit, changes)),
             Submission::State(orders, reply, room) => {
-                let outcomes = orders.into_iter().map(|one| self.operation(one, commit)).collect();
+                let mut room_bytes = ANSWER_BYTES_MAX;
+                let outcomes = orders.into_iter().map(|one| self.operation(one, &mut room_bytes, commit)).collect();
                 Reply::State(reply, outcomes, room)
             }
             Submission::Follow(order, reply) => Reply::Follow(reply, self.follow(*order, commit)),

@@ -177,6 +177,12 @@ impl KeyRing {
         keys.scopes.values().flat_map(BTreeMap::values).filter(|held| held.key().is_ok()).count()
     }
 
+    /// How many of them have this first level.
+    #[must_use]
+    pub fn scopes_of(&self, first_level: &str) -> usize {
+        self.keys.read().scopes.keys().filter(|scope| scope.first_level() == first_level).count()
+    }
+
     /// The root key that wraps them.
     #[must_use]
     pub fn root_id(&self) -> RootKeyId {

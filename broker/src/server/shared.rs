@@ -10,7 +10,7 @@ use crate::{
     model::{Clock, TopicPattern},
     record::Recorder,
     seal::{KEY_PREFIX, KeyRing, KeyRingError, RootKeyError, RootKeySource, RootKeys},
-    state::{Changes, StateReader, StateSettings, StateTable},
+    state::{Changes, DueKey, StateReader, StateSettings, StateTable},
 };
 
 /// How often it is looked for values whose time has run out.
@@ -71,34 +71,41 @@ fn settings(config: &StateConfig) -> StateSettings {
         histories: histories.filter_map(history).collect(),
         gone_kept_s: config.gone_kept_s,
         scopes_max: config.scopes_max,
+        scopes_per_level_max: config.scopes_per_level_max,
         read_bytes_max: config.read_bytes_max,
     }
 }
 
-/// Hands the writer what is due, a little at a time.
+/// Hands the writer what is due, a little at a time. What cannot be done now is looked at again later.
 pub(super) async fn watch_due(reader: StateReader, recorder: Recorder, clock: Clock) {
     let mut interval = tokio::time::interval(LOOK_EVERY);
     loop {
         interval.tick().await;
-        loop {
-            let (looking, now) = (reader.clone(), clock.now());
-            let due = tokio::task::spawn_blocking(move || looking.due(now, DUE_MAX)).await;
-            let due = match due {
-                Ok(Ok(due)) if !due.is_empty() => due,
-                Ok(Ok(_)) | Err(_) => break,
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "values whose time has run out cannot be looked for");
-                    break;
-                }
-            };
+        let mut before = Vec::new();
+        while let Some(due) = look_for_due(&reader, &clock).await.filter(|due| *due != before) {
             let is_all = due.len() < DUE_MAX;
             // Done before it is looked for again.
-            if recorder.due(due).await.is_err() || recorder.caught_up().await.is_err() {
-                return;
-            }
-            if is_all {
+            let done = match recorder.due(due.clone()).await {
+                Ok(()) => recorder.caught_up().await,
+                refused => refused,
+            };
+            if is_all || done.is_err() {
                 break;
             }
+            before = due;
         }
+    }
+}
+
+/// `None` where there is nothing.
+async fn look_for_due(reader: &StateReader, clock: &Clock) -> Option<Vec<DueKey>> {
+    let (looking, now) = (reader.clone(), clock.now());
+    match tokio::task::spawn_blocking(move || looking.due(now, DUE_MAX)).await {
+        Ok(Ok(due)) => (!due.is_empty()).then_some(due),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "values whose time has run out cannot be looked for");
+            None
+        }
+        Err(_) => None,
     }
 }

@@ -1,22 +1,26 @@
 //! Watching: what changed is read as it is read by anybody else, a batch at a time, each under an entry of its own. Nothing
 //! waits in a queue, so a slow watcher costs nothing and loses nothing but what has been replaced meanwhile.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{Sharing, WhyNot};
 use crate::{
-    authenticate::{Caller, TokenError},
+    authenticate::{Caller, Identity, TokenError},
     decide::{Access, Decision, Verdict},
     model::{DecisionId, RefusalReason, Revision, StateKey, StatePrefix},
     record::{FollowOrder, Followed, RecordError, StateOrder, StateOutcome},
-    state::{OpenedValue, Since},
+    state::{OpenedValue, Since, StateReader},
 };
 
 /// How many changes are looked at together.
 const LOOKED_AT_MAX: usize = 1_024;
 /// How many, where they have to be looked for among all keys.
-const LOOKED_FOR_MAX: usize = 16_384;
+const LOOKED_FOR_MAX: usize = 4_096;
+/// How many are shown together, at most.
+const SHOWN_MAX: usize = 64;
 
 /// Why a watch ends, or does not begin.
 #[derive(Debug, Error)]
@@ -24,11 +28,11 @@ pub enum WatchEnd {
     /// The caller's token is no longer good.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// Decided, and recorded where there is an id.
-    #[error("refused: {reason:?}")]
+    /// Decided, and recorded.
+    #[error("refused by decision {decision_id}")]
     Refused {
         /// Which decision.
-        decision_id: Option<DecisionId>,
+        decision_id: DecisionId,
         /// What the client may know.
         reason: RefusalReason,
     },
@@ -93,6 +97,8 @@ pub struct Watch {
     through: Revision,
     /// Looked up, and still to be shown.
     ahead: Since,
+    /// What was forgotten before a watcher came who has seen nothing.
+    forgotten_before: Revision,
     /// What was gone before the watcher came is no news to one who has seen nothing.
     news_after: Revision,
     /// The last change as the watch began, until the watcher knows that it has come so far.
@@ -107,24 +113,27 @@ impl Sharing {
     /// [`WatchEnd`].
     pub async fn watch(&self, caller: Caller, prefix: StatePrefix, after: Revision) -> Result<Watch, WatchEnd> {
         let identity = caller.identity();
-        identity.check_standing(self.0.clock.now())?;
+        identity.check_standing(self.stages.clock.now())?;
         let access = Access::StateWatch(&prefix);
-        let verdict = self.0.decider.decide_access(access, &identity, caller.peer());
+        let verdict = self.stages.decider.decide_access(access, &identity, caller.peer());
         let order = StateOrder::note(access, &verdict, identity, caller.peer());
-        let outcomes = self.0.recorder.state(vec![order]).await?.outcomes().await?;
+        let outcomes = self.stages.recorder.state(vec![order]).await?.outcomes().await?;
         let opened_by = match outcomes.into_iter().next() {
             Some(StateOutcome::Noted(decision_id)) => decision_id,
             Some(StateOutcome::Refused { decision_id, reason, .. }) => {
-                return Err(WatchEnd::Refused { decision_id: Some(decision_id), reason });
+                return Err(WatchEnd::Refused { decision_id, reason });
             }
             _ => return Err(RecordError::Failed.into()),
         };
-        let listen = self.0.changes.listen();
-        let begins = self.0.changes.through();
+        let listen = self.stages.changes.listen();
+        let begins = self.stages.changes.through();
         if after > begins {
             return Err(WatchEnd::NotThereYet(after));
         }
-        let news_after = if after == Revision::NONE { begins } else { Revision::NONE };
+        let is_fresh = after == Revision::NONE;
+        let forgotten = self.stages.reader.forgotten(prefix.scope()).map_err(|error| unreadable(&error))?;
+        let forgotten_before = if is_fresh { forgotten } else { Revision::NONE };
+        let news_after = if is_fresh { begins } else { Revision::NONE };
         Ok(Watch {
             sharing: self.clone(),
             caller,
@@ -132,6 +141,7 @@ impl Sharing {
             listen,
             through: after,
             ahead: Since { changes: Vec::new(), through: after },
+            forgotten_before,
             news_after,
             began_at: Some(begins),
             opened_by,
@@ -157,7 +167,7 @@ impl Watch {
     /// # Errors
     /// [`WatchEnd::Ended`].
     pub async fn changed(&mut self) -> Result<(), WatchEnd> {
-        let is_behind = self.sharing.0.changes.through() > self.through;
+        let is_behind = self.sharing.stages.changes.through() > self.through;
         if is_behind || !self.ahead.changes.is_empty() || self.began_at.is_some() {
             return Ok(());
         }
@@ -169,11 +179,15 @@ impl Watch {
     /// # Errors
     /// [`WatchEnd`]: the watch is over.
     pub async fn advance(&mut self) -> Result<Option<Shown>, WatchEnd> {
-        let verdict = self.verdict()?;
         if self.ahead.changes.is_empty() {
             self.look().await?;
         }
-        let shown = self.show(&verdict).await?;
+        let shown = if self.ahead.changes.is_empty() {
+            self.through = self.ahead.through;
+            Shown { changes: Vec::new(), through: self.through, decision_id: None }
+        } else {
+            self.show().await?
+        };
         let has_caught_up = self.began_at.is_some_and(|revision| self.through >= revision);
         if has_caught_up {
             self.began_at = None;
@@ -181,67 +195,74 @@ impl Watch {
         Ok((has_caught_up || !shown.changes.is_empty()).then_some(shown))
     }
 
-    /// Whether the watcher may still watch, as its token is now.
-    fn verdict(&self) -> Result<Verdict, WatchEnd> {
-        let (stages, identity) = (&self.sharing.0, self.caller.identity());
-        identity.check_standing(stages.clock.now())?;
-        let verdict = stages.decider.decide_access(Access::StateWatch(&self.prefix), &identity, self.caller.peer());
-        if verdict.decision == Decision::Allow {
-            return Ok(verdict);
-        }
-        let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
-        Err(WatchEnd::Refused { decision_id: None, reason })
-    }
-
     /// Looks up what comes next.
     async fn look(&mut self) -> Result<(), WatchEnd> {
-        let stages = &self.sharing.0;
+        let stages = &self.sharing.stages;
         let last = stages.changes.through();
         self.ahead = match stages.changes.after(self.through, &self.prefix, LOOKED_AT_MAX) {
             Some(since) => since,
             None => {
-                let (reader, prefix, after) = (stages.reader.clone(), self.prefix.clone(), self.through);
-                let look = move || reader.changed(&prefix, after, last, LOOKED_FOR_MAX);
-                let found = tokio::task::spawn_blocking(look).await.map_err(|_| WatchEnd::Unreadable)?;
-                found.map_err(|error| unreadable(&error))?
+                let (prefix, after) = (self.prefix.clone(), self.through);
+                let look = move |reader: &StateReader| reader.changed(&prefix, after, last, LOOKED_FOR_MAX);
+                self.sharing.scan(look).await.ok_or(WatchEnd::Unreadable)?
             }
         };
+        if self.ahead.changes.is_empty() && self.began_at.is_none() {
+            return Ok(());
+        }
         // Looked up first, asked then: what is forgotten in between is not passed over.
         let forgotten = stages.reader.forgotten(self.prefix.scope()).map_err(|error| unreadable(&error))?;
-        if self.through != Revision::NONE && self.through < forgotten {
+        if self.through < forgotten && self.forgotten_before < forgotten {
             return Err(WatchEnd::TooOld(forgotten));
         }
         Ok(())
     }
 
-    /// Shows as many of the changes ahead as go together.
-    async fn show(&mut self, verdict: &Verdict) -> Result<Shown, WatchEnd> {
-        let changes = std::mem::take(&mut self.ahead.changes);
-        let nothing = |through| Shown { changes: Vec::new(), through, decision_id: None };
-        if changes.is_empty() {
-            self.through = self.ahead.through;
-            return Ok(nothing(self.through));
+    /// Whether the watcher may still watch, as its token is now. If not, that is recorded.
+    async fn verdict(&self, identity: &Arc<Identity>) -> Result<Verdict, WatchEnd> {
+        let (stages, peer) = (&self.sharing.stages, self.caller.peer());
+        identity.check_standing(stages.clock.now())?;
+        let access = Access::StateWatch(&self.prefix);
+        let verdict = stages.decider.decide_access(access, identity, peer);
+        if verdict.decision == Decision::Allow {
+            return Ok(verdict);
         }
-        let identity = self.caller.identity();
+        let order = StateOrder::note(access, &verdict, Arc::clone(identity), peer);
+        let outcome = stages.recorder.state(vec![order]).await?.outcomes().await?.into_iter().next();
+        match outcome {
+            Some(StateOutcome::Refused { decision_id, reason, .. }) => Err(WatchEnd::Refused { decision_id, reason }),
+            _ => Err(RecordError::Failed.into()),
+        }
+    }
+
+    /// Shows as many of the changes ahead as go together.
+    async fn show(&mut self) -> Result<Shown, WatchEnd> {
+        let (identity, peer) = (self.caller.identity(), self.caller.peer());
+        let verdict = self.verdict(&identity).await?;
+        let stages = &self.sharing.stages;
+        let together = self.ahead.changes.len().min(SHOWN_MAX);
+        let looked_at: Vec<_> = self.ahead.changes.drain(..together).collect();
+        let last_looked_at = looked_at.last().map_or(self.ahead.through, |(revision, _)| *revision);
         let may_see = |(_, key): &(Revision, StateKey)| {
-            let access = Access::StateGet(key);
-            self.sharing.0.decider.decide_access(access, &identity, self.caller.peer()).decision == Decision::Allow
+            stages.decider.decide_access(Access::StateGet(key), &identity, peer).decision == Decision::Allow
         };
-        let asked = changes.len();
-        let visible: Vec<_> = changes.into_iter().filter(may_see).collect();
-        let withheld = u32::try_from(asked - visible.len()).unwrap_or(u32::MAX);
-        let order =
-            FollowOrder::new(&self.prefix, (visible.clone(), withheld), verdict, identity.clone(), self.caller.peer());
-        let following = self.sharing.0.recorder.follow(order).await?;
-        let refused = |reason| WatchEnd::Refused { decision_id: following.decision_id.clone(), reason };
-        let followed = following.changes.map_err(refused)?;
-        let rest = visible.get(following.consumed..).unwrap_or_default();
+        let visible: Vec<_> = looked_at.into_iter().filter(may_see).collect();
+        let withheld = u32::try_from(together - visible.len()).unwrap_or(u32::MAX);
+        let order = FollowOrder::new(&self.prefix, (visible.clone(), withheld), &verdict, identity, peer);
+        let following = stages.recorder.follow(order).await?;
+        let followed = match (following.changes, following.decision_id.clone()) {
+            (Ok(followed), _) => followed,
+            (Err(reason), Some(decision_id)) => return Err(WatchEnd::Refused { decision_id, reason }),
+            (Err(_), None) => return Err(RecordError::Failed.into()),
+        };
         let last_shown = following.consumed.checked_sub(1).and_then(|last| visible.get(last));
+        let rest = visible.get(following.consumed..).unwrap_or_default();
         self.through = match last_shown {
             Some((revision, _)) if !rest.is_empty() => *revision,
-            _ => self.ahead.through,
+            _ if self.ahead.changes.is_empty() => self.ahead.through,
+            _ => last_looked_at,
         };
-        self.ahead.changes = rest.to_vec();
+        self.ahead.changes.splice(..0, rest.iter().cloned());
         let mut changes = Vec::with_capacity(followed.len());
         for one in followed {
             changes.extend(self.shown(one).await?);

@@ -9,6 +9,8 @@ use crate::model::{Revision, StateKey, StatePrefix};
 
 /// How many changes are remembered. Whoever is further behind looks through the records instead.
 const REMEMBERED_MAX: usize = 65_536;
+/// How many are looked at in one go, while nobody else can.
+const LOOKED_AT_MAX: usize = 4_096;
 
 /// The latest changes of shared state.
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl Changes {
         self.through.subscribe()
     }
 
-    /// The first `max` changes after `revision` of keys that `prefix` names; `None` where that is too long ago.
+    /// The first changes after `revision` of keys that `prefix` names, at most `max`; `None` where that is too long ago.
     #[must_use]
     pub fn after(&self, revision: Revision, prefix: &StatePrefix, max: usize) -> Option<Since> {
         let latest = self.latest.lock();
@@ -94,7 +96,7 @@ impl Changes {
         let first = latest.changes.partition_point(|(changed, _)| *changed <= revision);
         let mut through = revision;
         let mut changes = Vec::new();
-        for (changed, key) in latest.changes.range(first..) {
+        for (changed, key) in latest.changes.range(first..).take(LOOKED_AT_MAX) {
             if prefix.matches(key) {
                 if changes.len() >= max {
                     break;

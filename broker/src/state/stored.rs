@@ -155,7 +155,9 @@ pub(super) fn heads_of(prefix: &StatePrefix, after: Option<&StateKey>) -> (Vec<u
     let first = [HEADS, prefix.scope().as_str().as_bytes(), &[0], prefix.beginning().as_bytes()].concat();
     // Names are ASCII.
     let end = [&first[..], &[0x80]].concat();
-    let from = after.map_or(first, |key| [&head_key(key)[..], &[0]].concat());
+    let behind = after.map(|key| [&head_key(key)[..], &[0]].concat());
+    // Never before the first, nor after the end, wherever the last page is said to have ended.
+    let from = behind.map_or_else(|| first.clone(), |behind| behind.clamp(first.clone(), end.clone()));
     (from, end)
 }
 
@@ -234,6 +236,11 @@ mod tests {
         let prefix = StatePrefix::parse("a").expect("a prefix");
         let (from, _) = heads_of(&prefix, Some(&key("a/x")));
         assert!(from > head_key(&key("a/x")).to_vec() && from <= head_key(&key("a/x!")).to_vec());
+        let narrow = StatePrefix::parse("b/x").expect("a prefix");
+        for elsewhere in ["a/a", "b/a", "b/y", "c/a"] {
+            let (from, to) = heads_of(&narrow, Some(&key(elsewhere)));
+            assert!(from >= head_key(&key("b/x")).to_vec() && from <= to, "{elsewhere}");
+        }
     }
 
     #[test]

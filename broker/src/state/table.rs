@@ -30,6 +30,8 @@ pub struct StateSettings {
     pub gone_kept_s: u64,
     /// How many scopes may have keys.
     pub scopes_max: usize,
+    /// How many with the same first level.
+    pub scopes_per_level_max: usize,
     /// How many bytes of long values may wait for their readers to take them.
     pub read_bytes_max: usize,
 }
@@ -150,7 +152,7 @@ impl StateTable {
     pub fn begin_epoch(&mut self, scope: &Scope, now: UnixMicros) -> Result<Epoch, TableError> {
         let current = self.key_of(scope);
         let is_new = current.is_none() && self.keys.list(Some(scope), None, 1).is_empty();
-        if is_new && self.keys.scopes() + self.pending_keys.len() >= self.settings.scopes_max {
+        if is_new && self.is_full(scope) {
             return Err(TableError::ScopeLimit);
         }
         let change = self.keys.begin_epoch(scope, current.map(|(epoch, _)| epoch), now)?;
@@ -159,6 +161,14 @@ impl StateTable {
         self.pending_keys.insert(scope.clone(), begun);
         self.change_keys(change);
         Ok(epoch)
+    }
+
+    /// Who may write to scopes of one first level cannot use up all that there may be.
+    fn is_full(&self, scope: &Scope) -> bool {
+        let pending = |level: &str| self.pending_keys.keys().filter(|one| one.first_level() == level).count();
+        let level = scope.first_level();
+        self.keys.scopes() + self.pending_keys.len() >= self.settings.scopes_max
+            || self.keys.scopes_of(level) + pending(level) >= self.settings.scopes_per_level_max
     }
 
     /// Takes a change of the keys into the commit.
@@ -268,22 +278,20 @@ impl StateTable {
         match self.keys.key(key.scope(), Epoch(version.epoch)) {
             Err(NoKey::Shredded) => Ok(Lookup::Shredded(Revision(version.revision))),
             // What is missing by mistake is found out when it is opened.
-            Ok(_) | Err(NoKey::Unknown) => Ok(Lookup::Found(Box::new(self.taken(key, version)?))),
+            Ok(_) | Err(NoKey::Unknown) => Ok(Lookup::Found(Box::new(SealedValue::new(key.clone(), version)))),
         }
     }
 
-    /// As it is now: what replaces it takes its parts away. Where too much waits for its readers, the parts are left in the
-    /// store.
-    fn taken(&self, key: &StateKey, version: Version) -> Result<SealedValue, TableError> {
-        let bytes = u32::try_from(version.size_bytes).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.read_room).try_acquire_many_owned(bytes);
-        match room {
-            Ok(room) if version.parts > 0 => {
-                let sealed = value::fetch(key, &version, |part| self.record(part))?;
-                let sealed = sealed.ok_or_else(|| TableError::Damaged(key.clone()))?;
-                Ok(SealedValue::new(key.clone(), version).whole(sealed, room))
-            }
-            _ => Ok(SealedValue::new(key.clone(), version)),
+    /// What was found, with its parts as they are now: what replaces it takes them away. Where too much waits for its readers,
+    /// they are left in the store.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn take_along(&self, found: SealedValue) -> Result<SealedValue, TableError> {
+        let bytes = u32::try_from(found.size_bytes()).unwrap_or(u32::MAX);
+        match Arc::clone(&self.read_room).try_acquire_many_owned(bytes) {
+            Ok(room) if found.is_long() => found.whole(room, |part| self.record(part)),
+            _ => Ok(found),
         }
     }
 
@@ -390,7 +398,9 @@ impl StateTable {
             let value = Some(version.encode_to_vec().into());
             records.push(Record { key: stored::past_key(key, version.revision), value });
         }
-        while head.earlier.len() > earlier_max {
+        // What stood before one whose time has run out is gone with it.
+        let kept_max = if version.is_over(now) { 0 } else { earlier_max };
+        while head.earlier.len() > kept_max {
             self.drop_past(key, head.earlier.remove(0), &mut records)?;
         }
         Ok(records)

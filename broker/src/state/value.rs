@@ -7,7 +7,10 @@ use prost::Message as _;
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::stored::{self, Plain, Version};
+use super::{
+    TableError,
+    stored::{self, Plain, Version},
+};
 use crate::{
     authenticate::{Confirmation, Identity},
     engine::{ReadError, SharedLogStore},
@@ -55,6 +58,15 @@ pub struct Metadata {
     pub earlier: Vec<Revision>,
 }
 
+impl Metadata {
+    /// How much memory it takes, about, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let texts = self.key.name().len() + self.content_type.len() + self.issuer.len() + self.agent.len();
+        (256 + texts + 8 * self.earlier.len()) as u64
+    }
+}
+
 /// A version of a value as it is stored.
 #[derive(Debug)]
 pub struct SealedValue {
@@ -78,9 +90,15 @@ impl SealedValue {
         Self { key, version, room: None }
     }
 
-    /// With all its parts.
-    pub(super) fn whole(self, sealed: Bytes, room: OwnedSemaphorePermit) -> Self {
-        Self { version: Version { sealed, ..self.version }, room: Some(room), ..self }
+    /// With all its parts, which take this room.
+    pub(super) fn whole(
+        self,
+        room: OwnedSemaphorePermit,
+        record: impl Fn(&Bytes) -> Result<Option<Bytes>, ReadError>,
+    ) -> Result<Self, TableError> {
+        let sealed = fetch(&self.key, &self.version, record)?;
+        let sealed = sealed.ok_or_else(|| TableError::Damaged(self.key.clone()))?;
+        Ok(Self { version: Version { sealed, ..self.version }, room: Some(room), ..self })
     }
 
     /// Its key.
@@ -129,7 +147,7 @@ impl SealedValue {
 }
 
 /// The parts of a long value, put together; `None` if one is gone.
-pub(super) fn fetch(
+fn fetch(
     key: &StateKey,
     version: &Version,
     record: impl Fn(&Bytes) -> Result<Option<Bytes>, ReadError>,

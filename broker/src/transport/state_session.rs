@@ -23,6 +23,9 @@ use crate::{
 /// The most keys that one answer lists.
 const LISTED_MAX: usize = 1_000;
 
+/// The longest time to live, in seconds: a hundred years.
+const TTL_S_MAX: u64 = 100 * 366 * 86_400;
+
 /// Operations on shared state.
 #[derive(Clone)]
 pub(super) struct Operations {
@@ -123,6 +126,7 @@ fn parse(wire: Option<Wire>) -> Result<Operation, String> {
     let text = |error: &dyn std::error::Error| error.to_string();
     let key = |wire: &str| StateKey::parse(wire).map_err(|error| text(&error));
     match wire.ok_or("there is no operation")? {
+        Wire::Put(put) if put.ttl_s > TTL_S_MAX => Err(format!("`ttl_s` is above {TTL_S_MAX}")),
         Wire::Put(put) => Ok(Operation::Put(Write {
             key: key(&put.key)?,
             content_type: ContentType::parse(put.content_type).map_err(|error| text(&error))?,
@@ -135,6 +139,9 @@ fn parse(wire: Option<Wire>) -> Result<Operation, String> {
         Wire::List(list) => {
             let prefix = StatePrefix::parse(&list.prefix).map_err(|error| text(&error))?;
             let after = if list.page_token.is_empty() { None } else { Some(key(&list.page_token)?) };
+            if after.as_ref().is_some_and(|after| !prefix.matches(after)) {
+                return Err("the page token is of another list".to_owned());
+            }
             let wanted = usize::try_from(list.page_size).unwrap_or(LISTED_MAX);
             let max = if wanted == 0 { LISTED_MAX } else { wanted.min(LISTED_MAX) };
             Ok(Operation::List(ListQuery { prefix, after, max }))

@@ -146,6 +146,9 @@ impl From<RefusalReason> for Told {
             RefusalReason::RevocationOver => (Code::InvalidArgument, "the revocation would be over at once"),
             RefusalReason::MissingDecryptClaim => (Code::PermissionDenied, "the token may not see this scope in clear"),
             RefusalReason::Quarantined => (Code::PermissionDenied, "withheld for review, and not written"),
+            RefusalReason::AnswerTooLarge => {
+                (Code::ResourceExhausted, "the answers to one request are too much together: ask for fewer")
+            }
             RefusalReason::RevisionConflict => (Code::Aborted, "another revision stands there"),
             RefusalReason::ScopeLimit => (Code::ResourceExhausted, "as many scopes have keys as are kept"),
             RefusalReason::NoSuchKey => (Code::NotFound, "there is no such key, or it was shredded"),
@@ -169,11 +172,7 @@ impl From<WhyNot> for Told {
                 Self(Code::Aborted, "REPLACED", "the value was replaced while it was being read: read again")
             }
             WhyNot::Damaged => Self(Code::DataLoss, "DAMAGED", "what is stored cannot be opened"),
-            WhyNot::TooMuch => Self(
-                Code::ResourceExhausted,
-                "ANSWER_TOO_LARGE",
-                "the values of one request are too much: ask for fewer",
-            ),
+            WhyNot::TooMuch => RefusalReason::AnswerTooLarge.into(),
             WhyNot::Refused(reason, _) => reason.into(),
         }
     }
@@ -236,8 +235,7 @@ pub(super) fn state_status(refusal: v1::StateRefusal) -> Status {
 pub(super) fn watch_status(end: WatchEnd) -> Status {
     match end {
         WatchEnd::Token(_) => unauthenticated(),
-        WatchEnd::Refused { decision_id: Some(id), reason } => Told::from(reason).status(Some((&id, ""))),
-        WatchEnd::Refused { decision_id: None, reason } => Told::from(reason).status(None),
+        WatchEnd::Refused { decision_id, reason } => Told::from(reason).status(Some((&decision_id, ""))),
         WatchEnd::Record(error) => record_status(error),
         WatchEnd::TooOld(_) => {
             let text = "what was deleted since that revision is no longer known: begin anew";

@@ -8,7 +8,7 @@ use crate::{
     model::{RefusalReason, Revision, Scope, StateKey, UnixMicros, Write},
     record::{
         Draft, FollowOrder, Followed, Following, StateOrder, StateOutcome, commit::Commit, draft::timestamp,
-        order::Work, prepared::Prepared,
+        order::{ANSWER_BYTES_MAX, Work}, prepared::Prepared,
     },
     state::{Current, DueKey, Lookup, TableError},
 };
@@ -34,7 +34,13 @@ impl From<TableError> for Refused {
 
 impl Writer {
     /// Carries out an operation. Its asker's token may have run out or been revoked while it waited.
-    pub(super) fn operation(&mut self, order: StateOrder, commit: &mut Commit) -> StateOutcome {
+    /// `room_bytes` is what the answers of its request may still hold of values.
+    pub(super) fn operation(
+        &mut self,
+        order: StateOrder,
+        room_bytes: &mut u64,
+        commit: &mut Commit,
+    ) -> StateOutcome {
         let StateOrder { mut entry, asker, work, .. } = order;
         if let Some((rule, reason)) = self.fallen(&asker) {
             entry.deny(&rule, reason);
@@ -44,7 +50,7 @@ impl Writer {
         let done = match work {
             Work::Refuse(reason) => return self.refused(entry, reason, None, commit),
             Work::Note => return StateOutcome::Noted(self.decision_id(commit.push(entry))),
-            Work::Get(key, revision) => self.get(&key, revision, now).map(|(found, state)| {
+            Work::Get(key, revision) => self.get(&key, revision, room_bytes, now).map(|(found, state)| {
                 let decision_id = self.decision_id(push(&mut entry, state, commit));
                 StateOutcome::Read { decision_id, found }
             }),
@@ -81,7 +87,7 @@ impl Writer {
             Err(reason) => (Err(reason), 0),
         };
         let reads: Vec<_> = found.iter().flatten().filter_map(read_of).collect();
-        let is_silent = found.is_ok() && reads.is_empty() && withheld == 0;
+        let is_silent = found.as_ref().is_ok_and(Vec::is_empty) && withheld == 0;
         let state = StateFacts { reads, withheld, ..StateFacts::default() };
         let decision_id = (!is_silent).then(|| self.decision_id(push(&mut entry, state, commit)));
         Following { decision_id, changes: found, consumed }
@@ -154,9 +160,18 @@ impl Writer {
         &self,
         key: &StateKey,
         revision: Option<Revision>,
+        room_bytes: &mut u64,
         now: UnixMicros,
     ) -> Result<(Lookup, StateFacts), Refused> {
-        let found = self.state.find(key, revision, now)?;
+        let mut found = self.state.find(key, revision, now)?;
+        if let Lookup::Found(value) = found {
+            // The first fits, however large it is.
+            if value.size_bytes() > *room_bytes && *room_bytes < ANSWER_BYTES_MAX {
+                return Err(Refused("native/answer-too-large", RefusalReason::AnswerTooLarge, None));
+            }
+            *room_bytes = room_bytes.saturating_sub(value.size_bytes().max(1));
+            found = Lookup::Found(Box::new(self.state.take_along(*value)?));
+        }
         let reads = match &found {
             Lookup::Found(value) => vec![StateRead { key: String::new(), revision: value.revision().0 }],
             Lookup::Nothing | Lookup::Shredded(_) | Lookup::Gone { .. } => Vec::new(),
@@ -175,7 +190,7 @@ impl Writer {
             match self.state.find(&key, Some(revision), now)? {
                 Lookup::Found(value) => {
                     bytes += value.size_bytes();
-                    followed.push(Followed::Put(value));
+                    followed.push(Followed::Put(Box::new(self.state.take_along(*value)?)));
                 }
                 Lookup::Gone { expired } => followed.push(Followed::Gone { key, revision, expired }),
                 Lookup::Shredded(_) => followed.push(Followed::Shredded { key, revision }),
