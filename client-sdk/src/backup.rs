@@ -51,15 +51,15 @@ impl fmt::Debug for Backup {
 
 enum Step {
     Begin(Arc<Session>),
-    Running(Streaming<BackupResponse>),
+    Running(Box<Streaming<BackupResponse>>),
     Over,
 }
 
 impl Step {
     /// The next part; an error is the end.
-    async fn next(self) -> Result<(BackupResponse, Streaming<BackupResponse>), Option<Error>> {
+    async fn next(self) -> Result<(BackupResponse, Box<Streaming<BackupResponse>>), Option<Error>> {
         let mut parts = match self {
-            Self::Begin(session) => open(&session).await?,
+            Self::Begin(session) => Box::new(open(&session).await?),
             Self::Running(parts) => parts,
             Self::Over => return Err(None),
         };
