@@ -148,7 +148,13 @@ pub(crate) fn decider(files: &[(&str, &str)], clock: Clock) -> Result<Decider, c
 pub(crate) fn state_table(store: &SharedLogStore) -> StateTable {
     state_table_with(
         store,
-        StateSettings { histories: Vec::new(), gone_kept_s: 60, scopes_max: 2, scopes_per_level_max: 2, read_bytes_max: 1 << 20 },
+        StateSettings {
+            histories: Vec::new(),
+            gone_kept_s: 60,
+            scopes_max: 2,
+            scopes_per_level_max: 2,
+            read_bytes_max: 1 << 20,
+        },
     )
 }
 

@@ -169,8 +169,13 @@ impl AtRest {
         let records = store.records(KEY_PREFIX)?;
         let root = RootKeys::new(RootKeySource::File(root_key.to_owned())).settle(&KeyRing::roots_in_use(&records)?)?;
         let keys = Arc::new(KeyRing::load(records, root)?);
-        let settings =
-            StateSettings { histories: Vec::new(), gone_kept_s: 60, scopes_max: 100, scopes_per_level_max: 100, read_bytes_max: 1 << 20 };
+        let settings = StateSettings {
+            histories: Vec::new(),
+            gone_kept_s: 60,
+            scopes_max: 100,
+            scopes_per_level_max: 100,
+            read_bytes_max: 1 << 20,
+        };
         let shared = Arc::clone(&store) as SharedLogStore;
         let table = StateTable::new(shared, settings, Arc::clone(&keys), Arc::new(Changes::new()));
         Ok(Self { store, table, keys, now: Clock::system().now() })

@@ -7,8 +7,11 @@ use crate::{
     decide::Permitted,
     model::{RefusalReason, Revision, Scope, StateKey, UnixMicros, Write},
     record::{
-        Draft, FollowOrder, Followed, Following, StateOrder, StateOutcome, commit::Commit, draft::timestamp,
-        order::{ANSWER_BYTES_MAX, Work}, prepared::Prepared,
+        Draft, FollowOrder, Followed, Following, StateOrder, StateOutcome,
+        commit::Commit,
+        draft::timestamp,
+        order::{ANSWER_BYTES_MAX, Work},
+        prepared::Prepared,
     },
     state::{Current, DueKey, Lookup, TableError},
 };
@@ -35,12 +38,7 @@ impl From<TableError> for Refused {
 impl Writer {
     /// Carries out an operation. Its asker's token may have run out or been revoked while it waited.
     /// `room_bytes` is what the answers of its request may still hold of values.
-    pub(super) fn operation(
-        &mut self,
-        order: StateOrder,
-        room_bytes: &mut u64,
-        commit: &mut Commit,
-    ) -> StateOutcome {
+    pub(super) fn operation(&mut self, order: StateOrder, room_bytes: &mut u64, commit: &mut Commit) -> StateOutcome {
         let StateOrder { mut entry, asker, work, .. } = order;
         if let Some((rule, reason)) = self.fallen(&asker) {
             entry.deny(&rule, reason);
