@@ -178,6 +178,7 @@ async fn where_nobody_knows_which_root_key_counts_the_writer_ends() {
             bench.store.failures.lock().push(failure);
             let answer = bench.change(&recorder, order).await;
             assert_eq!(answer.err(), Some(RecordError::Failed));
+            drop(recorder);
             assert!(matches!(end(running).await, Err(WriterEnd::RootKey(_))));
         }
     }
