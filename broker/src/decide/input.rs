@@ -223,7 +223,7 @@ fn message<S: Sink>(message: &Message, member: &mut Projected<'_, S>) {
     member.text("subject", &message.subject);
     member.text("datacontenttype", &message.content_type.essence());
     member.number("size_bytes", message.size_bytes());
-    member.text("destination", &destination.map(Destination::to_string).unwrap_or_default());
+    member.text("destination", &destination.map(Destination::text).unwrap_or_default());
     member.text(
         "destination_role",
         match destination {

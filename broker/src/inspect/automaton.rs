@@ -35,14 +35,12 @@ impl Automaton {
             .accelerate(false)
             .dfa_size_limit(Some(AUTOMATON_BYTES_MAX))
             .determinize_size_limit(Some(2 * AUTOMATON_BYTES_MAX));
-        let dense = dense::Builder::new()
+        let states = dense::Builder::new()
             .configure(config)
             .syntax(syntax::Config::new().unicode(true).utf8(false))
             .thompson(thompson::Config::new().nfa_size_limit(Some(AUTOMATON_BYTES_MAX)))
             .build_many(expressions)
             .map_err(|_| NoAutomaton)?;
-        // Most states have one or two ways on: a sparse table is a tenth of the size.
-        let states = dense;
         let start = states.universal_start_state(Anchored::Yes).ok_or(NoAutomaton)?;
         let openings = Openings::new(&states, start, expressions);
         Ok(Self { states, start, openings })
@@ -61,14 +59,18 @@ impl Automaton {
 
     /// The same for the matches that begin before `end`.
     pub(super) fn search_before(&self, end: usize, bytes: &[u8], mut found: impl FnMut(usize, usize, usize)) {
-        let mut key = 0;
-        for (seen, byte) in bytes.iter().enumerate().take(end.saturating_add(Openings::BYTES - 1)) {
-            key = Openings::key_with(key, *byte);
-            if seen + 1 >= Openings::BYTES && self.openings.may_be(key) {
-                let begin = seen + 1 - Openings::BYTES;
-                let rest = bytes.get(begin..).unwrap_or_default();
-                self.walk(rest, |expression, length| found(expression, begin, length));
-            }
+        let mut begin = 0;
+        while begin < end
+            && let Some(rest) = bytes.get(begin..)
+            && let Some(opening) = rest.first_chunk()
+        {
+            begin += match self.openings.look(*opening) {
+                Look::NoneHere(places) => places,
+                Look::MayBe => {
+                    self.walk(rest, |expression, length| found(expression, begin, length));
+                    1
+                }
+            };
         }
     }
 
@@ -98,34 +100,57 @@ impl Automaton {
     }
 }
 
-/// Which eight bytes may begin a match: a filter that nearly all places of a text fail. The first four and the next
-/// four are looked up apart. Bytes are taken by six of their bits, which tell letters and digits apart.
+/// Which eight bytes may begin a match: a filter that nearly all places of a text fail. The first four and the last four
+/// are looked up apart, the last four also for what they say about the next places.
 #[derive(Debug)]
 struct Openings {
     first: Grams,
-    second: Grams,
+    last: Grams,
+    /// The four bytes at any place in an opening.
+    any: Grams,
+}
+
+/// What a filter says of a place in a text.
+enum Look {
+    /// No match begins here, nor at the places after it: so many in all.
+    NoneHere(usize),
+    MayBe,
 }
 
 impl Openings {
     /// How many bytes are looked at: no match is shorter.
     const BYTES: usize = 2 * Grams::BYTES;
+    /// At so many places in an opening there are four bytes.
+    const PLACES: usize = Self::BYTES - Grams::BYTES + 1;
 
     fn new(states: &dense::DFA<Vec<u32>>, start: StateID, expressions: &[String]) -> Self {
         let written: BTreeSet<u8> = expressions.iter().flat_map(|text| text.bytes()).chain(b'0'..=b'9').collect();
-        let (first, reached) = Grams::after(states, &BTreeSet::from([start]), &written);
-        let (second, _) = Grams::after(states, &reached, &written);
-        Self { first, second }
+        let mut reached = BTreeSet::from([start]);
+        let at_places: [Grams; Self::PLACES] = std::array::from_fn(|_| {
+            let grams = Grams::after(states, &reached, &written);
+            reached =
+                reached.iter().flat_map(|state| steps(states, *state, &written)).map(|(_, state)| state).collect();
+            grams
+        });
+        let any = Grams::union(&at_places);
+        let [first, .., last] = at_places;
+        Self { first, last, any }
     }
 
     #[inline(always)]
-    fn may_be(&self, key: u64) -> bool {
-        self.first.holds(key >> Grams::KEY_BITS) && self.second.holds(key)
+    fn look(&self, [a, b, c, d, last @ ..]: [u8; Self::BYTES]) -> Look {
+        // The same four bytes are in the opening of each match that begins at these places.
+        if !self.any.holds(last) {
+            return Look::NoneHere(Self::PLACES);
+        }
+        if self.first.holds([a, b, c, d]) && self.last.holds(last) { Look::MayBe } else { Look::NoneHere(1) }
     }
+}
 
-    #[inline(always)]
-    fn key_with(key: u64, byte: u8) -> u64 {
-        key << 6 | u64::from(byte & 0x1f | byte >> 1 & 0x20)
-    }
+/// The ways on from a state: by which byte, and where to.
+fn steps(states: &dense::DFA<Vec<u32>>, from: StateID, written: &BTreeSet<u8>) -> impl Iterator<Item = (u8, StateID)> {
+    let step = move |byte: &u8| (*byte, states.next_state(from, *byte));
+    written.iter().map(step).filter(|(_, state)| !states.is_dead_state(*state))
 }
 
 /// A set of four bytes each, which may say yes in error.
@@ -134,52 +159,59 @@ struct Grams(Vec<u64>);
 
 impl Grams {
     const BYTES: usize = 4;
-    const KEY_BITS: usize = 6 * Self::BYTES;
     const HASH_BITS: u32 = 18;
 
-    /// All that lead on from any of these states, and the states to which they lead.
-    fn after(
-        states: &dense::DFA<Vec<u32>>,
-        from: &BTreeSet<StateID>,
-        written: &BTreeSet<u8>,
-    ) -> (Self, BTreeSet<StateID>) {
-        let mut paths: BTreeSet<(StateID, u64)> = from.iter().map(|state| (*state, 0)).collect();
-        for _ in 0..Self::BYTES {
-            let on = |(state, key): &(StateID, u64)| {
-                let (state, key) = (*state, *key);
-                written.iter().map(move |byte| (states.next_state(state, *byte), Openings::key_with(key, *byte)))
-            };
-            paths = paths.iter().flat_map(on).filter(|(state, _)| !states.is_dead_state(*state)).collect();
-        }
-        let mut grams = Self(vec![0; (1 << Self::HASH_BITS) / 64]);
-        paths.iter().for_each(|(_, key)| grams.add(*key));
-        (grams, paths.into_iter().map(|(state, _)| state).collect())
+    fn none() -> Self {
+        Self(vec![0; (1 << Self::HASH_BITS) / 64])
     }
 
-    fn add(&mut self, key: u64) {
-        let (word, bit) = Self::place(key);
+    /// All that lead on from any of these states.
+    fn after(states: &dense::DFA<Vec<u32>>, from: &BTreeSet<StateID>, written: &BTreeSet<u8>) -> Self {
+        let mut paths: BTreeSet<(StateID, u32)> = from.iter().map(|state| (*state, 0)).collect();
+        for _ in 0..Self::BYTES {
+            let on = |(state, gram): &(StateID, u32)| {
+                let gram = *gram;
+                steps(states, *state, written)
+                    .map(move |(byte, state)| (state, gram >> 8 | u32::from_le_bytes([0, 0, 0, byte])))
+            };
+            paths = paths.iter().flat_map(on).collect();
+        }
+        let mut grams = Self::none();
+        paths.iter().for_each(|(_, gram)| grams.add(gram.to_le_bytes()));
+        grams
+    }
+
+    fn add(&mut self, gram: [u8; Self::BYTES]) {
+        let (word, bit) = Self::place(gram);
         if let Some(bits) = self.0.get_mut(word) {
             *bits |= bit;
         }
     }
 
+    fn union(sets: &[Self]) -> Self {
+        let mut all = Self::none();
+        sets.iter().for_each(|set| all.0.iter_mut().zip(&set.0).for_each(|(bits, more)| *bits |= more));
+        all
+    }
+
     #[inline(always)]
-    fn holds(&self, key: u64) -> bool {
-        let (word, bit) = Self::place(key);
+    fn holds(&self, gram: [u8; Self::BYTES]) -> bool {
+        let (word, bit) = Self::place(gram);
         self.0.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
-    /// Multiplicative hashing (Knuth, volume 3, section 6.4) of the last four bytes.
+    /// Multiplicative hashing (Knuth, volume 3, section 6.4).
     #[inline(always)]
-    fn place(key: u64) -> (usize, u64) {
-        let hash = ((key << (64 - Self::KEY_BITS)) >> (64 - Self::KEY_BITS)).wrapping_mul(0x9e37_79b1) as u32;
-        let hash = hash >> (32 - Self::HASH_BITS);
+    fn place(gram: [u8; Self::BYTES]) -> (usize, u64) {
+        let hash = u32::from_le_bytes(gram).wrapping_mul(0x9e37_79b1) >> (32 - Self::HASH_BITS);
         ((hash >> 6) as usize, 1 << (hash & 63))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn found(expressions: &[&str], text: &str) -> Vec<(usize, usize, usize)> {
@@ -201,5 +233,31 @@ mod tests {
     #[test]
     fn no_expressions_match_nothing() {
         assert_eq!(found(&[], "abc"), []);
+    }
+
+    /// What is found by trying every place.
+    fn found_everywhere(automaton: &Automaton, bytes: &[u8], end: usize) -> Vec<(usize, usize, usize)> {
+        let mut found = Vec::new();
+        for begin in 0..end.min(bytes.len()) {
+            automaton.walk(&bytes[begin..], |expression, length| found.push((expression, begin, length)));
+        }
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn the_filter_hides_no_match(
+            expressions in prop::collection::vec("(a|b|[c4]){2,4}b?[a1]{3,5}(dd?|ж){3}", 1..4),
+            pieces in prop::collection::vec(prop_oneof!["[abcd14]{0,6}", "\\PC{0,3}", (0..4usize).prop_map(|n| n.to_string())], 0..12),
+            end in 0..200usize,
+        ) {
+            let automaton = Automaton::new(&expressions).expect("small");
+            // A digit stands for one of the expressions, which are plain text here.
+            let whole = |piece: &String| piece.parse().ok().and_then(|n: usize| expressions.get(n)).unwrap_or(piece).clone();
+            let text: String = pieces.iter().map(whole).collect();
+            let mut found = Vec::new();
+            automaton.search_before(end, text.as_bytes(), |expression, begin, length| found.push((expression, begin, length)));
+            prop_assert_eq!(found, found_everywhere(&automaton, text.as_bytes(), end));
+        }
     }
 }

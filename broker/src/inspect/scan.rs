@@ -116,20 +116,25 @@ impl<'r> Scan<'r> {
         stream.clear();
         let symbols_max = self.rules.phrases.symbols_max();
         let (mut folded, mut native) = (String::new(), false);
-        let mut last = 0;
-        for text in strings.in_order() {
-            last = stream.symbols().len();
-            if text.is_ascii() {
-                stream.append_edges(text, symbols_max);
+        let mut texts = strings.in_order();
+        while let Some(text) = texts.next() {
+            let ascii = if text.is_ascii() {
+                text
             } else {
                 native |= native::is_native(text);
                 folded.clear();
                 fold::fold_into(text, &mut folded);
-                stream.append_edges(&folded, symbols_max);
+                &folded
+            };
+            if texts.len() > 0 {
+                stream.append_edges(ascii, symbols_max);
+            } else {
+                // What begins in the last string does not leave it.
+                let last = stream.symbols().len();
+                stream.append_head(ascii, symbols_max);
+                self.phrases_before(last, &stream, at);
             }
         }
-        // What begins in the last string does not leave it.
-        self.phrases_before(last, &stream, at);
         self.stream = stream;
         if native {
             self.native_phrases(&strings.in_order().collect::<String>(), at);

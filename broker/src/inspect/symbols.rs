@@ -87,13 +87,8 @@ impl Stream {
     /// Forgets what it holds and takes the symbols of `text`, which is ASCII.
     pub(super) fn read(&mut self, text: &str) -> Traits {
         self.clear();
-        self.append(text)
-    }
-
-    /// Takes the symbols of `text`, which is ASCII, as well.
-    pub(super) fn append(&mut self, text: &str) -> Traits {
-        let mut length = self.symbols.len();
-        self.symbols.resize(length + text.len(), 0);
+        self.symbols.resize(text.len(), 0);
+        let mut length = 0;
         let mut reader = Reader::default();
         let bytes = text.as_bytes();
         let mut at = 0;
@@ -165,12 +160,32 @@ impl Stream {
         self.push_word(b" ");
     }
 
+    /// Appends the symbols of `text`, which is ASCII, without noting what else it may hold.
+    fn append(&mut self, text: &str) {
+        let mut before = 0;
+        for class in text.bytes().map(class) {
+            if class & SYMBOL != 0 {
+                if begins_word(before, class) {
+                    self.word_begins.push(self.symbols.len());
+                }
+                let [symbol, ..] = class.to_le_bytes();
+                self.symbols.push(symbol);
+            }
+            before = class;
+        }
+    }
+
+    /// Appends the first `symbols_max` symbols of `text`, which is ASCII.
+    pub(super) fn append_head(&mut self, text: &str, symbols_max: usize) {
+        self.append(text.get(..head_bytes(text, symbols_max)).unwrap_or_default());
+    }
+
     /// Appends the first and the last `symbols_max` symbols of `text`, which is ASCII, or all where they meet.
     pub(super) fn append_edges(&mut self, text: &str, symbols_max: usize) {
-        let is_symbol = |(_, byte): &(usize, &u8)| class(**byte) & SYMBOL != 0;
-        let symbols = || text.as_bytes().iter().enumerate().filter(is_symbol);
-        let head = symbols().nth(symbols_max).map_or(text.len(), |(at, _)| at);
-        let tail = symbols().rev().nth(symbols_max).map_or(0, |(at, _)| at + 1);
+        if text.len() <= 2 * symbols_max {
+            return self.append(text);
+        }
+        let (head, tail) = (head_bytes(text, symbols_max), text.len() - tail_bytes(text, symbols_max));
         if head >= tail {
             self.append(text);
         } else {
@@ -251,9 +266,9 @@ impl Reader {
         } else if self.word_length != 0 {
             self.end_word();
         }
-        let begins = self.before & WORD == 0 || (class & UPPER != 0 && self.before & LOWER != 0);
+        let begins = class & SYMBOL != 0 && begins_word(self.before, class);
         self.before = class;
-        begins && class & SYMBOL != 0
+        begins
     }
 
     /// Takes so many letters in lower case that follow another one: most of what there is in a text.
@@ -298,6 +313,28 @@ impl Reader {
             self.traits.classes |= PIECES;
         }
     }
+}
+
+/// Whether a word begins with a symbol, after the character before.
+#[inline(always)]
+const fn begins_word(before: u32, symbol: u32) -> bool {
+    before & WORD == 0 || (symbol & UPPER != 0 && before & LOWER != 0)
+}
+
+/// How many bytes of `text` stand before the symbol after the first `symbols_max`.
+fn head_bytes(text: &str, symbols_max: usize) -> usize {
+    bytes_before(text.bytes(), symbols_max)
+}
+
+/// How many bytes of `text` stand after the symbol before the last `symbols_max`.
+fn tail_bytes(text: &str, symbols_max: usize) -> usize {
+    bytes_before(text.bytes().rev(), symbols_max)
+}
+
+fn bytes_before(bytes: impl ExactSizeIterator<Item = u8>, symbols: usize) -> usize {
+    let length = bytes.len();
+    let is_symbol = |(_, byte): &(usize, u8)| class(*byte) & SYMBOL != 0;
+    bytes.enumerate().filter(is_symbol).nth(symbols).map_or(length, |(at, _)| at)
 }
 
 /// The letters in lower case from `at` on, up to anything else.
@@ -360,6 +397,8 @@ const fn class_of(byte: u8) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The words with their first letter in upper case.
@@ -399,6 +438,23 @@ mod tests {
         assert_eq!(edges("a b, cd"), "abcd");
         assert_eq!(edges("-abcdef-"), "abcdef");
         assert_eq!(edges("a  bc de fgh"), "abc fgh");
+    }
+
+    #[test]
+    fn of_the_last_text_only_the_head_is_taken() {
+        let mut stream = Stream::default();
+        stream.append_head("a-b, cDef", 4);
+        assert_eq!((stream.symbols(), stream.words().count()), (b"abcd".as_slice(), 4));
+    }
+
+    proptest! {
+        #[test]
+        fn appending_takes_the_same_symbols_and_words_as_reading(text in "[ -~\n]{0,80}") {
+            let (mut read, mut appended) = (Stream::default(), Stream::default());
+            read.read(&text);
+            appended.append(&text);
+            prop_assert_eq!(read.words().collect::<Vec<_>>(), appended.words().collect::<Vec<_>>());
+        }
     }
 
     #[test]

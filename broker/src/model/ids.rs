@@ -1,6 +1,6 @@
 //! Names and identifiers, each parsed once and bounded.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use thiserror::Error;
 
@@ -210,8 +210,14 @@ impl ContentType {
 
     /// The type without parameters, in lower case: `application/json` of `Application/JSON; charset=utf-8`.
     #[must_use]
-    pub fn essence(&self) -> String {
-        self.0.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    pub fn essence(&self) -> Cow<'_, str> {
+        let essence = self.0.split(';').next().unwrap_or_default().trim();
+        // Nearly all are sent in lower case.
+        if essence.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(essence.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(essence)
+        }
     }
 
     /// Whether the data is JSON: `application/json`, `text/json`, or a type with the suffix `+json` (RFC 6839).
@@ -250,14 +256,20 @@ impl Destination {
             None => AgentId::parse(text).map(Self::Agent),
         }
     }
+
+    /// The text as parsed.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Agent(agent) => Cow::Borrowed(agent.as_str()),
+            Self::Role(role) => Cow::Owned([Self::ROLE_PREFIX, role.as_str()].concat()),
+        }
+    }
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Agent(agent) => write!(f, "{agent}"),
-            Self::Role(role) => write!(f, "{}{role}", Self::ROLE_PREFIX),
-        }
+        f.write_str(&self.text())
     }
 }
 
@@ -320,6 +332,7 @@ mod tests {
     fn a_content_type_is_compared_without_case_and_parameters() {
         let json = ContentType::parse("Application/JSON; charset=utf-8".to_owned()).expect("valid");
         assert_eq!(json.essence(), "application/json");
+        assert_eq!(ContentType::parse("text/plain ;x".to_owned()).expect("valid").essence(), "text/plain");
         assert!(json.is_json());
         assert!(ContentType::parse("application/cloudevents+json".to_owned()).expect("valid").is_json());
         assert!(!ContentType::parse("application/jsonx".to_owned()).expect("valid").is_json());
@@ -329,6 +342,9 @@ mod tests {
     fn a_destination_is_a_role_or_an_agent() {
         assert!(matches!(Destination::parse("role:compliance"), Ok(Destination::Role(_))));
         assert!(matches!(Destination::parse("compliance"), Ok(Destination::Agent(_))));
+        for text in ["role:compliance", "compliance"] {
+            assert_eq!(Destination::parse(text).map(|destination| destination.to_string()).as_deref(), Ok(text));
+        }
         assert!(Destination::parse("role:").is_err());
         assert!(Destination::parse("").is_err());
     }

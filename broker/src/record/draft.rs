@@ -263,7 +263,7 @@ impl Draft {
                 datacontenttype: message.content_type.as_str().to_owned(),
                 size_bytes: message.size_bytes() as u64,
                 payload_digest: veribus_proto::payload::digest(salt, &message.data).to_vec(),
-                destination: message.destination.as_ref().map(ToString::to_string).unwrap_or_default(),
+                destination: message.destination.as_ref().map(|to| to.text().into_owned()).unwrap_or_default(),
             }),
             decision: Some(with_omitted(decision(verdict, inspected.findings()), inspected.findings_omitted())),
             ..entry(EntryKind::Publish)

@@ -8,7 +8,7 @@ use super::{Audience, Draft, duplicates::ContentHash, prepared::Prepared};
 use crate::{
     authenticate::Identity,
     decide::{Decided, Permitted},
-    model::{Message, MessageId, RefusalReason, Topic},
+    model::{Destination, Message, MessageId, RefusalReason, Topic},
 };
 
 /// A message that is ready to be recorded.
@@ -75,7 +75,7 @@ impl Routed {
 
 /// Over everything that the message says, each part behind its length.
 fn content_hash(message: &Message) -> ContentHash {
-    let destination = message.destination.as_ref().map(ToString::to_string).unwrap_or_default();
+    let destination = message.destination.as_ref().map(Destination::text).unwrap_or_default();
     let time = message.time.map_or(0, |time| time.0).to_be_bytes();
     let mut hasher = Sha256::new();
     let mut part = |bytes: &[u8]| {

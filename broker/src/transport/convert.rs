@@ -99,7 +99,7 @@ pub(super) fn delivery(recorded: &Recorded) -> v1::Delivery {
             time: message.time.map(timestamp),
             datacontenttype: message.content_type.as_str().to_owned(),
             data: message.data.clone(),
-            destination: message.destination.as_ref().map(ToString::to_string).unwrap_or_default(),
+            destination: message.destination.as_ref().map(|to| to.text().into_owned()).unwrap_or_default(),
             reply_to: message.reply_to.as_ref().map(ToString::to_string).unwrap_or_default(),
             correlation_id: message.correlation_id.clone(),
             attributes: message.attributes.clone().into_iter().collect(),
