@@ -398,6 +398,8 @@ async fn a_narrower_token_ends_a_watch_and_closes_a_session_to_what_it_no_longer
     written(&owner, put("notes/a", "2")).await?;
     let end = watch.response().await.expect_err("over");
     assert_eq!((end.code(), reason(&end).as_str()), (Code::PermissionDenied, "MISSING_DECRYPT_CLAIM"));
+    let index = metadata(&end, "audit_index").parse()?;
+    assert_eq!(broker.log().await?.at(index)?.kind(), EntryKind::StateWatch, "that it ended is recorded");
     session.send(vec![Operation::Get(get("notes/a"))], Some(&narrow)).await?;
     let answers = session.answers().await?.context("answers")?;
     assert!(matches!(&answers[..], [Answer::Refusal(refusal)] if refusal.reason == "MISSING_DECRYPT_CLAIM"));
@@ -417,5 +419,141 @@ async fn values_of_any_size_come_back_and_one_beyond_the_limit_is_withheld() -> 
     }
     let request = PutRequest { value: vec![1; (1 << 20) + 1].into(), ..put("blobs/a", "") };
     assert_eq!(reason(&raw.state().put(request).await.expect_err("too large")), "QUARANTINED");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_token_of_another_list_opens_nothing() -> Result<()> {
+    let broker = broker().await?;
+    let owner = agent(&broker, "owner").await?;
+    for key in ["hr/salaries", "notes/a", "notes/zz", "secret/key"] {
+        written(&owner, put(key, "x")).await?;
+    }
+    let raw = broker.raw(&token(&broker, "a", &["state.read:notes"], &["notes"])?).await?;
+    for page_token in ["a/a", "hr/a", "notes/a", "zebra/a"] {
+        let request = ListRequest { page_token: page_token.to_owned(), ..list("notes/zz") };
+        let refused = raw.state().list(request).await.expect_err(page_token);
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"));
+    }
+    let request = ListRequest { page_token: "notes/a".to_owned(), ..list("notes") };
+    let page = raw.state().list(request).await?.into_inner().values;
+    assert_eq!(page.iter().map(|value| value.key.as_str()).collect::<Vec<_>>(), ["notes/zz"]);
+    Ok(())
+}
+
+/// One small request does not make an answer of any size, and what was not handed over is not said to have been.
+#[tokio::test]
+async fn the_answers_to_one_request_are_bounded() -> Result<()> {
+    let broker = broker().await?;
+    let raw = agent(&broker, "a").await?;
+    let mut session = StateSession::open(&raw).await?;
+    session.run((0..1_000).map(|number| Operation::Put(put(&format!("notes/{number}"), "x"))).collect()).await?;
+    let answers = session.run(vec![Operation::List(list("notes")); 40]).await?;
+    let listed = answers.iter().filter(|answer| matches!(answer, Answer::List(page) if page.values.len() == 1_000));
+    let too_much = |answer: &&Answer| matches!(answer, Answer::Refusal(one) if one.reason == "ANSWER_TOO_LARGE");
+    let (listed, refused) = (listed.count(), answers.iter().filter(too_much).count());
+    assert!(listed > 0 && refused > 0 && listed + refused == 40, "{listed} listed, {refused} refused");
+
+    written(&raw, PutRequest { value: vec![b'x'; 1 << 20].into(), ..put("long/a", "") }).await?;
+    let before = broker.log().await?.entries().len() as u64;
+    let answers = session.run(vec![Operation::Get(get("long/a")); 20]).await?;
+    let got = answers.iter().filter(|answer| matches!(answer, Answer::Get(_))).count();
+    assert_eq!((got, answers.iter().filter(too_much).count()), (4, 16));
+    let log = broker.log().await?;
+    let reads = log.of_kind(EntryKind::StateRead).filter(|entry| entry.index >= before);
+    let handed_over = reads.filter(|entry| entry.state.as_ref().is_some_and(|state| !state.reads.is_empty()));
+    assert_eq!(handed_over.count(), 4);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_stood_before_a_value_whose_time_has_run_out_does_not_come_back() -> Result<()> {
+    let UnixSeconds(now) = Clock::system().now().seconds();
+    let clock = Clock::manual(UnixSeconds(now));
+    let deep = HistoryConfig { scopes: "deep".to_owned(), versions: 3 };
+    let setup = Setup::default().open_policy().clock(&clock);
+    let broker = setup.configure(|config| config.state.histories.push(deep)).start().await?;
+    let raw = agent(&broker, "a").await?;
+    let mut session = StateSession::open(&raw).await?;
+    let first = written(&raw, put("deep/a", "1")).await?;
+    written(&raw, PutRequest { ttl_s: 10, ..put("deep/a", "2") }).await?;
+    clock.advance(Duration::from_secs(10));
+    // Before anybody has looked for what has run out.
+    let old = || Operation::Get(GetRequest { key: "deep/a".to_owned(), revision: first });
+    let answers = session.run(vec![old(), Operation::Put(put("deep/a", "3")), old()]).await?;
+    let is_missing = |answer: &Answer| matches!(answer, Answer::Refusal(one) if one.reason == "NOT_FOUND");
+    assert!(is_missing(&answers[0]) && is_missing(&answers[2]), "{answers:?}");
+    assert_eq!(read(&raw, "deep/a").await?, "3");
+    let endless = PutRequest { ttl_s: u64::MAX, ..put("deep/a", "4") };
+    assert_eq!(reason(&raw.state().put(endless).await.expect_err("too long")), "MALFORMED_MESSAGE");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_list_does_not_name_what_the_policy_hides_from_a_reader() -> Result<()> {
+    let policy = r#"package veribus
+import rego.v1
+allow if true
+deny contains {"rule": "hidden"} if {
+	input.action == "state.get"
+	startswith(input.state.name, "hidden")
+}"#;
+    let broker = Setup::default().policy(policy).start().await?;
+    let raw = agent(&broker, "a").await?;
+    for key in ["notes/hidden", "notes/shown"] {
+        written(&raw, put(key, "x")).await?;
+    }
+    let listed = raw.state().list(list("notes")).await?.into_inner().values;
+    assert_eq!(listed.iter().map(|value| value.key.as_str()).collect::<Vec<_>>(), ["notes/shown"]);
+    let shown = StateWatch::open(&raw, "notes", 0).await?.initial().await?;
+    assert_eq!(shown.len(), 1);
+    let log = broker.log().await?;
+    let withheld = log.of_kind(EntryKind::StateRead).filter_map(|entry| entry.state.as_ref());
+    assert_eq!(withheld.map(|state| state.withheld).sum::<u32>(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_writes_below_one_level_cannot_use_up_all_scopes() -> Result<()> {
+    let setup = Setup::default().open_policy().configure(|config| config.state.scopes_per_level_max = 2);
+    let broker = setup.start().await?;
+    let raw = agent(&broker, "a").await?;
+    written(&raw, put("scratch.a/x", "1")).await?;
+    written(&raw, put("scratch.b/x", "1")).await?;
+    let full = raw.state().put(put("scratch.c/x", "1")).await.expect_err("full");
+    assert_eq!((full.code(), reason(&full).as_str()), (Code::ResourceExhausted, "SCOPE_LIMIT"));
+    written(&raw, put("scratch.a/y", "1")).await?;
+    written(&raw, put("finance.a/x", "1")).await?;
+    Ok(())
+}
+
+/// More values than are looked up in one go, in a scope where deletions were forgotten before the watcher came.
+#[tokio::test]
+async fn a_new_watcher_comes_to_the_end_of_a_large_scope() -> Result<()> {
+    const VALUES: usize = 9_000;
+    let UnixSeconds(now) = Clock::system().now().seconds();
+    let clock = Clock::manual(UnixSeconds(now));
+    let setup = Setup::default().open_policy().clock(&clock).configure(|config| config.state.gone_kept_s = 1);
+    let broker = setup.start().await?;
+    let raw = agent(&broker, "a").await?;
+    let mut session = StateSession::open(&raw).await?;
+    let keys: Vec<_> = (0..VALUES).map(|number| format!("notes/{number}")).collect();
+    for part in keys.chunks(1_000) {
+        session.run(part.iter().map(|key| Operation::Put(put(key, "x"))).collect()).await?;
+    }
+    let last = written(&raw, put("notes/gone", "x")).await?;
+    raw.state().delete(delete("notes/gone")).await?;
+    clock.advance(Duration::from_secs(2));
+    let forgotten = async {
+        while StateWatch::open(&raw, "notes", last).await?.initial().await.is_ok() {}
+        Ok::<_, anyhow::Error>(())
+    };
+    veribus_tests::patiently(forgotten).await??;
+    drop(session);
+    // After a restart, nobody remembers the latest changes.
+    let broker = broker.stop().await?.start().await?;
+    let raw = agent(&broker, "a").await?;
+    let shown = StateWatch::open(&raw, "notes", 0).await?.initial().await?;
+    assert_eq!(shown.len(), VALUES);
     Ok(())
 }

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::model::TopicPattern;
-use crate::state::HISTORY_MAX;
+use crate::model::{HISTORY_MAX, TopicPattern};
 
 /// `[state]`: exactly one of `root_key_file` and `root_key_descriptor_variable` says where the root key is.
 #[derive(Debug, Clone, Deserialize)]

@@ -19,6 +19,6 @@ pub use ids::{
 pub use message::{ATTRIBUTES_MAX, Message, TEXT_BYTES_MAX};
 pub use quota::{Ceiling, QuotaOverrides, QuotaTerms};
 pub use receipt::{Outcome, Receipt, RefusalReason, RefusedReceipt};
-pub use state::{Epoch, Revision, Scope, StateKey, StateKeyError, StatePrefix, Write};
+pub use state::{Epoch, HISTORY_MAX, Revision, Scope, StateKey, StateKeyError, StatePrefix, Write};
 pub use time::{Clock, UnixMicros, UnixSeconds};
 pub use topic::{Topic, TopicError, TopicPattern};

@@ -166,6 +166,9 @@ impl fmt::Display for StatePrefix {
     }
 }
 
+/// The most versions that are kept of a value, the newest among them.
+pub const HISTORY_MAX: usize = 64;
+
 /// A value on its way into shared state: its key is parsed. Nothing is said yet about who writes it or what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {

@@ -18,6 +18,3 @@ pub use changes::{Changes, Since};
 pub use reader::{Listing, StateReader};
 pub use table::{Current, DueKey, Lookup, StateSettings, StateTable, TableError};
 pub use value::{Metadata, OpenedValue, SealedValue, Unreadable};
-
-/// The most versions that are kept of a value, the newest among them.
-pub const HISTORY_MAX: usize = 64;

@@ -220,7 +220,7 @@ mod tests {
             parts: 0,
             sealed: vec![1; INLINE_BYTES_MAX].into(),
         };
-        let earlier = vec![u64::MAX; super::super::HISTORY_MAX - 1];
+        let earlier = vec![u64::MAX; crate::model::HISTORY_MAX - 1];
         let head = Head { newest: Some(newest), earlier, gone_at: u64::MAX, expired: true, due_unix_us: i64::MAX };
         assert!(prost::Message::encoded_len(&head) <= CHUNK_BYTES_MAX);
     }

@@ -9,14 +9,14 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use super::{
-    Changes, HISTORY_MAX, SealedValue,
+    Changes, SealedValue,
     stored::{self, Head, INLINE_BYTES_MAX, PART_BYTES_MAX, Version},
     value,
 };
 use crate::{
     decide::Permitted,
     engine::{ReadError, Record, SharedLogStore},
-    model::{Epoch, Revision, Scope, StateKey, TopicPattern, UnixMicros, Write},
+    model::{Epoch, HISTORY_MAX, Revision, Scope, StateKey, TopicPattern, UnixMicros, Write},
     seal::{KEY_PREFIX, KeyChange, KeyRing, KeyRingError, NoKey, ScopeKey, SealError},
 };
 
