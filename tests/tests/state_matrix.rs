@@ -18,20 +18,33 @@ use veribus_tests::{
 const SCOPES: [&str; 4] = ["kept", "kept.deep", "burnt", "burnt.deep"];
 const VALUES: [&str; 4] = ["there", "deleted", "expired", "never"];
 const EPOCHS: [u32; 2] = [1, 2];
-/// What a token may decrypt, and whether that covers a scope.
-const CLAIMS: [(&[&str], fn(&str) -> bool); 6] = [
-    (&[], |_| false),
-    (&["elsewhere", "kept.deep.er"], |_| false),
-    (&["kept", "burnt"], |scope| !scope.contains('.')),
-    (&["kept.>", "burnt.*"], |scope| scope.contains('.')),
-    (&["elsewhere", "burnt.deep", "kept"], |scope| scope == "burnt.deep" || scope == "kept"),
-    (&[">"], |_| true),
+/// What a token may decrypt.
+const CLAIMS: [Claim; 6] = [
+    Claim { name: "none", patterns: &[], covers: |_| false },
+    Claim { name: "others", patterns: &["elsewhere", "kept.deep.er"], covers: |_| false },
+    Claim { name: "top", patterns: &["kept", "burnt"], covers: |scope| !scope.contains('.') },
+    Claim { name: "below", patterns: &["kept.>", "burnt.*"], covers: |scope| scope.contains('.') },
+    Claim {
+        name: "two",
+        patterns: &["elsewhere", "burnt.deep", "kept"],
+        covers: |scope| scope == "burnt.deep" || scope == "kept",
+    },
+    ALL,
 ];
+const ALL: Claim = Claim { name: "all", patterns: &[">"], covers: |_| true };
+
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    name: &'static str,
+    patterns: &'static [&'static str],
+    /// Whether it covers a scope.
+    covers: fn(&str) -> bool,
+}
 
 /// What there is to know of a token.
 #[derive(Debug, Clone, Copy)]
 struct Holder {
-    claim: usize,
+    claim: Claim,
     permitted: bool,
     revoked: bool,
 }
@@ -58,7 +71,7 @@ impl Kept {
 
 /// The right answer, in the broker's words.
 fn right(holder: Holder, kept: Kept) -> String {
-    let may_decrypt = CLAIMS[holder.claim].1(kept.scope);
+    let may_decrypt = (holder.claim.covers)(kept.scope);
     let is_shredded = kept.scope.starts_with("burnt") && kept.epoch == 1;
     match (holder.revoked, holder.permitted, may_decrypt, kept.value) {
         (true, ..) => "UNAUTHENTICATED".to_owned(),
@@ -97,8 +110,8 @@ async fn prepared() -> Result<TestBroker> {
 }
 
 async fn holder_of(broker: &TestBroker, holder: Holder) -> Result<(Raw, String)> {
-    let name = format!("reader-{}-{}-{}", holder.claim, holder.permitted, holder.revoked);
-    let claims = CLAIMS[holder.claim].0.iter().fold(broker.claims(&name), |claims, scope| claims.decrypt(*scope));
+    let name = format!("reader-{}-{}-{}", holder.claim.name, holder.permitted, holder.revoked);
+    let claims = holder.claim.patterns.iter().fold(broker.claims(&name), |claims, scope| claims.decrypt(*scope));
     let claims = if holder.permitted { claims.permission("state.read:>") } else { claims.permission("state.write:>") };
     Ok((broker.raw(&broker.sign(&claims)?).await?, name))
 }
@@ -108,7 +121,7 @@ async fn every_reader_gets_the_right_answer_about_every_value() -> Result<()> {
     let broker = prepared().await?;
     let operator = broker.raw(&broker.token("operator", &["admin.revoke"])?).await?;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for claim in 0..CLAIMS.len() {
+    for claim in CLAIMS {
         for permitted in [true, false] {
             for revoked in [false, true] {
                 let holder = Holder { claim, permitted, revoked };
@@ -162,7 +175,7 @@ async fn by_session(raw: &Raw) -> Result<Vec<String>> {
 #[tokio::test]
 async fn the_answers_are_the_same_after_a_restart() -> Result<()> {
     let broker = prepared().await?.stop().await?.start().await?;
-    let holder = Holder { claim: CLAIMS.len() - 1, permitted: true, revoked: false };
+    let holder = Holder { claim: ALL, permitted: true, revoked: false };
     let (raw, _) = holder_of(&broker, holder).await?;
     assert_eq!(by_session(&raw).await?, Kept::all().map(|kept| right(holder, kept)).collect::<Vec<_>>());
     let burnt = raw.state().get(get("burnt/there-1")).await.expect_err("shredded");
