@@ -14,7 +14,9 @@ use veribus_broker::{
     seal::{KEY_PREFIX, KeyRing, RootKeySource, RootKeys},
     state::{Changes, Lookup, StateSettings, StateTable},
 };
-use veribus_proto::v1::{PutRequest, QueryRequest, state_operation::Operation, state_result::Result as Answer};
+use veribus_proto::v1::{
+    PutRequest, QueryRequest, RotateKeysRequest, state_operation::Operation, state_result::Result as Answer,
+};
 use veribus_tests::{
     broker::Setup,
     patiently,
@@ -44,7 +46,7 @@ fn files(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(found)
 }
 
-/// A thousand values are written, read, replaced and deleted, and never in clear: not on disk, not in logs, not in metrics, not
+/// A thousand values are written, read, replaced and deleted, while keys are rotated, and never in clear: not on disk, not in logs, not in metrics, not
 /// in entries, neither while the broker runs nor when it was killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_value_is_found_in_clear_anywhere() -> Result<()> {
@@ -70,6 +72,10 @@ async fn no_value_is_found_in_clear_anywhere() -> Result<()> {
                 1 => operations.push(Operation::Put(put(&key, &format!("{mark} again")))),
                 _ => {}
             }
+        }
+        if first > 0 && first % 200 == 0 {
+            let operator = broker.raw(&token(&directory, "operator", &["admin.keys"])?).await?;
+            operator.admin().rotate_keys(RotateKeysRequest { scope: "notes".to_owned() }).await?;
         }
         let answers = session.run(operations).await?;
         let refused = answers.iter().find(|answer| matches!(answer, Answer::Refusal(_)));

@@ -10,6 +10,7 @@ use veribus_proto::{
     },
 };
 
+use super::shared::{self, KeysJson, StateJson};
 use crate::cli::{instant, output};
 
 /// The columns of [`row`].
@@ -52,6 +53,10 @@ pub(super) struct EntryJson {
     undelivered: Option<UndeliveredJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revocation: Option<RevocationJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<StateJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<KeysJson>,
     #[serde(skip_serializing_if = "String::is_empty")]
     subscription_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -165,6 +170,8 @@ impl EntryJson {
             }),
             undelivered: entry.undelivered.map(undelivered),
             revocation: entry.revocation.as_ref().map(revocation_json),
+            state: entry.state.map(StateJson::from),
+            keys: entry.keys.map(KeysJson::from),
             subscription_id: entry.subscription_id,
             detail: entry.detail,
             count: entry.count.max(1),
@@ -211,6 +218,8 @@ fn about(entry: &AuditEntry) -> String {
         parts.extend((!revocation.id.is_empty()).then(|| format!("as {}", revocation.id)));
         parts.extend((!revocation.reason.is_empty()).then(|| revocation.reason.clone()));
     }
+    parts.extend(entry.state.iter().flat_map(shared::state_words));
+    parts.extend(entry.keys.iter().flat_map(shared::key_words));
     parts.extend((!entry.detail.is_empty()).then(|| entry.detail.clone()));
     parts.extend((entry.count > 1).then(|| format!("{} times", entry.count)));
     output::visible(&parts.join("  "))

@@ -4,6 +4,7 @@ mod entry;
 mod export;
 mod filter;
 mod query;
+mod shared;
 mod verify;
 
 use clap::Subcommand;
