@@ -11,7 +11,10 @@ use tempfile::TempDir;
 use veribus_broker::{
     config::Config,
     dev::{DevDirectory, DevOptions, client_url},
-    engine::{SharedLogStore, sled::OpenError},
+    engine::{
+        SharedLogStore,
+        sled::{OpenError, SledLog},
+    },
     issue::Claims,
     model::Clock,
     server::{RunningServer, ServerError, StartOptions, start},
@@ -111,6 +114,23 @@ pub struct Home {
     _place: TempDir,
 }
 
+/// Opens the log that a broker left in `data_directory`. A connection that was cut off by the drain may hold on to it for
+/// a moment.
+///
+/// # Errors
+/// What keeps it from opening.
+pub async fn left_log(data_directory: &Path) -> Result<SledLog> {
+    let opening = patiently(async {
+        loop {
+            match SledLog::open(data_directory, 1 << 20) {
+                Err(OpenError::InUse(_)) => tokio::task::yield_now().await,
+                opened => return opened,
+            }
+        }
+    });
+    Ok(opening.await??)
+}
+
 impl Home {
     /// Starts a broker on what another one left.
     ///
@@ -121,7 +141,7 @@ impl Home {
             loop {
                 let options = StartOptions { clock: self.clock.clone(), store: None };
                 match start(self.config.clone(), options).await {
-                    // A connection that was cut off by the drain may hold on to the log for a moment.
+                    // As in `left_log`.
                     Err(ServerError::Open(OpenError::InUse(_))) => tokio::task::yield_now().await,
                     started => return started,
                 }

@@ -52,7 +52,7 @@
 //! ```compile_fail,E0532
 //! use veribus_broker::decide::{Decided, Held, Verdict};
 //! fn permit(Held(judged): Held, verdict: Verdict) -> Decided {
-//!     todo!()
+//!     loop {}
 //! }
 //! ```
 //!

@@ -18,7 +18,7 @@ use veribus_proto::v1::{
     PutRequest, QueryRequest, RotateKeysRequest, state_operation::Operation, state_result::Result as Answer,
 };
 use veribus_tests::{
-    broker::Setup,
+    broker::{Setup, left_log},
     patiently,
     process::{Binary, open_directory},
     state::{StateSession, delete, get, put},
@@ -170,8 +170,8 @@ struct AtRest {
 }
 
 impl AtRest {
-    fn open(data_directory: &Path, root_key: &Path) -> Result<Self> {
-        let store = Arc::new(Tampered { store: SledLog::open(data_directory, 1 << 20)?, changed: Mutex::default() });
+    fn open(store: SledLog, root_key: &Path) -> Result<Self> {
+        let store = Arc::new(Tampered { store, changed: Mutex::default() });
         let records = store.records(KEY_PREFIX)?;
         let root = RootKeys::new(RootKeySource::File(root_key.to_owned())).settle(&KeyRing::roots_in_use(&records)?)?;
         let keys = Arc::new(KeyRing::load(records, root)?);
@@ -218,7 +218,7 @@ async fn a_record_that_was_moved_cut_or_changed_opens_as_nothing_else() -> Resul
     }
     drop(raw);
     let home = broker.stop().await?;
-    let at_rest = AtRest::open(home.data_directory(), &home.root_key_file())?;
+    let at_rest = AtRest::open(left_log(home.data_directory()).await?, &home.root_key_file())?;
     let keys = ["a/x", "a/y", "b/x", "a/z", "a/long"].map(|key| StateKey::parse(key).expect("a key"));
     let truth: Vec<_> = keys.iter().map(|key| at_rest.opened(key)).collect();
     ensure!(truth.iter().all(Option::is_some), "{truth:?}");

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use data_encoding::BASE64;
 use tonic::Code;
 use veribus_broker::{
-    engine::{LogStore as _, sled::SledLog},
+    engine::LogStore as _,
     model::{Epoch, Scope},
     seal::{
         KEY_PREFIX, KeyRing, KeyRingError, OVERHEAD_BYTES, RootKey, RootKeyError, RootKeySource, RootKeys, WrapContext,
@@ -14,7 +14,7 @@ use veribus_broker::{
     server::{KeysError, ServerError, StartOptions, start},
 };
 use veribus_proto::v1::{EntryKind, GetRequest, state_change::Change};
-use veribus_tests::state::StateWatch;
+use veribus_tests::{broker::left_log, state::StateWatch};
 
 use super::{GRANTS, agent, code_and_reason, facts, keys, read, root_key_id, rotate, said, setup, shred, told, write};
 
@@ -152,7 +152,7 @@ async fn a_copy_made_before_opens_nothing_with_the_new_root_key_and_the_old_one_
     );
 
     // Nor does anything in the copy open by hand, while the old root key, kept elsewhere, would open it.
-    let records = SledLog::open(&copied, 1 << 20)?.records(KEY_PREFIX)?;
+    let records = left_log(&copied).await?.records(KEY_PREFIX)?;
     let new = root_key(&current, &BTreeSet::new())?;
     let old = root_key(&old_file, &BTreeSet::new())?;
     for (scope, epoch) in [("notes", 1), ("notes", 2), ("other", 1)] {
@@ -163,7 +163,7 @@ async fn a_copy_made_before_opens_nothing_with_the_new_root_key_and_the_old_one_
     assert!(matches!(ring.err(), Some(KeyRingError::OtherRoot { .. })));
 
     // In the store itself the new root key opens everything but what was shredded, and the old one nothing.
-    let records = SledLog::open(&data, 1 << 20)?.records(KEY_PREFIX)?;
+    let records = left_log(&data).await?.records(KEY_PREFIX)?;
     for (scope, epoch, is_there) in [("notes", 1, false), ("notes", 2, true), ("other", 1, true)] {
         assert_eq!(opens(&*new, scope, epoch, &records)?, is_there, "{scope} {epoch}");
         assert!(!opens(&*old, scope, epoch, &records)?, "{scope} {epoch}");

@@ -81,7 +81,10 @@ impl SledLog {
         let in_directory = |source| OpenError::Directory { path: directory.to_owned(), source };
         let path = directory.join("log");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(in_directory)?;
+        // Those of a broker that runs are its own.
+        let closed = path.join("db").exists().then(|| closed_within(Duration::ZERO, directory)).transpose()?;
         move_aside_half_made_snapshots(&path).map_err(in_directory)?;
+        drop(closed);
         let db = sled::Config::default()
             .path(&path)
             .cache_capacity(cache_bytes_max)
@@ -149,6 +152,10 @@ impl SledLog {
 /// # Errors
 /// [`OpenError::InUse`] where that takes longer than ten seconds; [`OpenError::Directory`].
 pub fn wait_until_closed(directory: &Path) -> Result<File, OpenError> {
+    closed_within(CLOSE_MAX, directory)
+}
+
+fn closed_within(wait_max: Duration, directory: &Path) -> Result<File, OpenError> {
     let path = directory.join("log");
     let in_directory = |source| OpenError::Directory { path: directory.to_owned(), source };
     let file = File::open(path.join("db")).map_err(in_directory)?;
@@ -157,7 +164,7 @@ pub fn wait_until_closed(directory: &Path) -> Result<File, OpenError> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(in_directory(error)),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > CLOSE_MAX => return Err(OpenError::InUse(path)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() >= wait_max => return Err(OpenError::InUse(path)),
             Err(TryLockError::WouldBlock) => thread::park_timeout(CLOSE_PAUSE),
         }
     }
@@ -325,8 +332,11 @@ mod tests {
     fn a_second_broker_cannot_open_the_same_directory() {
         let directory = tempfile::tempdir().expect("a directory");
         let _log = SledLog::open(directory.path(), CACHE).expect("opened");
+        let snapshot = directory.path().join("log/snap.0000.generating");
+        fs::write(&snapshot, b"half").expect("written");
         let second = SledLog::open(directory.path(), CACHE);
         assert!(matches!(second, Err(OpenError::InUse(_))), "{:?}", second.err());
+        assert!(snapshot.exists(), "what the first one writes is left to it");
     }
 
     #[test]
