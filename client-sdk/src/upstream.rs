@@ -4,10 +4,17 @@ use std::{future::Future, pin::pin, sync::Arc};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Status, Streaming};
 use veribus_proto::v1;
 
-use crate::{Error, Token, present::Method, retry::Failed, session::Session, token::RunningToken};
+use crate::{
+    Error, Token,
+    present::Method,
+    retry::{Attempts, Failed},
+    session::Session,
+    status::Verdict,
+    token::RunningToken,
+};
 
 /// How many requests wait for the connection: the first, or a fresh token.
 const REQUESTS_QUEUED_MAX: usize = 1;
@@ -58,6 +65,15 @@ impl<Q> Upstream<Q> {
         }
     }
 
+    /// The next response; meanwhile, fresh tokens go out. May be dropped while it waits.
+    pub(crate) async fn next<R>(&mut self, responses: &mut Streaming<R>) -> Result<R, LinkFault> {
+        tokio::select! {
+            biased;
+            response = responses.message() => Ok(response?.ok_or_else(ended)?),
+            status = self.keep_fresh() => Err(status.into()),
+        }
+    }
+
     /// Waits for `sending`, and meanwhile sees to it that the broker has a token that is good.
     pub(crate) async fn meanwhile<T>(&mut self, sending: impl Future<Output = T>) -> T {
         let mut sending = pin!(sending);
@@ -79,5 +95,50 @@ impl<Q> Upstream<Q> {
     /// The stream failed, with the token that it stood on.
     pub(crate) fn failed(&self, status: Status) -> Failed {
         self.token.failed(status)
+    }
+}
+
+/// Why such a stream ended or never came to be.
+pub(crate) enum LinkFault {
+    Status(Status),
+    Protocol(Error),
+}
+
+impl From<Status> for LinkFault {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<Error> for LinkFault {
+    fn from(error: Error) -> Self {
+        Self::Protocol(error)
+    }
+}
+
+/// The broker has nothing more to say, and did not say why.
+pub(crate) fn ended() -> Status {
+    Status::unavailable("the broker ended the stream")
+}
+
+/// Whoever reads is gone, or was told of the end.
+pub(crate) struct Done;
+
+/// Tries with `open_once` until such a stream stands.
+pub(crate) async fn open<L, F: Future<Output = Result<L, LinkFault>>>(
+    session: &Arc<Session>,
+    attempts: &mut Attempts,
+    verdict: fn(&Status) -> Verdict,
+    open_once: impl Fn(Token) -> F,
+) -> Result<L, Error> {
+    loop {
+        let token = session.tokens.usable().await;
+        let failure = match attempts.in_time(open_once(token.clone())).await {
+            Some(Ok(link)) => return Ok(link),
+            Some(Err(LinkFault::Status(status))) => status,
+            Some(Err(LinkFault::Protocol(error))) => return Err(error),
+            None => return Err(attempts.timed_out()),
+        };
+        attempts.after_verdict(session, verdict(&failure), &token).await?;
     }
 }

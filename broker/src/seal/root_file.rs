@@ -16,7 +16,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -236,7 +236,8 @@ fn settle_file(path: &Path, in_use: &BTreeSet<RootKeyId>) -> Result<LocalRootKey
         return fits(path, read(path)?, in_use);
     }
     match read(&next) {
-        Ok(key) if is_the_one(&key, in_use) => {
+        // Without any key in the store, the old one was overwritten only because the change was carried through.
+        Ok(key) if is_the_one(&key, in_use) || in_use.is_empty() && is_overwritten(path) => {
             replace(path, &next)?;
             return Ok(key);
         }
@@ -258,6 +259,10 @@ fn fits(place: &Path, key: LocalRootKey, in_use: &BTreeSet<RootKeyId>) -> Result
         return Ok(key);
     }
     Err(RootKeyError::Other { place: place.to_owned(), found: key.id().clone(), in_use: in_use.clone() })
+}
+
+fn is_overwritten(path: &Path) -> bool {
+    matches!(read(path), Err(RootKeyError::Format(_)))
 }
 
 fn is_the_one(key: &LocalRootKey, in_use: &BTreeSet<RootKeyId>) -> bool {
@@ -283,6 +288,8 @@ fn replace(path: &Path, next: &Path) -> Result<(), RootKeyError> {
 }
 
 fn overwrite_with_zeros(path: &Path) -> io::Result<()> {
+    // It may have been made read-only, as is allowed.
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE_MAX))?;
     let mut file = OpenOptions::new().write(true).custom_flags(flags()).open(path)?;
     let len = file.metadata()?.len().min(LINE_BYTES_MAX);
     file.write_all(&vec![0; usize::try_from(len).unwrap_or_default()])?;

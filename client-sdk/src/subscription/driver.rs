@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 use veribus_proto::v1::{
     self, DeliveryBatch, SubscribeRequest, SubscribeResponse, subscribe_request::Request, subscribe_response::Response,
 };
@@ -15,7 +15,7 @@ use crate::{
     retry::{Attempts, Failed},
     session::Session,
     status::Verdict,
-    upstream::{Refreshing, Upstream},
+    upstream::{self, Done, LinkFault, Refreshing, Upstream, ended},
 };
 
 const REFRESHING: Refreshing<SubscribeRequest> = Refreshing {
@@ -37,16 +37,8 @@ impl Link {
         patterns: &[String],
         attempts: &mut Attempts,
     ) -> Result<Self, Error> {
-        loop {
-            let token = session.tokens.usable().await;
-            let failure = match attempts.in_time(Self::open_once(session, patterns, token.clone())).await {
-                Some(Ok(link)) => return Ok(link),
-                Some(Err(LinkFault::Status(status))) => status,
-                Some(Err(LinkFault::Protocol(error))) => return Err(error),
-                None => return Err(attempts.timed_out()),
-            };
-            attempts.after_verdict(session, Verdict::of_subscription(&failure), &token).await?;
-        }
+        upstream::open(session, attempts, Verdict::of_subscription, |token| Self::open_once(session, patterns, token))
+            .await
     }
 
     async fn open_once(session: &Arc<Session>, patterns: &[String], token: Token) -> Result<Self, LinkFault> {
@@ -73,12 +65,7 @@ impl Link {
 
     /// The next response; meanwhile, fresh tokens go out.
     async fn next(&mut self) -> Result<Heard, LinkFault> {
-        let response = tokio::select! {
-            biased;
-            response = self.responses.message() => response?.ok_or_else(ended)?,
-            status = self.upstream.keep_fresh() => return Err(status.into()),
-        };
-        match response.response {
+        match self.upstream.next(&mut self.responses).await?.response {
             Some(Response::Batch(batch)) => Ok(Heard::Batch(batch)),
             Some(Response::Refreshed(refreshed)) => {
                 self.upstream.accepted()?;
@@ -95,31 +82,6 @@ enum Heard {
     Batch(DeliveryBatch),
     Refreshed(v1::Refreshed),
 }
-
-/// Why a link ended or never came to be.
-enum LinkFault {
-    Status(Status),
-    Protocol(Error),
-}
-
-impl From<Status> for LinkFault {
-    fn from(status: Status) -> Self {
-        Self::Status(status)
-    }
-}
-
-impl From<Error> for LinkFault {
-    fn from(error: Error) -> Self {
-        Self::Protocol(error)
-    }
-}
-
-fn ended() -> Status {
-    Status::unavailable("the broker ended the subscription")
-}
-
-/// The reader is gone, or was told of the end.
-struct Done;
 
 pub(super) struct Driver {
     session: Arc<Session>,

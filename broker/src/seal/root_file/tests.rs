@@ -149,6 +149,7 @@ fn a_root_key_that_the_store_does_not_know_is_refused() {
 #[test]
 fn a_change_that_is_carried_through_leaves_only_the_next_key() {
     let place = Place::new();
+    fs::set_permissions(place.file(), Permissions::from_mode(0o400)).expect("read-only");
     let keys = place.keys();
     let old_inode = File::open(place.file()).expect("the old file");
     let next = keys.prepare_next().expect("the next key").id().clone();
@@ -199,6 +200,15 @@ fn a_crash_between_overwriting_and_renaming_goes_on() {
     let next = place.keys().prepare_next().expect("the next key").id().clone();
     overwrite_with_zeros(&place.file()).expect("zeros");
     assert_eq!(place.settle(&[&next]).expect("the next key"), next);
+    assert!(!place.next().exists());
+}
+
+#[test]
+fn such_a_crash_goes_on_without_any_key_in_the_store_too() {
+    let place = Place::new();
+    let next = place.keys().prepare_next().expect("the next key").id().clone();
+    overwrite_with_zeros(&place.file()).expect("zeros");
+    assert_eq!(place.settle(&[]).expect("the next key"), next);
     assert!(!place.next().exists());
 }
 

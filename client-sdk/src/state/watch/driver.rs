@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 use veribus_proto::v1::{
     self, StateGone, WatchBatch, WatchRequest, WatchResponse, WatchTarget, state_change::Change,
     watch_request::Request, watch_response::Response,
@@ -19,7 +19,7 @@ use crate::{
     retry::{Attempts, Failed},
     session::Session,
     status::Verdict,
-    upstream::{Refreshing, Upstream},
+    upstream::{self, Done, LinkFault, Refreshing, Upstream, ended},
 };
 
 const REFRESHING: Refreshing<WatchRequest> = Refreshing {
@@ -76,16 +76,7 @@ pub(super) struct Link {
 impl Link {
     /// Tries until the watch stands.
     pub(super) async fn open(session: &Arc<Session>, place: &Place, attempts: &mut Attempts) -> Result<Self, Error> {
-        loop {
-            let token = session.tokens.usable().await;
-            let failure = match attempts.in_time(Self::open_once(session, place, token.clone())).await {
-                Some(Ok(link)) => return Ok(link),
-                Some(Err(LinkFault::Status(status))) => status,
-                Some(Err(LinkFault::Protocol(error))) => return Err(error),
-                None => return Err(attempts.timed_out()),
-            };
-            attempts.after_verdict(session, Verdict::of_watch(&failure), &token).await?;
-        }
+        upstream::open(session, attempts, Verdict::of_watch, |token| Self::open_once(session, place, token)).await
     }
 
     async fn open_once(session: &Arc<Session>, place: &Place, token: Token) -> Result<Self, LinkFault> {
@@ -108,12 +99,7 @@ impl Link {
 
     /// The next batch, or `None` for the answer to a fresh token; meanwhile, fresh tokens go out.
     async fn next(&mut self) -> Result<Option<WatchBatch>, LinkFault> {
-        let response = tokio::select! {
-            biased;
-            response = self.responses.message() => response?.ok_or_else(ended)?,
-            status = self.upstream.keep_fresh() => return Err(status.into()),
-        };
-        match response.response {
+        match self.upstream.next(&mut self.responses).await?.response {
             Some(Response::Batch(batch)) => Ok(Some(batch)),
             Some(Response::Refreshed(_)) => {
                 self.upstream.accepted()?;
@@ -124,31 +110,6 @@ impl Link {
         }
     }
 }
-
-/// Why a link ended or never came to be.
-enum LinkFault {
-    Status(Status),
-    Protocol(Error),
-}
-
-impl From<Status> for LinkFault {
-    fn from(status: Status) -> Self {
-        Self::Status(status)
-    }
-}
-
-impl From<Error> for LinkFault {
-    fn from(error: Error) -> Self {
-        Self::Protocol(error)
-    }
-}
-
-fn ended() -> Status {
-    Status::unavailable("the broker ended the watch")
-}
-
-/// The reader is gone, or was told of the end.
-struct Done;
 
 pub(super) struct Driver {
     session: Arc<Session>,
