@@ -23,7 +23,9 @@ use crate::{
     state::{Changes, StateSettings, StateTable},
 };
 
+mod memory;
 mod prover;
+pub(crate) use memory::{MemoryStore, apply};
 pub(crate) use prover::Prover;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);

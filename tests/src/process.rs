@@ -1,6 +1,7 @@
 //! The binary itself, as a process that can be killed.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -142,4 +143,21 @@ impl Process {
         ensure!(ended.is_none(), "it ended by itself: {ended:?}");
         Ok(self.child.kill().await?)
     }
+}
+
+/// Every file below, by path.
+///
+/// # Errors
+/// Where one cannot be read.
+pub fn files(directory: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.insert(path.clone(), fs::read(&path)?);
+        }
+    }
+    Ok(found)
 }

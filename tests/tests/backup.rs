@@ -25,6 +25,7 @@ use veribus_tests::{
     broker::{Home, Setup, TestBroker},
     messages::wire,
     patiently,
+    process::files,
     raw::{Raw, RawOptions, reason},
     state::{StateSession, delete, get, put},
     streams::PublishStream,
@@ -140,20 +141,6 @@ async fn value(raw: &Raw, key: &str) -> Result<Option<(u64, String)>> {
 async fn start_from(mut home: Home, data_directory: &Path) -> Result<TestBroker> {
     home.config_mut().record.data_directory = data_directory.to_owned();
     home.start().await
-}
-
-/// Every file below, by path.
-fn files(directory: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(&path)?);
-        } else {
-            found.insert(path.clone(), fs::read(&path)?);
-        }
-    }
-    Ok(found)
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {

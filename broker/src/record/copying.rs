@@ -149,61 +149,15 @@ mod tests {
         time::Duration,
     };
 
-    use bytes::Bytes;
-    use parking_lot::Mutex;
     use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
     use super::*;
     use crate::{
-        engine::{AppendError, LogStore},
+        engine::LogStore,
+        fixtures::{MemoryStore, apply},
         model::UnixMicros,
         record::commit::ChainEnd,
     };
-
-    #[derive(Default)]
-    struct Store {
-        records: Mutex<BTreeMap<Bytes, Bytes>>,
-        chunks: Mutex<Vec<Chunk>>,
-    }
-
-    impl LogStore for Store {
-        fn append(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError> {
-            self.chunks.lock().extend_from_slice(chunks);
-            apply(&mut self.records.lock(), records.to_vec());
-            Ok(())
-        }
-
-        fn records(&self, _: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-            Ok(Vec::new())
-        }
-
-        fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-            let records = self.records.lock();
-            let range = records.range(Bytes::copy_from_slice(from)..Bytes::copy_from_slice(to));
-            Ok(range.take(max).map(|(key, value)| (key.clone(), value.clone())).collect())
-        }
-
-        fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-            Ok(self.records.lock().get(key).cloned())
-        }
-
-        fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
-            Ok(self.chunks.lock().iter().rev().find(|chunk| chunk.first_index <= index).cloned())
-        }
-
-        fn size_bytes(&self) -> u64 {
-            0
-        }
-    }
-
-    fn apply(to: &mut BTreeMap<Bytes, Bytes>, records: Vec<Record>) {
-        for Record { key, value } in records {
-            match value {
-                Some(value) => to.insert(key, value),
-                None => to.remove(&key),
-            };
-        }
-    }
 
     fn chunk(first_index: u64, entries: u64) -> Chunk {
         let mut bytes = Vec::new();
@@ -228,7 +182,7 @@ mod tests {
 
     /// A writer that changes values at random, with one entry for each of its commits.
     struct Load {
-        store: Arc<Store>,
+        store: Arc<MemoryStore>,
         journal: Arc<Journal>,
         random: StdRng,
         committed: Vec<Vec<Record>>,
@@ -251,7 +205,7 @@ mod tests {
     fn a_copy_is_what_stood_there_at_its_end_however_much_changed_meanwhile() {
         let mut commits = 0;
         for seed in 0..30 {
-            let (store, journal) = (Arc::new(Store::default()), Journal::new(usize::MAX));
+            let (store, journal) = (Arc::new(MemoryStore::default()), Journal::new(usize::MAX));
             let random = StdRng::seed_from_u64(seed);
             let mut load = Load { store: store.clone(), journal: Journal::new(usize::MAX), random, committed: vec![] };
             load.commit(4_000);
@@ -272,7 +226,7 @@ mod tests {
             while let Some(part) = copying.next_part().expect("read") {
                 std::thread::park_timeout(Duration::from_micros(300));
                 assert_eq!(last, None, "nothing follows the end");
-                apply(&mut records, part.records);
+                apply(&mut records, &part.records);
                 chunks.extend(part.chunks);
                 last = part.end;
             }
@@ -280,7 +234,7 @@ mod tests {
             let committed = writing.join().expect("no panic");
             let through = usize::try_from(last.expect("an end").next_index).expect("few");
             let mut expected = BTreeMap::new();
-            committed[..through].iter().for_each(|records| apply(&mut expected, records.clone()));
+            committed[..through].iter().for_each(|records| apply(&mut expected, records));
             assert!(records == expected, "seed {seed}, through {through}");
             commits += through - 1;
             assert_eq!(chunks, (0..through).map(|index| chunk(index as u64, 1)).collect::<Vec<_>>());
@@ -291,7 +245,7 @@ mod tests {
     #[test]
     fn a_log_with_a_gap_or_beyond_its_end_is_not_copied() {
         for chunks in [vec![chunk(0, 2), chunk(3, 2)], vec![chunk(0, 2), chunk(2, 4)], vec![chunk(0, 2), chunk(2, 0)]] {
-            let store = Arc::new(Store::default());
+            let store = Arc::new(MemoryStore::default());
             store.append(&chunks, &[]).expect("appended");
             let journal = Journal::new(1_000);
             journal.note(&[], end(5));

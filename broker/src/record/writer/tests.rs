@@ -1,9 +1,6 @@
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -18,7 +15,7 @@ use veribus_proto::{
 use super::*;
 use crate::{
     engine::{Chunk, LogStore, ReadError, Record},
-    fixtures::{NOW, World, decider, inspector, message, peer},
+    fixtures::{MemoryStore, NOW, World, decider, inspector, message, peer},
     issue::KeyKind,
     model::{AgentId, Issuer},
 };
@@ -26,8 +23,7 @@ use crate::{
 /// A store in memory that can fail in both ways: before the write persists, and after.
 #[derive(Default)]
 struct Store {
-    chunks: Mutex<Vec<Chunk>>,
-    records: Mutex<BTreeMap<Bytes, Bytes>>,
+    kept: MemoryStore,
     failures: Mutex<Vec<Failure>>,
     appends: AtomicUsize,
 }
@@ -44,14 +40,7 @@ impl LogStore for Store {
         self.appends.fetch_add(1, Ordering::SeqCst);
         let failure = self.failures.lock().pop();
         if failure != Some(Failure::NotPersisted) {
-            self.chunks.lock().extend_from_slice(chunks);
-            let mut kept = self.records.lock();
-            for Record { key, value } in records {
-                match value {
-                    Some(value) => kept.insert(key.clone(), value.clone()),
-                    None => kept.remove(key),
-                };
-            }
+            self.kept.append(chunks, records)?;
         }
         match failure {
             None => Ok(()),
@@ -61,26 +50,19 @@ impl LogStore for Store {
     }
 
     fn records(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        let kept = self.records.lock();
-        Ok(kept
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect())
+        self.kept.records(prefix)
     }
 
     fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        let kept = self.records.lock();
-        let range = kept.range(Bytes::copy_from_slice(from)..Bytes::copy_from_slice(to));
-        Ok(range.take(max).map(|(key, value)| (key.clone(), value.clone())).collect())
+        self.kept.records_between(from, to, max)
     }
 
     fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        Ok(self.records.lock().get(key).cloned())
+        self.kept.record(key)
     }
 
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
-        Ok(self.chunks.lock().iter().rev().find(|chunk| chunk.first_index <= index).cloned())
+        self.kept.chunk_at(index)
     }
 
     fn size_bytes(&self) -> u64 {
@@ -91,7 +73,7 @@ impl LogStore for Store {
 impl Store {
     fn entries(&self) -> Vec<AuditEntry> {
         let mut verifier = ChainVerifier::from_genesis();
-        let chunks = self.chunks.lock();
+        let chunks = self.kept.chunks.lock();
         let bytes = chunks.iter().flat_map(|chunk| entries::iter(&chunk.bytes));
         bytes.map(|entry| verifier.push(entry.expect("whole")).expect("a whole chain")).collect()
     }
@@ -450,7 +432,7 @@ async fn a_broken_tail_refuses_to_start_and_names_the_entry() {
     drop(recorder);
     running.join().expect("no panic").expect("ended in order");
     {
-        let mut chunks = bench.store.chunks.lock();
+        let mut chunks = bench.store.kept.chunks.lock();
         let mut bytes = chunks[1].bytes.to_vec();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;

@@ -128,7 +128,7 @@ async fn a_restart_keeps_what_is_revoked_and_forgets_what_is_over_or_lifted() {
     bench.world.clock.advance(std::time::Duration::from_secs(60));
     assert_eq!(bench.standing("for-a-minute"), Ok(()));
     recorder.report(Draft::stopped()).await.expect("recorded");
-    assert_eq!(bench.store.records.lock().len(), 1, "the store holds what is in force and nothing else");
+    assert_eq!(bench.store.kept.records.lock().len(), 1, "the store holds what is in force and nothing else");
     assert_eq!(bench.world.verifier.revocations().len(), 1);
 }
 
@@ -147,7 +147,7 @@ async fn a_failed_write_leaves_the_revocation_in_force_and_it_is_recorded_again(
         running.join().expect("no panic").expect("ended in order");
         let bench = bench.restarted();
         let _started = bench.start().expect("started again");
-        assert_eq!((bench.standing("sender"), bench.store.records.lock().len()), (Err(TokenError::Revoked), 1));
+        assert_eq!((bench.standing("sender"), bench.store.kept.records.lock().len()), (Err(TokenError::Revoked), 1));
     }
 }
 
@@ -177,7 +177,7 @@ async fn of_two_that_a_failed_write_left_behind_only_the_one_that_is_over_ends()
     assert_eq!(bench.standing("another"), Ok(()));
     let bench = bench.restarted();
     let _started = bench.start().expect("started again");
-    assert_eq!((bench.standing("sender"), bench.store.records.lock().len()), (Err(TokenError::Revoked), 1));
+    assert_eq!((bench.standing("sender"), bench.store.kept.records.lock().len()), (Err(TokenError::Revoked), 1));
 }
 
 #[tokio::test]
