@@ -19,9 +19,13 @@ allow if {
 	input.action == "subscribe"
 	count(governing) > 0
 	every pattern in governing {
-		some role in input.agent.roles
-		role in data.topics[pattern].subscribers
+		may_read(pattern)
 	}
+}
+
+may_read(pattern) if {
+	some role in input.agent.roles
+	role in data.topics[pattern].subscribers
 }
 
 allow if {
@@ -127,8 +131,10 @@ deny contains {"rule": "token-not-bound"} if {
 
 deny contains {"rule": "inspection-failed"} if {
 	input.action in {"publish", "state.put"}
-	not is_array(input.findings)
+	not inspected
 }
+
+inspected if is_array(input.findings)
 
 deny contains {"rule": "inspection-failed"} if {
 	some finding in input.findings
@@ -154,8 +160,10 @@ quarantine contains {"rule": "malformed-content"} if {
 
 quarantine contains {"rule": "unexpected-finding"} if {
 	some finding in input.findings
-	not finding.kind in {"injection", "malformed", "scanner_failure", "size"}
+	not known_kind(finding)
 }
+
+known_kind(finding) if finding.kind in {"injection", "malformed", "scanner_failure", "size"}
 
 # ---- What belongs on a topic
 
@@ -189,14 +197,23 @@ quarantine contains {"rule": "unexpected-content-type"} if {
 	not content_type_listed
 }
 
-# Said positively, so that a setting that is missing holds the message instead of letting it pass.
-within_size if input.message.size_bytes <= settings.max_bytes
+# Said positively, so that a setting that is missing or of a wrong type holds the message instead of letting it pass: every
+# number is less than every text.
+within_size if {
+	is_number(input.message.size_bytes)
+	is_number(settings.max_bytes)
+	input.message.size_bytes <= settings.max_bytes
+}
 
 type_listed if input.message.type in settings.types
 
 content_type_listed if input.message.datacontenttype in settings.content_types
 
-value_within_size if input.value.size_bytes <= scope.max_bytes
+value_within_size if {
+	is_number(input.value.size_bytes)
+	is_number(scope.max_bytes)
+	input.value.size_bytes <= scope.max_bytes
+}
 
 value_content_type_listed if input.value.datacontenttype in scope.content_types
 
@@ -205,6 +222,75 @@ scope := data.scopes[input.state.scope_patterns[0]]
 
 # The settings of the topic that a message is for.
 settings := data.topics[input.topic_patterns[0]]
+
+# ---- Settings that are not as they must be: the broker asks for `invalid` when it loads the policy, and takes none that has any
+
+invalid contains {"setting": ["topics", pattern, name], "problem": "unknown, or of a wrong type"} if {
+	some pattern, topic in data.topics
+	some name, value in topic
+	not topic_setting(name, value)
+}
+
+invalid contains {"setting": ["scopes", pattern, name], "problem": "unknown, or of a wrong type"} if {
+	some pattern, settings_of_scope in data.scopes
+	some name, value in settings_of_scope
+	not scope_setting(name, value)
+}
+
+invalid contains {"setting": ["roles", role, name], "problem": "unknown, or of a wrong type"} if {
+	some role, settings_of_role in data.roles
+	some name, value in settings_of_role
+	not role_setting(name, value)
+}
+
+invalid contains {"setting": ["topics"], "problem": "no mapping of mappings"} if {
+	topics := data.topics
+	not mappings(topics)
+}
+
+invalid contains {"setting": ["scopes"], "problem": "no mapping of mappings"} if {
+	scopes := data.scopes
+	not mappings(scopes)
+}
+
+invalid contains {"setting": ["roles"], "problem": "no mapping of mappings"} if {
+	roles := data.roles
+	not mappings(roles)
+}
+
+mappings(all) if {
+	is_object(all)
+	every member in all {
+		is_object(member)
+	}
+}
+
+topic_setting(name, value) if {
+	name in {"publishers", "subscribers", "types", "content_types"}
+	texts(value)
+}
+
+topic_setting("max_bytes", value) if is_number(value)
+
+topic_setting("require_bound", value) if is_boolean(value)
+
+scope_setting(name, value) if {
+	name in {"readers", "writers", "content_types"}
+	texts(value)
+}
+
+scope_setting("max_bytes", value) if is_number(value)
+
+scope_setting("require_bound", value) if is_boolean(value)
+
+role_setting("destinations", value) if texts(value)
+
+texts(list) if {
+	is_array(list)
+	every text in list {
+		is_string(text)
+	}
+}
 
 # ---- Which settings govern a subscription: all that could decide about some topic that it names
 
@@ -244,16 +330,18 @@ lengths_meet(a, b) if {
 
 differ(a, b) if {
 	some i, level in a
-	level != b[i]
+	other := b[i]
+	level != other
 	not level in {"*", ">"}
-	not b[i] in {"*", ">"}
+	not other in {"*", ">"}
 }
 
 # Every topic that `narrow` names is named by `wide`.
 covers(wide, narrow) if {
 	length_covers(wide, narrow)
 	every i, level in wide {
-		level_covers(level, narrow[i])
+		at := i
+		level_covers(level, narrow[at])
 	}
 }
 

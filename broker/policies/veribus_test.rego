@@ -399,3 +399,43 @@ test_a_scope_may_ask_for_bound_tokens if {
 	read := state("billing", "state.get", "tickets", ["tickets"])
 	denied_by("token-not-bound") with input as read with data.scopes as bound
 }
+
+# ---- Settings
+
+test_the_settings_as_delivered_are_valid if {
+	count(veribus.invalid) == 0
+}
+
+invalid(setting) if {
+	some entry in veribus.invalid
+	entry.setting == setting
+}
+
+test_a_setting_of_a_wrong_type_is_invalid if {
+	invalid(["topics", "a", "max_bytes"]) with data.topics as {"a": {"max_bytes": "65536"}}
+	invalid(["topics", "a", "require_bound"]) with data.topics as {"a": {"require_bound": "true"}}
+	invalid(["topics", "a", "types"]) with data.topics as {"a": {"types": "a.b"}}
+	invalid(["scopes", "a", "max_bytes"]) with data.scopes as {"a": {"max_bytes": null}}
+	invalid(["scopes", "a", "readers"]) with data.scopes as {"a": {"readers": [1]}}
+	invalid(["roles", "a", "destinations"]) with data.roles as {"a": {"destinations": ""}}
+}
+
+test_a_setting_that_is_misspelt_is_invalid if {
+	invalid(["topics", "a", "requre_bound"]) with data.topics as {"a": {"requre_bound": true}}
+	invalid(["scopes", "a", "publishers"]) with data.scopes as {"a": {"publishers": []}}
+	invalid(["roles", "a", "destination"]) with data.roles as {"a": {"destination": []}}
+}
+
+test_settings_that_are_no_mapping_are_invalid if {
+	invalid(["topics"]) with data.topics as {"a": []}
+	invalid(["topics"]) with data.topics as [[]]
+	invalid(["scopes"]) with data.scopes as {"a": []}
+	invalid(["roles"]) with data.roles as []
+}
+
+test_a_limit_that_is_no_number_holds_messages if {
+	text := {"finance.transactions": {"publishers": ["finance"], "max_bytes": "65536"}}
+	held_by("too-large") with input as transaction with data.topics as text
+	put := state("support", "state.put", "tickets", ["tickets"])
+	held_by("too-large") with input as put with data.scopes as {"tickets": {"writers": ["support"], "max_bytes": "1"}}
+}

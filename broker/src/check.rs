@@ -3,14 +3,14 @@
 //! In scope: what an operator can get wrong in files, all faults at once, without a running broker. Out of scope: the
 //! data directory and the addresses, which only a start can try.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use serde::Serialize;
 
 use crate::{
     authenticate::FetchError,
     config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
-    decide::Bundle,
+    decide::{Bundle, BundleError},
     inspect::{Inspector, InspectorSettings},
     seal::{RootKeyLook, RootKeySource, RootKeys},
     server::{
@@ -63,7 +63,7 @@ async fn checks(config: &Config) -> Vec<Check> {
     for one in &config.identity.issuers {
         checks.push(issuer(one).await);
     }
-    checks.push(Check::new("policy", policy(&config.policy)));
+    checks.extend(policy(&config.policy));
     checks.push(Check::new("inspection", inspection(config)));
     checks.push(root_key(config));
     checks
@@ -132,11 +132,20 @@ fn unfetched(issuer: &str, error: &FetchError) -> Check {
     if error.is_unreachable() { Check::warning("issuer", detail) } else { Check::new("issuer", Err(detail)) }
 }
 
-fn policy(policy: &PolicyConfig) -> Result<String, String> {
-    let evaluation_max = Duration::from_millis(policy.evaluation_ms_max);
-    let bundle = Bundle::load(&policy.directory, evaluation_max).map_err(|error| error.to_string())?;
-    let digest = data_encoding::HEXLOWER.encode(bundle.sha256());
-    Ok(format!("`{}`, files: {}, SHA-256 {digest}", policy.directory.display(), bundle.files()))
+/// One line for each finding.
+fn policy(policy: &PolicyConfig) -> Vec<Check> {
+    const NAME: &str = "policy";
+    let directory = policy.directory.display();
+    match Bundle::load(&policy.directory, policy.evaluation_steps_max) {
+        Ok(bundle) => {
+            let digest = data_encoding::HEXLOWER.encode(bundle.sha256());
+            vec![Check::new(NAME, Ok(format!("`{directory}`, files: {}, SHA-256 {digest}", bundle.files())))]
+        }
+        Err(BundleError::Refused(findings)) => {
+            findings.iter().map(|finding| Check::new(NAME, Err(format!("`{directory}`: {finding}")))).collect()
+        }
+        Err(error) => vec![Check::new(NAME, Err(error.to_string()))],
+    }
 }
 
 fn inspection(config: &Config) -> Result<String, String> {

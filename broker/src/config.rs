@@ -147,9 +147,9 @@ pub enum ClientCertificates {
 pub struct PolicyConfig {
     /// Holds `*.rego` (without `*_test.rego`, which are for `opa test`), `data.yaml` and `data.json`.
     pub directory: PathBuf,
-    /// How long one evaluation may take; past it the answer is no.
-    #[serde(default = "default_evaluation_ms")]
-    pub evaluation_ms_max: u64,
+    /// How many steps one evaluation may take; past it the answer is no.
+    #[serde(default = "default_evaluation_steps")]
+    pub evaluation_steps_max: u64,
     /// How many decisions are remembered.
     #[serde(default = "default_decision_cache")]
     pub decision_cache_entries_max: usize,
@@ -352,8 +352,11 @@ impl Default for QuotasConfig {
 const fn default_drain_ms() -> u64 {
     10_000
 }
-const fn default_evaluation_ms() -> u64 {
-    50
+/// Some hundred times what the default policy takes.
+pub const EVALUATION_STEPS_MAX: u64 = 200_000;
+
+const fn default_evaluation_steps() -> u64 {
+    EVALUATION_STEPS_MAX
 }
 const fn default_decision_cache() -> usize {
     65_536

@@ -140,7 +140,7 @@ pub(crate) fn decider(files: &[(&str, &str)], clock: Clock) -> Result<Decider, c
     }
     let settings = DeciderSettings {
         directory: directory.path().to_owned(),
-        evaluation_max: Duration::from_millis(200),
+        evaluation_steps_max: 100_000,
         cache_entries_max: 64,
     };
     Decider::load(&settings, clock)

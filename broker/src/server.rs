@@ -483,7 +483,7 @@ pub fn open_data(directory: &Path, cache_bytes_max: u64) -> Result<SharedLogStor
 pub fn decider_settings(config: &Config) -> DeciderSettings {
     DeciderSettings {
         directory: config.policy.directory.clone(),
-        evaluation_max: Duration::from_millis(config.policy.evaluation_ms_max),
+        evaluation_steps_max: config.policy.evaluation_steps_max,
         cache_entries_max: config.policy.decision_cache_entries_max,
     }
 }

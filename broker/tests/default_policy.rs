@@ -7,7 +7,10 @@ use regorus::{
     Engine, Value,
     unstable::{Expr, Rule, RuleHead},
 };
-use veribus_broker::model::{Topic, TopicPattern};
+use veribus_broker::{
+    decide::Bundle,
+    model::{Topic, TopicPattern},
+};
 
 const POLICY: &str = include_str!("../policies/veribus.rego");
 const TESTS: &str = include_str!("../policies/veribus_test.rego");
@@ -17,11 +20,19 @@ fn engine() -> Engine {
     engine_with(POLICY)
 }
 
+/// As the broker reads them.
+fn settings() -> Value {
+    let files = [("veribus.rego", POLICY), ("data.yaml", SETTINGS)];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+    let bundle = Bundle::compile(&files, 100_000).expect("loads");
+    Value::from_json_str(&bundle.data().to_string()).expect("JSON")
+}
+
 fn engine_with(policy: &str) -> Engine {
     let mut engine = Engine::new();
     engine.add_policy("veribus.rego".to_owned(), policy.to_owned()).expect("the policy compiles");
     engine.add_policy("veribus_test.rego".to_owned(), TESTS.to_owned()).expect("its tests compile");
-    engine.add_data(Value::from_yaml_str(SETTINGS).expect("YAML")).expect("settings");
+    engine.add_data(settings()).expect("settings");
     engine
 }
 
@@ -64,7 +75,7 @@ fn is_true(engine: &mut Engine, test: &str) -> bool {
 #[test]
 fn no_rule_of_the_default_policy_can_go_unnoticed() {
     let blocks: Vec<&str> = POLICY.split("\n\n").collect();
-    let is_rule = |block: &str| ["allow", "deny", "quarantine"].iter().any(|word| block.starts_with(word));
+    let is_rule = |block: &str| ["allow", "deny", "quarantine", "invalid"].iter().any(|word| block.starts_with(word));
     let rules: Vec<usize> = (0..blocks.len()).filter(|at| is_rule(blocks[*at])).collect();
     assert!(rules.len() >= 17, "{}", rules.len());
     for at in rules {

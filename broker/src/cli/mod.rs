@@ -19,6 +19,7 @@ mod instant;
 mod keys;
 mod logging;
 mod output;
+mod policy;
 mod publish;
 mod serve;
 mod start;
@@ -49,6 +50,9 @@ enum Command {
     /// The configuration file
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Check a policy, and ask it
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Issue and look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -87,6 +91,9 @@ enum Command {
     Health(health::HealthArgs),
 }
 
+/// Policies are evaluated on the runtime's threads: room for one, and for what called it.
+const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
+
 impl Cli {
     /// Does what the arguments say, and tells how it went.
     #[must_use]
@@ -94,6 +101,7 @@ impl Cli {
         logging::start(self.command.is_broker());
         let done = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
+            .thread_stack_size(THREAD_STACK_BYTES)
             .build()
             .map_err(|error| Failure::failed(format!("cannot start: {error}")))
             .and_then(|runtime| runtime.block_on(self.command.run()));
@@ -114,6 +122,7 @@ impl Command {
             Self::Dev(args) => dev::run(args).await,
             Self::Serve(args) => serve::run(args).await,
             Self::Config(command) => config::run(command).await,
+            Self::Policy(command) => policy::run(command),
             Self::Token(command) => token::run(command),
             Self::Pub(args) => publish::run(args).await,
             Self::Sub(args) => subscribe::run(args).await,

@@ -6,6 +6,7 @@ use tracing::info;
 use super::{failure::Failure, output};
 use crate::{
     config::Config,
+    decide::BundleError,
     dev::client_url,
     server::{RunningServer, ServerError, StartOptions, start},
 };
@@ -32,6 +33,9 @@ pub(super) async fn run(
 }
 
 fn failure(error: ServerError) -> Failure {
+    if let ServerError::Policy(BundleError::Refused(findings)) = &error {
+        findings.iter().for_each(output::note);
+    }
     if error.is_configuration() { Failure::usage(error) } else { Failure::failed(error) }
 }
 

@@ -3,23 +3,28 @@
 //! `*_test.rego` are the policy's own tests: they belong to its digest, and are not part of what decides.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs, io,
-    num::NonZeroU32,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
+use anyhow::anyhow;
+use regorus::{Engine, Value};
+use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::{
+    data::{self, Document},
     input::{Settings, TopicSettings},
+    language::{self, Checked, Diagnostic, Rule},
+    meter::{self, Interruption},
     quotas,
-    reads::{self, Analysis},
+    reads::{self, Reads},
 };
-use crate::model::{QuotaOverrides, TopicError, TopicPattern};
+use crate::model::{QuotaOverrides, TopicPattern};
 
 /// Why a policy cannot be used.
 #[derive(Debug, Error)]
@@ -43,42 +48,59 @@ pub enum BundleError {
     /// No policy there.
     #[error("there is no `.rego` file in `{0}`")]
     Empty(PathBuf),
-    /// A file that does not compile, or data that does not parse.
-    #[error("`{file}` is not valid: {detail}")]
-    Invalid {
-        /// Relative to the directory.
-        file: String,
-        /// What the engine said, on one line.
-        detail: String,
-    },
     /// Nothing could ever be allowed.
     #[error("the policy has no rule `data.veribus.allow`, so nothing could be allowed")]
     NoAllow,
-    /// A call that the engine cannot answer: a rule built on it would never fire.
-    #[error("the policy calls `{0}`, which this broker cannot answer")]
-    RefusedCall(String),
-    /// A key of `data.topics` or `data.scopes` that is no topic pattern.
-    #[error("`data.{member}` has the key `{key}`: {source}")]
-    TopicPattern {
-        /// Which of the two.
-        member: &'static str,
-        /// The key.
-        key: String,
-        /// What is wrong with it.
-        source: TopicError,
-    },
-    /// Quotas that cannot be kept.
-    #[error("`data.quotas` is not valid: {0}")]
-    Quotas(String),
+    /// It says what this broker does not take, or its data is not as it must be. At least one.
+    #[error("{}", summary(.0))]
+    Refused(Vec<Diagnostic>),
+    /// It does not come to an answer.
+    #[error("the policy cannot be evaluated: {0}")]
+    Evaluation(#[from] EvaluationError),
+}
+
+/// Why an evaluation gave no usable answer. Each of them denies.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EvaluationError {
+    /// The engine failed, as on an argument of a wrong type.
+    #[error("evaluation failed: {0}")]
+    Engine(String),
+    /// The answer is not of the agreed shape.
+    #[error("`{0}` is not of the agreed shape")]
+    Shape(&'static str),
+    /// The input holds a number that not all engines take for the same.
+    #[error("the input has a number of more than 64 bits or 15 decimal digits")]
+    Number,
+    /// It went beyond its bounds.
+    #[error("the evaluation {0}")]
+    Interrupted(#[from] Interruption),
+    /// What was asked for is no rule and no path in the data.
+    #[error("`{0}` is no rule of the policy and no path in its data")]
+    Reference(String),
+}
+
+fn summary(findings: &[Diagnostic]) -> String {
+    let mut text = String::new();
+    if let Some(first) = findings.first() {
+        let _ = write!(text, "{first}");
+    }
+    if findings.len() > 1 {
+        let _ = write!(text, " (and {} more: `veribus policy check`)", findings.len() - 1);
+    }
+    text
 }
 
 /// A compiled policy.
 pub struct Bundle {
     pub(super) engine: Engine,
-    pub(super) analysis: Analysis,
+    pub(super) reads: Reads,
     pub(super) settings: Settings,
     pub(super) rules: DecisionRules,
     pub(super) quotas: QuotaOverrides,
+    pub(super) steps_max: u64,
+    /// The paths of its rules, without `data`.
+    names: BTreeSet<String>,
+    data: Value,
     sha256: [u8; 32],
     files: usize,
 }
@@ -94,12 +116,72 @@ impl Bundle {
     /// The most that all files of a policy may hold, in bytes.
     pub const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-    /// Reads and compiles the policy in `directory`, at any depth; one evaluation may take `evaluation_max`.
+    /// Reads, checks and compiles the policy in `directory`, at any depth; one evaluation may take `steps_max` steps.
     ///
     /// # Errors
     /// [`BundleError`]; nothing of a policy is used unless all of it is good.
-    pub fn load(directory: &Path, evaluation_max: Duration) -> Result<Self, BundleError> {
-        Self::compile(&read_files(directory)?, directory, evaluation_max)
+    pub fn load(directory: &Path, steps_max: u64) -> Result<Self, BundleError> {
+        Self::compile(&Self::read(directory)?, steps_max)
+    }
+
+    /// The files of the policy in `directory`, by their path below it.
+    ///
+    /// # Errors
+    /// [`BundleError::Read`], [`BundleError::TooLarge`], [`BundleError::Empty`].
+    pub fn read(directory: &Path) -> Result<BTreeMap<String, String>, BundleError> {
+        let files = read_files(directory)?;
+        if files.keys().any(|name| decides(name)) { Ok(files) } else { Err(BundleError::Empty(directory.to_owned())) }
+    }
+
+    /// Checks and compiles a policy whose files are at hand, by their path below its directory.
+    ///
+    /// # Errors
+    /// [`BundleError`]; nothing of a policy is used unless all of it is good.
+    pub fn compile(files: &BTreeMap<String, String>, steps_max: u64) -> Result<Self, BundleError> {
+        meter::install();
+        // Parsing and checking take stack as evaluating does.
+        stacker::maybe_grow(LOAD_STACK_BYTES, LOAD_STACK_BYTES, || Self::compile_here(files, steps_max))
+    }
+
+    fn compile_here(files: &BTreeMap<String, String>, steps_max: u64) -> Result<Self, BundleError> {
+        let mut findings = Vec::new();
+        let documents = read_data(files, &mut findings);
+        let sources: Vec<_> =
+            files.iter().filter(|(name, _)| decides(name)).map(|(name, text)| (&**name, &**text)).collect();
+        let parsed = parse(&sources, &mut findings);
+        let checked = parsed.map(|mut engine| {
+            let modules = engine.get_modules();
+            let checked = language::check(modules);
+            findings.extend(checked.findings.iter().cloned());
+            findings.extend(conflicts(&documents, &checked));
+            checked
+        });
+        findings.sort();
+        let (Some(checked), true) = (checked, findings.is_empty()) else { return Err(BundleError::Refused(findings)) };
+        let data = Document::into_value(documents.into_iter().fold(Document::empty(), |mut whole, (_, document)| {
+            // What conflicts was found above.
+            let _ = whole.merge(document);
+            whole
+        }));
+        let mut engine = build(&sources, &checked, data.clone())?;
+        prepare(&mut engine)?;
+        let reads = analyse(&engine)?;
+        let settings = Settings { topics: patterns(&data, "topics")?, scopes: patterns(&data, "scopes")? };
+        let quotas =
+            quotas::overrides(&data).map_err(|problem| refused("quotas", format!("`data.quotas`: {problem}")))?;
+        let has = |rule: &str| checked.rules.contains(&format!("veribus.{rule}"));
+        if !has("allow") {
+            return Err(BundleError::NoAllow);
+        }
+        let rules = DecisionRules { deny: has("deny"), quarantine: has("quarantine") };
+        let (sha256, files) = (digest(files), files.len());
+        let has_invalid = has("invalid");
+        let names = checked.rules;
+        let bundle = Self { engine, reads, settings, rules, quotas, steps_max, names, data, sha256, files };
+        if has_invalid {
+            bundle.check_settings()?;
+        }
+        Ok(bundle)
     }
 
     /// SHA-256 over the names and contents of all files, in order of their names.
@@ -114,30 +196,215 @@ impl Bundle {
         self.files
     }
 
-    fn compile(
-        files: &BTreeMap<String, String>,
-        directory: &Path,
-        evaluation_max: Duration,
-    ) -> Result<Self, BundleError> {
-        let mut engine = Engine::new();
-        engine.set_strict_builtin_errors(true);
-        engine.set_execution_timer_config(ExecutionTimerConfig {
-            limit: evaluation_max,
-            check_interval: NonZeroU32::MIN,
-        });
-        for (file, text) in files {
-            add_file(&mut engine, file, text)?;
-        }
-        let analysis = analyse(&engine, directory)?;
-        if let Some(call) = analysis.refused_calls.first() {
-            return Err(BundleError::RefusedCall(call.clone()));
-        }
-        let rules = try_out(&mut engine)?;
-        let data = engine.get_data();
-        let settings = Settings { topics: patterns(&data, "topics")?, scopes: patterns(&data, "scopes")? };
-        let quotas = quotas::overrides(&engine.get_data()).map_err(BundleError::Quotas)?;
-        Ok(Self { engine, analysis, settings, rules, quotas, sha256: digest(files), files: files.len() })
+    /// The documents of its data files, together.
+    #[must_use]
+    pub fn data(&self) -> serde_json::Value {
+        self.data.to_json_str().ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
+
+    /// The value of a rule or document, as in `data.veribus.deny`, on `input`; `None` if it is undefined. Sets come as
+    /// arrays.
+    ///
+    /// # Errors
+    /// [`EvaluationError`].
+    pub fn eval(&self, reference: &str, input: &str) -> Result<Option<serde_json::Value>, EvaluationError> {
+        let unknown = || EvaluationError::Reference(reference.to_owned());
+        let value = if self.has_rule(reference) {
+            self.eval_rule(reference, input_value(input)?)?
+        } else {
+            let mut names = reference.split('.');
+            if names.next() != Some("data") {
+                return Err(unknown());
+            }
+            names.fold(self.data.clone(), |value, name| value[name].clone())
+        };
+        if value == Value::Undefined {
+            return Ok(None);
+        }
+        let text = value.to_json_str().map_err(|error| EvaluationError::Engine(error.to_string()))?;
+        serde_json::from_str(&text).map(Some).map_err(|error| EvaluationError::Engine(error.to_string()))
+    }
+
+    /// Whether `reference` is a rule that has a value, as `data.veribus.deny`.
+    #[must_use]
+    pub fn has_rule(&self, reference: &str) -> bool {
+        reference.strip_prefix("data.").is_some_and(|path| self.names.contains(path))
+    }
+
+    fn eval_rule(&self, reference: &str, input: Value) -> Result<Value, EvaluationError> {
+        let mut engine = self.engine.clone();
+        engine.set_input(input);
+        meter::run(self.steps_max, || eval(&mut engine, reference))?.0
+    }
+
+    /// What the policy itself says of its settings: `data.veribus.invalid` must be empty.
+    fn check_settings(&self) -> Result<(), BundleError> {
+        match self.eval_rule("data.veribus.invalid", Value::new_object())? {
+            Value::Set(findings) if findings.is_empty() => Ok(()),
+            Value::Set(findings) => Err(BundleError::Refused(
+                findings
+                    .iter()
+                    .map(|finding| finding.as_string().map_or_else(|_| finding.to_string(), |text| text.to_string()))
+                    .map(|message| about(Rule::Settings, "data.veribus.invalid", message))
+                    .collect(),
+            )),
+            _ => Err(EvaluationError::Shape("data.veribus.invalid").into()),
+        }
+    }
+}
+
+/// What parsing and checking find free of stack, in bytes.
+const LOAD_STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// Evaluates one rule.
+pub(super) fn eval(engine: &mut Engine, rule: &str) -> Result<Value, EvaluationError> {
+    engine
+        .eval_rule(rule.to_owned())
+        .map_err(|error| EvaluationError::Engine(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")))
+}
+
+/// An input as a file has it.
+fn input_value(text: &str) -> Result<Value, EvaluationError> {
+    let no_json = |error: serde_json::Error| EvaluationError::Engine(format!("the input is no JSON: {error}"));
+    serde_json::from_str::<IgnoredAny>(text).map_err(no_json)?;
+    if !language::number::all_are_plain(text.as_bytes()) {
+        return Err(EvaluationError::Number);
+    }
+    language::number::value(&serde_json::from_str(text).map_err(no_json)?).ok_or(EvaluationError::Number)
+}
+
+fn about(rule: Rule, file: &str, message: String) -> Diagnostic {
+    Diagnostic { file: file.to_owned(), line: 0, column: 0, rule: rule.name(), message, rewrite: rule.rewrite() }
+}
+
+fn refused(member: &str, message: String) -> BundleError {
+    BundleError::Refused(vec![about(Rule::Settings, &format!("data.{member}"), message)])
+}
+
+fn read_data(files: &BTreeMap<String, String>, findings: &mut Vec<Diagnostic>) -> Vec<(String, Document)> {
+    let mut documents = Vec::new();
+    let mut whole = Document::empty();
+    for (name, text) in files.iter().filter(|(name, _)| !is_rego(name)) {
+        if !is_data(name) {
+            findings.push(about(Rule::DataFile, name, "data to `opa`, and not here".to_owned()));
+            continue;
+        }
+        match data::read(name, text) {
+            Ok(document) => {
+                if let Err(path) = whole.merge(document.clone()) {
+                    findings.push(about(
+                        Rule::DataConflict,
+                        name,
+                        format!("`data.{path}` has a value in another file too"),
+                    ));
+                }
+                documents.push((name.clone(), document));
+            }
+            Err(finding) => findings.push(finding),
+        }
+    }
+    documents
+}
+
+/// Data may not stand where rules do, nor in the way to them.
+fn conflicts(documents: &[(String, Document)], checked: &Checked) -> Vec<Diagnostic> {
+    let meets = |document: &Document| checked.packages.iter().find(|package| document.meets(package)).cloned();
+    let finding = |(name, document): &(String, Document)| {
+        let package = meets(document)?.join(".");
+        Some(about(Rule::DataConflict, name, format!("`data.{package}` is a package of the policy")))
+    };
+    documents.iter().filter_map(finding).collect()
+}
+
+/// All files, if each of them can be parsed.
+fn parse(sources: &[(&str, &str)], findings: &mut Vec<Diagnostic>) -> Option<Engine> {
+    let mut engine = Engine::new();
+    let before = findings.len();
+    for (name, text) in sources {
+        let parsed = language::measure(name, text).and_then(|()| {
+            engine
+                .add_policy((*name).to_owned(), (*text).to_owned())
+                .map_err(|error| language::syntax(name, &error.to_string()))
+        });
+        findings.extend(parsed.err());
+    }
+    (findings.len() == before).then_some(engine)
+}
+
+/// The engine that decides: the text with what it needs around what is iterated over, and the builtins that differ.
+fn build(sources: &[(&str, &str)], checked: &Checked, data: Value) -> Result<Engine, BundleError> {
+    let failed = |error: anyhow::Error| EvaluationError::Engine(error.to_string());
+    let mut engine = Engine::new();
+    engine.set_strict_builtin_errors(true);
+    engine.set_execution_timer_config(meter::timer());
+    for (name, text) in sources {
+        let text = language::wrap(name, text, &checked.wraps);
+        engine.add_policy((*name).to_owned(), text).map_err(failed)?;
+    }
+    engine.add_data(data).map_err(failed)?;
+    engine.add_extension(language::ELEMENTS.to_owned(), 1, Box::new(elements)).map_err(failed)?;
+    engine.add_extension("count".to_owned(), 1, Box::new(count)).map_err(failed)?;
+    engine.add_extension("net.cidr_contains".to_owned(), 2, Box::new(cidr_contains)).map_err(failed)?;
+    Ok(engine)
+}
+
+/// What the engine finds only when it is about to evaluate. It is asked for a rule that no policy can have.
+fn prepare(engine: &mut Engine) -> Result<(), BundleError> {
+    match engine.eval_rule("data.veribus.__".to_owned()) {
+        Ok(_) => Ok(()),
+        Err(error) if error.to_string().contains("not a valid rule path") => Ok(()),
+        Err(error) => {
+            let text = error.to_string();
+            let file = text.lines().find_map(|line| line.strip_prefix("--> ")?.split(':').next()).unwrap_or_default();
+            Err(BundleError::Refused(vec![language::syntax(file, &text)]))
+        }
+    }
+}
+
+/// What has no elements is iterated over as if it were empty.
+fn elements(arguments: Vec<Value>) -> anyhow::Result<Value> {
+    match arguments.into_iter().next() {
+        Some(collection @ (Value::Array(_) | Value::Set(_) | Value::Object(_))) => Ok(collection),
+        _ => Ok(Value::new_array()),
+    }
+}
+
+/// Of a text the characters, which the crate counts in UTF-16 units.
+fn count(arguments: Vec<Value>) -> anyhow::Result<Value> {
+    match arguments.first() {
+        Some(Value::String(text)) => Ok(Value::from(text.chars().count())),
+        Some(Value::Array(items)) => Ok(Value::from(items.len())),
+        Some(Value::Set(members)) => Ok(Value::from(members.len())),
+        Some(Value::Object(members)) => Ok(Value::from(members.len())),
+        _ => Err(anyhow!("`count` of something else than a collection or a text")),
+    }
+}
+
+/// Whether an IPv4 network has an address, or a whole network; an address of IPv6 that stands for one of IPv4 (RFC 4291,
+/// section 2.5.5.2) is that.
+fn cidr_contains(arguments: Vec<Value>) -> anyhow::Result<Value> {
+    let [Value::String(network), Value::String(address)] = arguments.as_slice() else {
+        return Err(anyhow!("`net.cidr_contains` of something else than texts"));
+    };
+    let (network, bits) = ipv4_network(network)?;
+    let (inner, inner_bits) = match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => (u32::from(address), 32),
+        Ok(IpAddr::V6(_)) => return Ok(Value::from(false)),
+        Err(_) => ipv4_network(address)?,
+    };
+    Ok(Value::from(inner_bits >= bits && inner & mask(bits) == network))
+}
+
+/// The first address and the number of bits that all addresses share.
+fn ipv4_network(text: &str) -> anyhow::Result<(u32, u32)> {
+    let (address, bits) = text.split_once('/').ok_or_else(|| anyhow!("no address and no network: `{text}`"))?;
+    let (address, bits) = (address.parse::<Ipv4Addr>()?, bits.parse::<u32>()?);
+    anyhow::ensure!(bits <= 32, "no network: `{text}`");
+    Ok((u32::from(address) & mask(bits), bits))
+}
+
+const fn mask(bits: u32) -> u32 {
+    if bits == 0 { 0 } else { u32::MAX << (32 - bits) }
 }
 
 fn read_files(directory: &Path) -> Result<BTreeMap<String, String>, BundleError> {
@@ -157,7 +424,7 @@ fn read_files(directory: &Path) -> Result<BTreeMap<String, String>, BundleError>
         }
         files.insert(name, text);
     }
-    if files.keys().any(|name| decides(name)) { Ok(files) } else { Err(BundleError::Empty(directory.to_owned())) }
+    Ok(files)
 }
 
 /// Editors and mounted Kubernetes volumes leave hidden copies beside the real files.
@@ -165,8 +432,14 @@ fn hidden(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with('.'))
 }
 
+/// What `opa` loads from a directory.
 fn belongs(name: &str) -> bool {
-    is_rego(name) || matches!(file_name(name), "data.yaml" | "data.yml" | "data.json")
+    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("rego" | "json" | "yaml" | "yml"))
+}
+
+fn is_data(name: &str) -> bool {
+    matches!(name.rsplit('/').next(), Some("data.yaml" | "data.yml" | "data.json"))
 }
 
 fn decides(name: &str) -> bool {
@@ -177,54 +450,19 @@ fn is_rego(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "rego")
 }
 
-fn file_name(name: &str) -> &str {
-    name.rsplit('/').next().unwrap_or(name)
-}
-
-fn add_file(engine: &mut Engine, file: &str, text: &str) -> Result<(), BundleError> {
-    let added = match file_name(file) {
-        "data.json" => Value::from_json_str(text).and_then(|data| engine.add_data(data)),
-        "data.yaml" | "data.yml" => Value::from_yaml_str(text).and_then(|data| engine.add_data(data)),
-        _ if decides(file) => engine.add_policy(file.to_owned(), text.to_owned()).map(drop),
-        _ => Ok(()),
-    };
-    added.map_err(|error| invalid(file, &error.to_string()))
-}
-
-fn invalid(file: &str, detail: &str) -> BundleError {
-    let detail = detail.split_whitespace().collect::<Vec<_>>().join(" ");
-    BundleError::Invalid { file: file.to_owned(), detail }
-}
-
-fn analyse(engine: &Engine, directory: &Path) -> Result<Analysis, BundleError> {
-    let tree = engine
-        .get_ast_as_json()
-        .map_err(|error| error.to_string())
-        .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
-        .map_err(|detail| invalid(&directory.display().to_string(), &detail))?;
+fn analyse(engine: &Engine) -> Result<Reads, EvaluationError> {
+    let failed = |error: String| EvaluationError::Engine(error);
+    let tree = engine.get_ast_as_json().map_err(|error| failed(error.to_string()))?;
+    let tree = serde_json::from_str(&tree).map_err(|error| failed(error.to_string()))?;
     Ok(reads::analyse(&tree))
-}
-
-/// Evaluates once on an empty input, so that what only shows then (an unknown function, recursion) shows now.
-fn try_out(engine: &mut Engine) -> Result<DecisionRules, BundleError> {
-    engine.set_input(Value::new_object());
-    let defined = |engine: &mut Engine, rule: &str| match engine.eval_rule(format!("data.veribus.{rule}")) {
-        Ok(_) => Ok(true),
-        Err(error) if error.to_string().contains("not a valid rule path") => Ok(false),
-        Err(error) => Err(invalid(&format!("data.veribus.{rule}"), &error.to_string())),
-    };
-    if !defined(engine, "allow")? {
-        return Err(BundleError::NoAllow);
-    }
-    Ok(DecisionRules { deny: defined(engine, "deny")?, quarantine: defined(engine, "quarantine")? })
 }
 
 /// The keys of `data.topics` or `data.scopes`, which are patterns.
 fn patterns(data: &Value, member: &'static str) -> Result<TopicSettings, BundleError> {
     let Ok(topics) = data[member].as_object() else { return Ok(TopicSettings::default()) };
-    let patterns = topics.keys().map(|key| {
+    let patterns = topics.iter().map(|(key, _)| {
         let key = key.as_string().map_or_else(|_| key.to_string(), |text| text.to_string());
-        TopicPattern::parse(&key).map_err(|source| BundleError::TopicPattern { member, key, source })
+        TopicPattern::parse(&key).map_err(|source| refused(member, format!("the key `{key}`: {source}")))
     });
     Ok(TopicSettings::new(patterns.collect::<Result<_, _>>()?))
 }

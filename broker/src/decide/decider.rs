@@ -1,6 +1,6 @@
 //! The stage: native checks, then the policy. Only this file makes a [`Decided`].
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use super::{
     bundle::{Bundle, BundleError},
@@ -20,8 +20,8 @@ use crate::{
 pub struct DeciderSettings {
     /// Where the policy lies.
     pub directory: std::path::PathBuf,
-    /// How long one evaluation may take.
-    pub evaluation_max: Duration,
+    /// How many steps one evaluation may take.
+    pub evaluation_steps_max: u64,
     /// How many decisions are remembered.
     pub cache_entries_max: usize,
 }
@@ -38,7 +38,7 @@ impl Decider {
     /// # Errors
     /// [`BundleError`].
     pub fn load(settings: &DeciderSettings, clock: Clock) -> Result<Self, BundleError> {
-        let bundle = Bundle::load(&settings.directory, settings.evaluation_max)?;
+        let bundle = Bundle::load(&settings.directory, settings.evaluation_steps_max)?;
         Ok(Self { policy: Policy::new(bundle, settings.cache_entries_max), clock })
     }
 

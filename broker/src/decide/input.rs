@@ -126,9 +126,9 @@ pub(super) fn describe<S: Sink>(
             input.object("value", |member| {
                 member.text("datacontenttype", &write.content_type.essence());
                 member.number("size_bytes", write.value.len());
-                member.json("body", || {
-                    write.content_type.is_json().then(|| serde_json::from_slice(&write.value).ok())?
-                });
+                if write.content_type.is_json() {
+                    member.json_text("body", &write.value);
+                }
             });
             input.json("findings", || Some(findings(inspected.findings())));
             caller(inspected.sender(), inspected.peer(), now, &mut input);
@@ -234,7 +234,9 @@ fn message<S: Sink>(message: &Message, member: &mut Projected<'_, S>) {
     member.text("reply_to", message.reply_to.as_ref().map_or("", Topic::as_str));
     member.text("correlation_id", &message.correlation_id);
     member.json("attributes", || Some(json!(message.attributes)));
-    member.json("body", || message.content_type.is_json().then(|| serde_json::from_slice(&message.data).ok())?);
+    if message.content_type.is_json() {
+        member.json_text("body", &message.data);
+    }
 }
 
 fn caller<S: Sink>(identity: &Identity, peer: SocketAddr, now: UnixMicros, input: &mut Projected<'_, S>) {
@@ -256,7 +258,7 @@ fn caller<S: Sink>(identity: &Identity, peer: SocketAddr, now: UnixMicros, input
         });
         agent.json("actors", || Some(actors(identity)));
     });
-    input.object("peer", |member| member.text("address", &peer.ip().to_string()));
+    input.object("peer", |member| member.text("address", &peer.ip().to_canonical().to_string()));
     input.object("time", |time| time.number("unix_s", now.seconds().0));
 }
 

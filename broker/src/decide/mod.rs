@@ -13,8 +13,11 @@
 //! [`record`](crate::record)).
 
 mod bundle;
+mod data;
 mod decider;
 mod input;
+mod language;
+mod meter;
 mod permitted;
 mod policy;
 mod quotas;
@@ -22,7 +25,9 @@ mod reads;
 mod sink;
 mod verdict;
 
-pub use bundle::{Bundle, BundleError};
+pub use bundle::{Bundle, BundleError, EvaluationError};
 pub use decider::{Decider, DeciderSettings};
+pub use language::Diagnostic;
+pub use meter::Interruption;
 pub use permitted::{Decided, Denied, Held, Permitted};
 pub use verdict::{Access, Decision, Verdict};

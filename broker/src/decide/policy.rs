@@ -5,24 +5,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use regorus::{Engine, Value};
-use thiserror::Error;
 
 use super::{
-    bundle::Bundle,
+    bundle::{Bundle, EvaluationError, eval},
     input::{self, Lasting, Question},
+    meter::{self, Interruption},
     sink::{KeySink, ValueSink},
     verdict::{Decision, Verdict},
 };
 use crate::model::{RefusalReason, UnixMicros};
-
-/// Why a policy gave no usable answer. Each of them denies.
-#[derive(Debug, Error)]
-enum EvaluationError {
-    #[error("evaluation failed: {0}")]
-    Engine(String),
-    #[error("`{0}` is not of the agreed shape")]
-    Shape(&'static str),
-}
 
 /// How many idle engines are kept: one for each evaluation that runs at the same time, within reason.
 const IDLE_ENGINES_MAX: usize = 16;
@@ -31,15 +22,14 @@ const IDLE_ENGINES_MAX: usize = 16;
 pub(super) struct Policy {
     bundle: Bundle,
     idle: Mutex<Vec<Engine>>,
-    remembered: Option<Cache<[u8; 32], Verdict>>,
+    remembered: Cache<[u8; 32], Verdict>,
     lasting: Lasting,
 }
 
 impl Policy {
     pub(super) fn new(bundle: Bundle, cache_entries_max: usize) -> Self {
-        let lasting = Lasting::new(&bundle.analysis.reads);
-        let remembered = (!bundle.analysis.volatile).then(|| Cache::new(cache_entries_max));
-        Self { bundle, idle: Mutex::default(), remembered, lasting }
+        let lasting = Lasting::new(&bundle.reads);
+        Self { bundle, idle: Mutex::default(), remembered: Cache::new(cache_entries_max), lasting }
     }
 
     pub(super) const fn bundle(&self) -> &Bundle {
@@ -48,17 +38,18 @@ impl Policy {
 
     /// The policy's answer. What fails on the way is a denial.
     pub(super) fn ask(&self, question: &Question<'_>, now: UnixMicros) -> Verdict {
-        let remembered = self.remembered.as_ref().filter(|_| self.lasting.covers(question));
-        let Some(remembered) = remembered else { return self.evaluate(question, now).0 };
+        if !self.lasting.covers(question) {
+            return self.evaluate(question, now).0;
+        }
         let mut key = KeySink::default();
-        input::describe(question, &self.bundle.settings, now, &self.bundle.analysis.reads, &mut key);
+        input::describe(question, &self.bundle.settings, now, &self.bundle.reads, &mut key);
         let key = key.finish();
-        if let Some(verdict) = remembered.get(&key) {
+        if let Some(verdict) = self.remembered.get(&key) {
             return verdict;
         }
         let (verdict, sound) = self.evaluate(question, now);
         if sound {
-            remembered.insert(key, verdict.clone());
+            self.remembered.insert(key, verdict.clone());
         }
         verdict
     }
@@ -66,9 +57,11 @@ impl Policy {
     /// The verdict, and whether it is the policy's own (and not that of a failure, which may pass).
     fn evaluate(&self, question: &Question<'_>, now: UnixMicros) -> (Verdict, bool) {
         let mut value = ValueSink::default();
-        input::describe(question, &self.bundle.settings, now, &self.bundle.analysis.reads, &mut value);
+        input::describe(question, &self.bundle.settings, now, &self.bundle.reads, &mut value);
         let mut engine = self.idle.lock().pop().unwrap_or_else(|| self.bundle.engine.clone());
-        let verdict = self.evaluate_on(&mut engine, value.finish());
+        let verdict = value.finish().ok_or(EvaluationError::Number).and_then(|input| {
+            meter::run(self.bundle.steps_max, || self.evaluate_on(&mut engine, input)).map_err(EvaluationError::from)?.0
+        });
         match verdict {
             Ok(verdict) => {
                 let mut idle = self.idle.lock();
@@ -79,7 +72,14 @@ impl Policy {
             }
             Err(error) => {
                 tracing::error!(%error, "the policy could not be evaluated: denied");
-                let rule = "native/policy-error";
+                let rule = match error {
+                    EvaluationError::Interrupted(Interruption::Panic) => "native/policy-panic",
+                    EvaluationError::Interrupted(_) => "native/policy-budget",
+                    EvaluationError::Number => "native/policy-input",
+                    EvaluationError::Engine(_) | EvaluationError::Shape(_) | EvaluationError::Reference(_) => {
+                        "native/policy-error"
+                    }
+                };
                 (Verdict::denied(rule, RefusalReason::DecisionFailed, *self.bundle.sha256()), false)
             }
         }
@@ -104,12 +104,6 @@ impl Policy {
             (true, true, false) => Verdict::new(Decision::Deny, &["native/not-allowed"], *self.bundle.sha256()),
         })
     }
-}
-
-fn eval(engine: &mut Engine, rule: &'static str) -> Result<Value, EvaluationError> {
-    engine
-        .eval_rule(rule.to_owned())
-        .map_err(|error| EvaluationError::Engine(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")))
 }
 
 /// The set holds objects with a text `rule`, or texts. Anything else is no answer.

@@ -79,10 +79,11 @@ pub(super) fn overrides(data: &Value) -> Result<QuotaOverrides, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::data;
     use crate::model::{AgentId, RoleName};
 
     fn read(yaml: &str) -> Result<QuotaOverrides, String> {
-        overrides(&Value::from_yaml_str(yaml).expect("YAML"))
+        overrides(&data::read("data.yaml", yaml).expect("YAML").into_value())
     }
 
     #[test]

@@ -17,22 +17,6 @@ pub(super) enum Reads {
     Members(BTreeMap<String, Reads>),
 }
 
-/// What a policy reads, and whether asking it twice gives the same answer.
-#[derive(Debug)]
-pub(super) struct Analysis {
-    /// The parts of the input that it can read.
-    pub(super) reads: Reads,
-    /// Whether it calls something whose answer changes.
-    pub(super) volatile: bool,
-    /// Calls that this engine cannot answer, so that a rule built on them would never fire.
-    pub(super) refused_calls: Vec<String>,
-}
-
-/// Functions whose answer depends on more than their arguments.
-const VOLATILE: [&str; 4] = ["time.now_ns", "rand.intn", "uuid.rfc4122", "time.clock"];
-/// Functions that reach outside, which an evaluation here cannot.
-const REFUSED: [&str; 3] = ["http.send", "net.lookup_ip_addr", "opa.runtime"];
-
 impl Reads {
     /// Nothing at all.
     pub(super) const fn nothing() -> Self {
@@ -64,41 +48,31 @@ impl Reads {
 }
 
 /// Walks the syntax tree that `regorus` gives as JSON.
-pub(super) fn analyse(syntax_tree: &Value) -> Analysis {
-    let mut analysis = Analysis { reads: Reads::nothing(), volatile: false, refused_calls: Vec::new() };
-    walk(syntax_tree, &mut analysis);
-    analysis
+pub(super) fn analyse(syntax_tree: &Value) -> Reads {
+    let mut reads = Reads::nothing();
+    walk(syntax_tree, &mut reads);
+    reads
 }
 
-fn walk(node: &Value, analysis: &mut Analysis) {
+fn walk(node: &Value, reads: &mut Reads) {
     if let Some(path) = input_path(node) {
-        analysis.reads.add(&path.names);
-        return walk_indexes(node, analysis);
-    }
-    if let Some(function) = node.get("Call").and_then(|call| call.get("fcn")).and_then(dotted) {
-        note_call(&function, analysis);
+        reads.add(&path.names);
+        return walk_indexes(node, reads);
     }
     match node {
-        Value::Array(items) => items.iter().for_each(|item| walk(item, analysis)),
-        Value::Object(members) => members.values().for_each(|member| walk(member, analysis)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, reads)),
+        Value::Object(members) => members.values().for_each(|member| walk(member, reads)),
         _ => {}
     }
 }
 
 /// Below a reference that was noted as a whole, only what stands in brackets is still to be looked at.
-fn walk_indexes(node: &Value, analysis: &mut Analysis) {
+fn walk_indexes(node: &Value, reads: &mut Reads) {
     if let Some(index) = node.get("RefBrack").and_then(|bracket| bracket.get("index")) {
-        walk(index, analysis);
+        walk(index, reads);
     }
     if let Some((inner, _)) = reference(node) {
-        walk_indexes(inner, analysis);
-    }
-}
-
-fn note_call(function: &str, analysis: &mut Analysis) {
-    analysis.volatile |= VOLATILE.contains(&function);
-    if REFUSED.contains(&function) {
-        analysis.refused_calls.push(function.to_owned());
+        walk_indexes(inner, reads);
     }
 }
 
@@ -138,19 +112,11 @@ fn reference(node: &Value) -> Option<(&Value, Option<&str>)> {
     Some((bracket.get("refr")?, index.and_then(|string| string.get("value")).and_then(Value::as_str)))
 }
 
-fn dotted(node: &Value) -> Option<String> {
-    if let Some(name) = variable(node) {
-        return Some(name.to_owned());
-    }
-    let (inner, step) = reference(node)?;
-    Some(format!("{}.{}", dotted(inner)?, step?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn analysis(rules: &str) -> Analysis {
+    fn reads_of(rules: &str) -> Reads {
         let mut engine = regorus::Engine::new();
         let source = format!("package veribus\nimport rego.v1\n{rules}");
         engine.add_policy("test.rego".to_owned(), source).expect("a policy");
@@ -173,13 +139,13 @@ mod tests {
             allow if { input.message.type == "a"; input["agent"].id == `b` }
             deny contains {"rule": "x"} if { some role in input.agent.roles; role == "r" }
         "#;
-        assert_eq!(paths(&analysis(rules).reads, ""), ["agent.id.*", "agent.roles.*", "message.type.*"]);
+        assert_eq!(paths(&reads_of(rules), ""), ["agent.id.*", "agent.roles.*", "message.type.*"]);
     }
 
     #[test]
     fn a_computed_step_opens_all_below_and_its_index_is_read_too() {
         let rules = r#"allow if { input.message[input.topic].x == 1; input.findings[_].kind == "k" }"#;
-        assert_eq!(paths(&analysis(rules).reads, ""), ["findings.*", "message.*", "topic.*"]);
+        assert_eq!(paths(&reads_of(rules), ""), ["findings.*", "message.*", "topic.*"]);
     }
 
     #[test]
@@ -193,23 +159,15 @@ mod tests {
             "allow if { {\"a\": input}.a.topic == 1 }",
             "allow if { [x | x := input[_]][0] == 1 }",
         ] {
-            assert_eq!(analysis(rules).reads, Reads::All, "{rules}");
+            assert_eq!(reads_of(rules), Reads::All, "{rules}");
         }
     }
 
     #[test]
     fn imports_and_aliases_are_reads() {
         let rules = "import input.message as m\nallow if m.type == 1";
-        assert_eq!(paths(&analysis(rules).reads, ""), ["message.*"]);
+        assert_eq!(paths(&reads_of(rules), ""), ["message.*"]);
         let rules = "allow if { m := input.message; m.type == 1 }";
-        assert_eq!(paths(&analysis(rules).reads, ""), ["message.*"]);
-    }
-
-    #[test]
-    fn calls_whose_answer_changes_and_calls_outside_are_noted() {
-        assert!(analysis("allow if time.now_ns() > 1").volatile);
-        assert!(!analysis("allow if count(input.topic) > 1").volatile);
-        let refused = analysis(r#"allow if http.send({"url": "x"}).status_code == 200"#).refused_calls;
-        assert_eq!(refused, ["http.send"]);
+        assert_eq!(paths(&reads_of(rules), ""), ["message.*"]);
     }
 }

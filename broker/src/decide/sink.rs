@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 
 use regorus::Value;
+use serde::de::IgnoredAny;
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::reads::Reads;
+use super::{language::number, reads::Reads};
 
 /// Takes in the members of the input object, one by one.
 pub(super) trait Sink {
@@ -17,6 +18,8 @@ pub(super) trait Sink {
     fn flag(&mut self, name: &str, value: bool);
     fn texts<'a>(&mut self, name: &str, values: impl Iterator<Item = &'a str>);
     fn json(&mut self, name: &str, value: &Json);
+    /// The input holds something that cannot be read alike by all: no value can be made of it.
+    fn spoil(&mut self);
     fn open(&mut self, name: &str);
     fn close(&mut self);
 }
@@ -64,6 +67,14 @@ impl<S: Sink> Projected<'_, S> {
         }
     }
 
+    /// A member whose text may be JSON, and is left out if it is not.
+    pub(super) fn json_text(&mut self, name: &str, text: &[u8]) {
+        self.json(name, || serde_json::from_slice(text).ok());
+        if self.reads(name) && !number::all_are_plain(text) && serde_json::from_slice::<IgnoredAny>(text).is_ok() {
+            self.sink.spoil();
+        }
+    }
+
     pub(super) fn object(&mut self, name: &str, members: impl FnOnce(&mut Projected<'_, S>)) {
         if let Some(reads) = self.reads.member(name) {
             self.sink.open(name);
@@ -78,11 +89,13 @@ impl<S: Sink> Projected<'_, S> {
 pub(super) struct ValueSink {
     members: BTreeMap<Value, Value>,
     outer: Vec<(String, BTreeMap<Value, Value>)>,
+    is_spoiled: bool,
 }
 
 impl ValueSink {
-    pub(super) fn finish(self) -> Value {
-        Value::from(self.members)
+    /// The value; `None` if it holds a number that not all engines take for the same.
+    pub(super) fn finish(self) -> Option<Value> {
+        (!self.is_spoiled).then(|| Value::from(self.members))
     }
 
     fn put(&mut self, name: &str, value: Value) {
@@ -108,7 +121,14 @@ impl Sink for ValueSink {
     }
 
     fn json(&mut self, name: &str, value: &Json) {
-        self.put(name, Value::from(value.clone()));
+        match number::value(value) {
+            Some(value) => self.put(name, value),
+            None => self.spoil(),
+        }
+    }
+
+    fn spoil(&mut self) {
+        self.is_spoiled = true;
     }
 
     fn open(&mut self, name: &str) {
@@ -176,6 +196,10 @@ impl Sink for KeySink {
 
     fn json(&mut self, name: &str, value: &Json) {
         self.put(b'j', name, value.to_string().as_bytes());
+    }
+
+    fn spoil(&mut self) {
+        self.put(b'!', "", &[]);
     }
 
     fn open(&mut self, name: &str) {

@@ -99,32 +99,38 @@ fn deny_goes_before_quarantine_and_both_before_allow() {
 }
 
 #[test]
-fn an_evaluation_error_a_timeout_and_an_unknown_shape_deny() {
-    for broken in [
-        // fails only once there is a topic, so that it passes the trial at load
-        "deny contains {\"rule\": \"x\"} if to_number(input.topic) == 1\n",
-        "quarantine contains {\"rule\": \"x\"} if to_number(input.topic) == 1\n",
-        "deny contains {\"name\": \"x\"} if input.topic\n",
-        "deny contains 7 if input.topic\n",
-        "quarantine := {\"rule\": \"x\"} if input.topic\n",
-        "deny contains {\"rule\": \"slow\"} if {\n input.topic\n some a in numbers.range(1, 3000)\n \
-         some b in numbers.range(1, 3000)\n a * b == -1\n}\n",
+fn an_evaluation_that_fails_denies() {
+    let numbers = (0..100).map(|number| number.to_string()).collect::<Vec<_>>().join(", ");
+    let endless = format!(
+        "numbers := [{numbers}]\nquarantine contains {{\"rule\": \"slow\"}} if {{\n input.topic\n some a in numbers\n \
+         some b in numbers\n some c in numbers\n a == b\n c < 0\n}}\n"
+    );
+    for (broken, rule) in [
+        ("deny contains {\"rule\": \"x\"} if startswith(input.message.size_bytes, \"a\")\n", "native/policy-error"),
+        ("quarantine contains {\"rule\": \"x\"} if count(input.message.size_bytes) == 1\n", "native/policy-error"),
+        ("deny contains {\"rule\": name} if name := input.message.size_bytes\n", "native/policy-error"),
+        (
+            "a := 1 if input.topic\na := 2 if input.topic\ndeny contains {\"rule\": \"x\"} if a == 1\n",
+            "native/policy-error",
+        ),
+        (&endless, "native/policy-budget"),
     ] {
         let stage = Stage::allowing(broken);
         let verdict = stage.publish(&stage.finance(), "finance.x", "t", "", "{}");
-        assert_eq!(
-            (verdict.decision, verdict.reason),
-            (Decision::Deny, Some(RefusalReason::DecisionFailed)),
-            "{broken}"
-        );
+        let expected = (Decision::Deny, Some(RefusalReason::DecisionFailed), vec![rule]);
+        assert_eq!((verdict.decision, verdict.reason, rules(&verdict)), expected, "{broken}");
     }
 }
 
 #[test]
-fn an_allow_that_is_not_true_denies() {
-    for allow in ["allow := \"true\"", "allow := 1", "allow := [true]"] {
-        let stage = Stage::new(&[("test.rego", &format!("package veribus\nimport rego.v1\n{allow}\n"))]);
-        assert_eq!(stage.publish(&stage.finance(), "finance.x", "t", "", "{}").decision, Decision::Deny, "{allow}");
+fn a_body_with_a_number_that_engines_take_unlike_denies_where_the_policy_reads_it() {
+    let reading = Stage::allowing("deny contains {\"rule\": \"x\"} if input.message.body.serial == 7\n");
+    let blind = Stage::allowing("");
+    for data in [r#"{"serial":123456789012345678901234}"#, r#"{"serial":0.1000000000000000055}"#, r#"{"a":[1e400]}"#] {
+        let verdict = reading.publish(&reading.finance(), "finance.x", "t", "", data);
+        let expected = (Decision::Deny, vec!["native/policy-input"]);
+        assert_eq!((verdict.decision, rules(&verdict)), expected, "{data}");
+        assert_eq!(blind.publish(&blind.finance(), "finance.x", "t", "", data).decision, Decision::Allow);
     }
 }
 
@@ -138,6 +144,13 @@ fn policies_that_cannot_be_trusted_do_not_load() {
         ("package veribus\nimport rego.v1\nallow if {", "test.rego"),
         ("package veribus\nimport rego.v1\ndeny contains {\"rule\": \"x\"} if true\n", "data.veribus.allow"),
         ("package other\nimport rego.v1\nallow if true\n", "data.veribus.allow"),
+        ("package veribus\nallow := {\"a\": true}\n", "contract"),
+        ("package veribus\nallow := \"true\"\n", "contract"),
+        ("package veribus\nallow := input.allowed\n", "contract"),
+        (&format!("{ALLOW_ALL}deny := true\n"), "contract"),
+        (&format!("{ALLOW_ALL}deny contains {{\"name\": \"x\"}} if input.topic\n"), "contract"),
+        (&format!("{ALLOW_ALL}deny contains 7 if input.topic\n"), "contract"),
+        (&format!("{ALLOW_ALL}deny[\"a\"] := true if input.topic\n"), "rule-head"),
         (&format!("{ALLOW_ALL}deny contains {{\"rule\": \"x\"}} if http.send({{\"url\": \"x\"}}).ok\n"), "http.send"),
         (&format!("{ALLOW_ALL}deny contains {{\"rule\": \"x\"}} if no.such_function(1)\n"), "no.such_function"),
     ] {
@@ -156,7 +169,8 @@ fn what_inspection_could_not_look_into_or_is_too_large_passes_no_policy() {
 #[test]
 fn a_remembered_verdict_is_the_one_that_an_evaluation_gives() {
     let rules = "deny contains {\"rule\": \"small\"} if input.message.size_bytes < 10\n\
-                 quarantine contains {\"rule\": \"role\"} if not \"finance\" in input.agent.roles\n";
+                 in_finance if \"finance\" in input.agent.roles\n\
+                 quarantine contains {\"rule\": \"role\"} if not in_finance\n";
     let stage = Stage::allowing(rules);
     let other = stage.world.claims("other").permission("publish:>");
     for _ in 0..3 {
@@ -194,21 +208,4 @@ fn reading_needs_the_permission_and_the_policy() {
     assert_eq!(ask(&auditor.clone().permission("audit.read"), Access::AuditRead), Decision::Allow);
     assert_eq!(ask(&auditor, Access::AuditRead), Decision::Deny);
     assert_eq!(ask(&stage.world.claims("x").permission("subscribe:>"), Access::Subscribe(&[])), Decision::Deny);
-}
-
-/// The policy's own tests, as `opa test` would run them.
-#[test]
-fn the_tests_of_the_default_policy_pass() {
-    let mut engine = regorus::Engine::new();
-    let text = include_str!("../../../policies/veribus_test.rego");
-    let (policy, data) = (DEFAULT[0], DEFAULT[1]);
-    engine.add_policy(policy.0.to_owned(), policy.1.to_owned()).expect("a policy");
-    engine.add_policy("veribus_test.rego".to_owned(), text.to_owned()).expect("tests");
-    engine.add_data(regorus::Value::from_yaml_str(data.1).expect("data")).expect("data");
-    let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("test_")?.split_once(" if")).collect();
-    assert!(names.len() > 30, "{} tests", names.len());
-    for (name, _) in names {
-        let passed = engine.eval_rule(format!("data.veribus_test.test_{name}"));
-        assert_eq!(passed.ok(), Some(regorus::Value::from(true)), "{name}");
-    }
 }

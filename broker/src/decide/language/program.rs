@@ -1,0 +1,286 @@
+//! The names of a policy: its packages, rules and imports, and what a reference stands for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regorus::unstable::{Expr, Import, Module, Ref, Rule as Definition, RuleHead, Span};
+
+use super::{
+    builtins,
+    diagnostic::{Diagnostic, Rule},
+    kind::Kind,
+};
+
+/// A rule's path without `data`, as in `veribus.deny`.
+pub(super) type RulePath = String;
+
+/// What a rule is; all definitions of one name are of one form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Complete,
+    Set,
+    Function { arguments: usize },
+}
+
+/// What is known of a rule.
+pub(super) struct Symbol {
+    pub(super) form: Form,
+    pub(super) has_default: bool,
+    /// What it can be.
+    pub(super) kind: Kind,
+    /// Its evaluation can fail, which denies.
+    pub(super) may_fail: bool,
+    /// What a function is called with.
+    pub(super) arguments: Vec<Kind>,
+}
+
+impl Symbol {
+    /// Whether it has a value whatever the input.
+    pub(super) const fn is_always_defined(&self) -> bool {
+        self.has_default || matches!(self.form, Form::Set)
+    }
+}
+
+/// A file, and what its names mean.
+pub(super) struct File<'a> {
+    pub(super) module: &'a Ref<Module>,
+    pub(super) name: String,
+    pub(super) package: Vec<String>,
+    pub(super) imports: BTreeMap<String, Vec<String>>,
+}
+
+/// All files together.
+pub(super) struct Program<'a> {
+    pub(super) files: Vec<File<'a>>,
+    pub(super) symbols: BTreeMap<RulePath, Symbol>,
+    packages: BTreeSet<Vec<String>>,
+}
+
+/// What a path below `data` leads to.
+pub(super) enum Target {
+    /// A rule, and how many names were used up.
+    Rule(RulePath, usize),
+    /// A document from a data file.
+    Document,
+    /// A package, or part of its name.
+    Package,
+}
+
+impl<'a> Program<'a> {
+    pub(super) fn new(modules: &'a [Ref<Module>], findings: &mut Vec<Diagnostic>) -> Self {
+        let mut program = Self { files: Vec::new(), symbols: BTreeMap::new(), packages: BTreeSet::new() };
+        for module in modules {
+            let file = File::new(module, findings);
+            program.packages.insert(file.package.clone());
+            for definition in &module.policy {
+                program.define(&file, definition, findings);
+            }
+            program.files.push(file);
+        }
+        program.check_names(findings);
+        program
+    }
+
+    fn define(&mut self, file: &File<'_>, definition: &Definition, findings: &mut Vec<Diagnostic>) {
+        let mut refuse = |span: &Span, rule, message: String| findings.push(file.finding(span, rule, message));
+        let (head, form) = match definition {
+            Definition::Spec { head: RuleHead::Compr { refr, .. }, .. } => (refr, Form::Complete),
+            Definition::Spec { head: RuleHead::Set { refr, .. }, .. } => (refr, Form::Set),
+            Definition::Spec { head: RuleHead::Func { refr, args, .. }, .. } => {
+                (refr, Form::Function { arguments: args.len() })
+            }
+            Definition::Default { refr, args, .. } => {
+                let form = if args.is_empty() { Form::Complete } else { Form::Function { arguments: args.len() } };
+                (refr, form)
+            }
+        };
+        let Expr::Var { span, .. } = head.as_ref() else {
+            return refuse(head.span(), Rule::Head, format!("the rule `{}` has a path", head.span().text()));
+        };
+        let is_default = matches!(definition, Definition::Default { .. });
+        let arguments = if let Form::Function { arguments } = form { arguments } else { 0 };
+        let new = Symbol {
+            form,
+            has_default: false,
+            kind: Kind::ANYTHING,
+            may_fail: true,
+            arguments: vec![Kind::ANYTHING; arguments],
+        };
+        let symbol = self.symbols.entry(file.path(span.text())).or_insert(new);
+        if symbol.form != form {
+            refuse(span, Rule::Form, format!("`{}` is defined in two forms", span.text()));
+        }
+        if is_default && symbol.has_default {
+            refuse(span, Rule::Default, format!("`{}` has two defaults", span.text()));
+        }
+        if is_default && form != Form::Complete {
+            refuse(span, Rule::Default, format!("`{}` is a function or a set, with a default", span.text()));
+        }
+        symbol.has_default |= is_default;
+    }
+
+    /// Names of rules, imports and packages stand for one thing each.
+    fn check_names(&self, findings: &mut Vec<Diagnostic>) {
+        for file in &self.files {
+            for (alias, import) in &file.imports {
+                if self.symbols.contains_key(&file.path(alias)) {
+                    findings.push(file.about_import(alias, format!("`{alias}` is a rule and an import")));
+                }
+                if let Target::Package = self.target(import.get(1..).unwrap_or_default())
+                    && import.first().is_some_and(|root| root == "data")
+                    && !self.packages.contains(import.get(1..).unwrap_or_default())
+                {
+                    findings.push(file.about_import(alias, format!("`{}` is no whole package", import.join("."))));
+                }
+            }
+            for definition in &file.module.policy {
+                // What is no plain name was reported where it is defined.
+                let Expr::Var { span, .. } = head(definition) else { continue };
+                if let Some(problem) = reserved(span.text()) {
+                    findings.push(file.finding(span, Rule::Name, problem));
+                }
+                if self.packages.iter().any(|package| {
+                    package.len() > file.package.len()
+                        && package.starts_with(&file.package)
+                        && package.get(file.package.len()).is_some_and(|name| name == span.text())
+                }) {
+                    let problem = format!("`{}` is a rule and part of the name of a package", span.text());
+                    findings.push(file.finding(span, Rule::Name, problem));
+                }
+            }
+        }
+    }
+
+    /// Follows names below `data` as far as they lead to a rule.
+    pub(super) fn target(&self, names: &[String]) -> Target {
+        for length in 1..=names.len() {
+            let path = names.get(..length).unwrap_or_default();
+            let rule = path.join(".");
+            if self.symbols.contains_key(&rule) {
+                return Target::Rule(rule, length);
+            }
+            if !self.packages.iter().any(|package| package.starts_with(path)) {
+                // Below a package that has no such rule: nothing, and certainly no data.
+                let is_inside =
+                    (1..length).any(|length| self.packages.contains(names.get(..length).unwrap_or_default()));
+                return if is_inside { Target::Package } else { Target::Document };
+            }
+        }
+        Target::Package
+    }
+}
+
+impl<'a> File<'a> {
+    fn new(module: &'a Ref<Module>, findings: &mut Vec<Diagnostic>) -> Self {
+        let mut file = Self {
+            module,
+            name: module.package.span.source.file().clone(),
+            package: names(&module.package.refr).unwrap_or_default(),
+            imports: BTreeMap::new(),
+        };
+        let span = module.package.refr.span();
+        if file.package.is_empty() || file.package.iter().any(|name| !is_word(name)) {
+            findings.push(file.finding(span, Rule::Package, format!("the package `{}`", span.text())));
+        }
+        for import in &module.imports {
+            if let Err(problem) = file.import(import) {
+                findings.push(file.finding(&import.span, Rule::Import, problem));
+            }
+        }
+        file
+    }
+
+    fn import(&mut self, import: &Import) -> Result<(), String> {
+        let text = import.refr.span().text();
+        let path = names(&import.refr).ok_or_else(|| format!("the import of `{text}`"))?;
+        match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["rego", "v1"] | ["future", "keywords", "if" | "in" | "contains" | "every"] if import.r#as.is_none() => {
+                Ok(())
+            }
+            ["data" | "input", .., last] => {
+                let alias = import.r#as.as_ref().map_or(last, Span::text).to_owned();
+                reserved(&alias).map_or(Ok(()), Err)?;
+                match self.imports.insert(alias.clone(), path) {
+                    None => Ok(()),
+                    Some(_) => Err(format!("two imports are called `{alias}`")),
+                }
+            }
+            _ => Err(format!("the import of `{text}`")),
+        }
+    }
+
+    pub(super) fn path(&self, name: &str) -> RulePath {
+        let mut path = self.package.join(".");
+        path.push('.');
+        path.push_str(name);
+        path
+    }
+
+    pub(super) fn finding(&self, span: &Span, rule: Rule, message: String) -> Diagnostic {
+        Diagnostic {
+            file: self.name.clone(),
+            line: span.line,
+            column: span.col,
+            rule: rule.name(),
+            message,
+            rewrite: rule.rewrite(),
+        }
+    }
+
+    fn about_import(&self, alias: &str, message: String) -> Diagnostic {
+        let import = self.module.imports.iter().find(|import| {
+            import.r#as.as_ref().map_or_else(|| import.refr.span().text().ends_with(alias), |name| name.text() == alias)
+        });
+        let span = import.map_or(&self.module.package.span, |import| &import.span);
+        self.finding(span, Rule::Import, message)
+    }
+}
+
+/// The name under which a rule is defined.
+pub(super) fn head(definition: &Definition) -> &Expr {
+    match definition {
+        Definition::Spec { head: RuleHead::Compr { refr, .. }, .. }
+        | Definition::Spec { head: RuleHead::Set { refr, .. }, .. }
+        | Definition::Spec { head: RuleHead::Func { refr, .. }, .. }
+        | Definition::Default { refr, .. } => refr,
+    }
+}
+
+/// The names of a reference that has nothing but names: `data.veribus.deny`.
+pub(super) fn names(mut expression: &Expr) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    loop {
+        match expression {
+            Expr::Var { span, .. } => {
+                names.push(span.text().to_owned());
+                names.reverse();
+                return Some(names);
+            }
+            Expr::RefDot { refr, field, .. } => {
+                names.push(field.0.text().to_owned());
+                expression = refr;
+            }
+            Expr::RefBrack { refr, index, .. } => {
+                let Expr::String { value, .. } = index.as_ref() else { return None };
+                names.push(value.as_string().ok()?.to_string());
+                expression = refr;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Why a rule, an import or a variable may not have this name.
+pub(super) fn reserved(name: &str) -> Option<String> {
+    if !is_word(name) || name.starts_with("__") {
+        return Some(format!("the name `{name}`"));
+    }
+    if matches!(name, "input" | "data" | "set" | super::ELEMENTS) || builtins::is_taken(name) {
+        return Some(format!("`{name}` has a meaning of its own"));
+    }
+    None
+}
+
+fn is_word(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    name.bytes().next().is_some_and(is_letter) && name.bytes().all(|byte| is_letter(byte) || byte.is_ascii_digit())
+}
