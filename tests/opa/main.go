@@ -11,12 +11,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"testing/fstest"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/loader"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tester"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/util"
 )
@@ -26,12 +29,17 @@ type Request struct {
 	Files   map[string]string `json:"files"`
 	Queries []string          `json:"queries"`
 	Inputs  []json.RawMessage `json:"inputs"`
+	// As `opa check --strict --capabilities`, where it is not empty.
+	Capabilities string `json:"capabilities"`
+	// As `opa test`.
+	Tests bool `json:"tests"`
 }
 
-// Answer has one list an input, with one outcome a query.
+// Answer has one list an input, with one outcome a query; and by their names whether tests passed.
 type Answer struct {
-	Refused  string      `json:"refused,omitempty"`
-	Outcomes [][]Outcome `json:"outcomes,omitempty"`
+	Refused  string          `json:"refused,omitempty"`
+	Outcomes [][]Outcome     `json:"outcomes,omitempty"`
+	Tests    map[string]bool `json:"tests,omitempty"`
 }
 
 // Outcome is the value, or that there is none, and whether an evaluation with strict errors of builtins fails: as OPA does
@@ -93,12 +101,26 @@ func answer(request *Request) Answer {
 	compiler := ast.NewCompiler().WithPathConflictsCheck(func(path []string) (bool, error) {
 		return defined(loaded.Documents, path), nil
 	})
+	if request.Capabilities != "" {
+		capabilities, err := ast.LoadCapabilitiesJSON(strings.NewReader(request.Capabilities))
+		if err != nil {
+			return Answer{Refused: err.Error()}
+		}
+		compiler = compiler.WithStrict(true).WithCapabilities(capabilities)
+	}
 	modules := map[string]*ast.Module{}
 	for name, module := range loaded.Modules {
 		modules[name] = module.Parsed
 	}
 	if compiler.Compile(modules); compiler.Failed() {
 		return Answer{Refused: compiler.Errors.Error()}
+	}
+	if request.Tests {
+		passed, err := test(modules, store)
+		if err != nil {
+			return Answer{Refused: err.Error()}
+		}
+		return Answer{Tests: passed}
 	}
 	var outcomes [][]Outcome
 	for _, raw := range request.Inputs {
@@ -113,6 +135,22 @@ func answer(request *Request) Answer {
 		outcomes = append(outcomes, row)
 	}
 	return Answer{Outcomes: outcomes}
+}
+
+func test(modules map[string]*ast.Module, store storage.Store) (map[string]bool, error) {
+	ctx := context.Background()
+	passed := map[string]bool{}
+	err := storage.Txn(ctx, store, storage.TransactionParams{}, func(txn storage.Transaction) error {
+		results, err := tester.NewRunner().SetStore(store).SetModules(modules).RunTests(ctx, txn)
+		if err != nil {
+			return err
+		}
+		for result := range results {
+			passed[result.Name] = result.Pass()
+		}
+		return nil
+	})
+	return passed, err
 }
 
 // As the bundle and directory loaders of OPA ask of its store.

@@ -213,6 +213,9 @@ impl Reader<'_> {
         match style {
             ScalarStyle::Plain => self.plain(span, text, is_flow),
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted if span.start.line() == span.end.line() => {
+                if style == ScalarStyle::DoubleQuoted {
+                    self.check_escapes(span)?;
+                }
                 Ok(Value::from(text))
             }
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
@@ -220,6 +223,21 @@ impl Reader<'_> {
             }
             ScalarStyle::Literal | ScalarStyle::Folded => Err(self.finding(span, Rule::DataShape, "a block text")),
         }
+    }
+
+    /// Only the escapes that all readers know.
+    fn check_escapes(&self, span: &Span) -> Result<(), Diagnostic> {
+        let written = self.characters.get(span.start.index()..span.end.index()).unwrap_or_default();
+        let mut characters = written.iter();
+        while let Some(character) = characters.next() {
+            if *character == '\\' {
+                let escaped = characters.next().copied().unwrap_or_default();
+                if !matches!(escaped, '"' | '\\' | 'n' | 'r' | 't' | 'u') {
+                    return Err(self.finding(span, Rule::DataScalar, &format!("the escape `\\{escaped}`")));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A scalar without quotes: a text that begins with a letter and is no word of any schema, or a plain number.

@@ -55,27 +55,46 @@ impl Oracle {
         Some(Self { child, stdin, stdout })
     }
 
+    /// What OPA says of a case.
     pub(crate) fn ask(&mut self, case: &Case) -> Answer {
         let inputs: Vec<Box<RawValue>> =
             case.inputs.iter().map(|text| RawValue::from_string(text.clone()).expect("JSON")).collect();
-        #[derive(serde::Serialize)]
-        struct Request<'a> {
-            files: &'a BTreeMap<String, String>,
-            queries: &'a [String],
-            inputs: Vec<Box<RawValue>>,
-        }
-        let request = Request { files: &case.files, queries: &case.queries, inputs };
-        let mut line = serde_json::to_string(&request).expect("JSON");
-        line.push('\n');
-        self.stdin.as_mut().expect("open").write_all(line.as_bytes()).expect("the oracle reads");
-        let mut answer = String::new();
-        self.stdout.read_line(&mut answer).expect("the oracle answers");
-        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let answer = self.exchange(&json!({ "files": case.files, "queries": case.queries }), Some(inputs));
         if let Some(reason) = answer["refused"].as_str() {
             return Err(reason.to_owned());
         }
         let rows = answer["outcomes"].as_array().cloned().unwrap_or_default();
         Ok(rows.iter().map(|row| row.as_array().expect("a row").iter().map(outcome).collect()).collect())
+    }
+
+    /// As `opa check --strict --capabilities`: why it does not load, if it does not.
+    pub(crate) fn check(&mut self, files: &BTreeMap<String, String>, capabilities: &str) -> Option<String> {
+        let answer = self.exchange(&json!({ "files": files, "capabilities": capabilities }), None);
+        answer["refused"].as_str().map(str::to_owned)
+    }
+
+    /// As `opa test`: the tests by name, and whether they passed.
+    pub(crate) fn test(&mut self, files: &BTreeMap<String, String>) -> BTreeMap<String, bool> {
+        let answer = self.exchange(&json!({ "files": files, "tests": true }), None);
+        let tests = answer["tests"].as_object().unwrap_or_else(|| panic!("{answer}"));
+        tests.iter().map(|(name, passed)| (name.clone(), *passed == json!(true))).collect()
+    }
+
+    /// Inputs go as they are written: not every number survives being parsed.
+    fn exchange(&mut self, request: &Value, inputs: Option<Vec<Box<RawValue>>>) -> Value {
+        #[derive(serde::Serialize)]
+        struct Request<'a> {
+            #[serde(flatten)]
+            request: &'a Value,
+            inputs: Vec<Box<RawValue>>,
+        }
+        let request = Request { request, inputs: inputs.unwrap_or_default() };
+        let mut line = serde_json::to_string(&request).expect("JSON");
+        line.push('\n');
+        self.stdin.as_mut().expect("open").write_all(line.as_bytes()).expect("the oracle reads");
+        let mut answer = String::new();
+        self.stdout.read_line(&mut answer).expect("the oracle answers");
+        serde_json::from_str(&answer).expect("JSON")
     }
 }
 

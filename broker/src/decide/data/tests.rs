@@ -59,6 +59,8 @@ fn spellings_that_readers_take_unlike_are_refused() {
         ("true: a\n", "data-key"),
         ("a: 1\na: 2\n", "data-key"),
         ("a: {b:1}\n", "data-scalar"),
+        ("a: \"\\/\"\n", "data-scalar"),
+        ("a: \"\\x41\"\n", "data-scalar"),
         ("a: one\n  two\n", "data-scalar"),
     ] {
         assert_eq!(rule("data.yaml", text), Some(expected), "{text:?}");
