@@ -37,6 +37,7 @@ type Configure = Box<dyn FnOnce(&mut Config) + Send>;
 #[must_use]
 pub struct Setup {
     policy: Option<String>,
+    policy_data: Vec<(String, String)>,
     small_rules: bool,
     configure: Option<Configure>,
     clock: Clock,
@@ -54,6 +55,12 @@ impl Setup {
     /// With this policy instead of the default one.
     pub fn policy(mut self, rego: impl Into<String>) -> Self {
         self.policy = Some(rego.into());
+        self
+    }
+
+    /// With a data file beside that policy, at a path below its directory.
+    pub fn policy_data(mut self, path: &str, text: &str) -> Self {
+        self.policy_data.push((path.to_owned(), text.to_owned()));
         self
     }
 
@@ -87,6 +94,11 @@ impl Setup {
                 fs::remove_file(entry?.path())?;
             }
             fs::write(directory.policies_path().join("test.rego"), policy)?;
+        }
+        for (path, text) in self.policy_data {
+            let path = directory.policies_path().join(path);
+            fs::create_dir_all(path.parent().context("below the directory")?)?;
+            fs::write(path, text)?;
         }
         let mut config = directory.config()?;
         if self.small_rules {

@@ -21,7 +21,7 @@ pub(super) struct CheckArgs {
     /// The directory with `*.rego` and data files
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Print one JSON object per finding
+    /// Print one JSON object per finding, or one about the policy if there is none
     #[arg(long)]
     json: bool,
 }
@@ -59,8 +59,11 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     match Bundle::load(&args.directory, crate::config::EVALUATION_STEPS_MAX) {
         Ok(bundle) => {
             let sha256 = data_encoding::HEXLOWER.encode(bundle.sha256());
-            if !args.json {
-                output::line(format_args!("the policy loads: files {}, SHA-256 {sha256}", bundle.files()))?;
+            let files = bundle.files();
+            if args.json {
+                output::json(&json!({ "files": files, "sha256": sha256 }))?;
+            } else {
+                output::line(format_args!("the policy loads: files {files}, SHA-256 {sha256}"))?;
             }
             Ok(())
         }

@@ -8,6 +8,7 @@
 
 mod backup;
 mod keys;
+mod policy;
 mod token;
 
 use std::{

@@ -76,7 +76,7 @@ impl Oracle {
     /// As `opa test`: the tests by name, and whether they passed.
     pub(crate) fn test(&mut self, files: &BTreeMap<String, String>) -> BTreeMap<String, bool> {
         let answer = self.exchange(&json!({ "files": files, "tests": true }), None);
-        let tests = answer["tests"].as_object().unwrap_or_else(|| panic!("{answer}"));
+        let tests = answer["tests"].as_object().expect("tests");
         tests.iter().map(|(name, passed)| (name.clone(), *passed == json!(true))).collect()
     }
 

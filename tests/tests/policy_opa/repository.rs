@@ -5,29 +5,19 @@ use std::{collections::BTreeMap, fs, path::Path};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use serde_json::{Value, json};
 
+use veribus_broker::decide::Bundle;
+
 use super::{
     Counts, Verdict, compare,
     oracle::{Case, Oracle},
 };
 
-/// The policies, by folder.
+/// The default policy and the examples, by folder.
 fn policies() -> BTreeMap<String, BTreeMap<String, String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/policies");
-    let mut policies: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for entry in walkdir::WalkDir::new(&root) {
-        let entry = entry.expect("an entry");
-        if entry.file_type().is_file() {
-            let path = entry.path().strip_prefix(&root).expect("below").to_str().expect("text").to_owned();
-            let text = fs::read_to_string(entry.path()).expect("text");
-            // The default policy lies at the top, each example in a folder of its own.
-            let (policy, file) = match path.strip_prefix("examples/").and_then(|path| path.split_once('/')) {
-                Some((example, file)) => (format!("examples/{example}"), file.to_owned()),
-                None => (String::new(), path),
-            };
-            policies.entry(policy).or_default().insert(file, text);
-        }
-    }
-    policies
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let examples = fs::read_dir(root.join("docs/examples")).expect("examples").map(|entry| entry.expect("one").path());
+    let folders = std::iter::once(root.join("broker/policies")).chain(examples);
+    folders.map(|folder| (folder.display().to_string(), Bundle::read(&folder).expect("a policy"))).collect()
 }
 
 #[test]

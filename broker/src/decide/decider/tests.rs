@@ -209,3 +209,20 @@ fn reading_needs_the_permission_and_the_policy() {
     assert_eq!(ask(&auditor, Access::AuditRead), Decision::Deny);
     assert_eq!(ask(&stage.world.claims("x").permission("subscribe:>"), Access::Subscribe(&[])), Decision::Deny);
 }
+
+#[test]
+fn an_ipv4_peer_is_one_however_its_address_is_written() {
+    let rules = "package veribus\nallow if net.cidr_contains(\"10.0.0.0/8\", input.peer.address)\n";
+    let stage = Stage::new(&[("test.rego", rules)]);
+    let auditor = stage.world.identity(&stage.world.claims("a").permission("audit.read"));
+    for (address, decision) in [
+        ("10.1.2.3:1", Decision::Allow),
+        ("[::ffff:10.1.2.3]:1", Decision::Allow),
+        ("11.1.2.3:1", Decision::Deny),
+        ("[::ffff:11.1.2.3]:1", Decision::Deny),
+        ("[2001:db8::a01:203]:1", Decision::Deny),
+    ] {
+        let peer = address.parse().expect("an address");
+        assert_eq!(stage.decider.decide_access(Access::AuditRead, &auditor, peer).decision, decision, "{address}");
+    }
+}

@@ -7,22 +7,27 @@
 
 mod builtins;
 mod diagnostic;
+mod graph;
 mod kind;
 pub(super) mod number;
 mod pattern;
 mod program;
 mod terms;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::{
     Source,
-    unstable::{Lexer, Module, Ref, Span, TokenKind},
+    unstable::{Lexer, Module, Ref, Rule as Definition, Span, TokenKind},
 };
 
 pub use self::diagnostic::Diagnostic;
 pub(super) use self::diagnostic::Rule;
-use self::program::{Form, Program, RulePath, Symbol};
+use self::{
+    kind::Kind,
+    program::{Form, Program, RulePath, Symbol},
+    terms::Outcome,
+};
 
 /// How many rules may stand on each other. Each takes some 5 KiB of stack.
 pub(super) const RULE_DEPTH_MAX: usize = 100;
@@ -122,146 +127,79 @@ fn one_line(text: &str) -> String {
 pub(super) fn check(modules: &[Ref<Module>]) -> Checked {
     let mut findings = Vec::new();
     let mut program = Program::new(modules, &mut findings);
-    // Kinds begin as anything and become less with each round, so that each round holds.
-    const ROUNDS_MAX: usize = RULE_DEPTH_MAX + 2;
-    let mut round = analyse(&program);
-    let is_bounded = check_graph(&program, &round.dependencies, &mut findings);
-    for _ in 1..ROUNDS_MAX {
-        if !is_bounded || !learn(&mut program, &round) {
-            break;
-        }
-        round = analyse(&program);
+    let rules = program.definitions();
+    let dependencies = rules.iter().map(|(path, rule)| (path.as_str(), look(&program, rule).dependencies)).collect();
+    if let Some(order) = graph::order(&program, &dependencies, &mut findings) {
+        narrow(&mut program, &rules, &order);
     }
-    findings.extend(round.findings);
+    let mut wraps = Vec::new();
+    for rule in rules.values() {
+        let outcome = look(&program, rule);
+        findings.extend(outcome.findings);
+        wraps.extend(outcome.wraps);
+    }
     findings.sort();
     findings.dedup();
-    round.wraps.sort();
-    round.wraps.dedup();
+    wraps.sort();
+    wraps.dedup();
     let packages = program.files.iter().map(|file| file.package.clone()).collect();
     let is_value = |symbol: &Symbol| !matches!(symbol.form, Form::Function { .. });
     let rules = program.symbols.iter().filter(|(_, symbol)| is_value(symbol)).map(|(path, _)| path.clone()).collect();
-    Checked { findings, wraps: round.wraps, packages, rules }
+    Checked { findings, wraps, packages, rules }
 }
 
-/// What one look at all rules brings.
-#[derive(Default)]
-struct Round {
-    findings: Vec<Diagnostic>,
-    wraps: Vec<Wrap>,
-    kinds: BTreeMap<RulePath, kind::Kind>,
-    failing: BTreeSet<RulePath>,
-    values: BTreeMap<RulePath, Option<String>>,
-    calls: BTreeMap<RulePath, Vec<kind::Kind>>,
-    dependencies: BTreeMap<RulePath, BTreeSet<RulePath>>,
+/// All definitions of one rule, each with the number of its file.
+type Definitions<'a> = Vec<(usize, &'a Definition)>;
+
+/// What the definitions of one rule bring together.
+fn look(program: &Program<'_>, definitions: &Definitions<'_>) -> Outcome {
+    let mut whole = Outcome::default();
+    let mut values: Vec<Option<String>> = Vec::new();
+    for (file, definition) in definitions {
+        let Some(file) = program.files.get(*file) else { continue };
+        let outcome = terms::check(program, file, definition);
+        whole.kind = whole.kind.or(outcome.kind);
+        whole.may_fail |= outcome.may_fail;
+        whole.findings.extend(outcome.findings);
+        whole.dependencies.extend(outcome.dependencies);
+        whole.calls.extend(outcome.calls);
+        whole.wraps.extend(outcome.wraps);
+        if !matches!(definition, Definition::Default { .. }) {
+            values.push(outcome.value);
+        }
+    }
+    // Definitions that give different values can contradict each other.
+    whole.may_fail |= values.len() > 1 && values.iter().any(|value| value.is_none() || Some(value) != values.first());
+    whole
 }
 
-fn analyse(program: &Program<'_>) -> Round {
-    let mut round = Round::default();
-    for file in &program.files {
-        for definition in &file.module.policy {
-            let outcome = terms::check(program, file, definition);
-            let path = file.path(program::head(definition).span().text());
-            let kind = round.kinds.entry(path.clone()).or_default();
-            *kind = kind.or(outcome.kind);
-            // Definitions that give different values can contradict each other.
-            let differs = round.values.get(&path).is_some_and(|value| value.is_none() || *value != outcome.value);
-            if outcome.may_fail || differs {
-                round.failing.insert(path.clone());
+/// Finds out what rules and arguments can be. They begin as anything and only become less, so each step holds by itself.
+fn narrow(program: &mut Program<'_>, rules: &BTreeMap<RulePath, Definitions<'_>>, order: &[RulePath]) {
+    const ROUNDS_MAX: usize = 4;
+    for _ in 0..ROUNDS_MAX {
+        let mut is_new = false;
+        for path in order {
+            let Some(outcome) = rules.get(path).map(|rule| look(program, rule)) else { continue };
+            let Some(symbol) = program.symbols.get_mut(path) else { continue };
+            is_new |= symbol.kind != outcome.kind || symbol.may_fail != outcome.may_fail;
+            (symbol.kind, symbol.may_fail) = (outcome.kind, outcome.may_fail);
+        }
+        // A function behind all that call it.
+        let mut calls: BTreeMap<RulePath, Vec<Kind>> = BTreeMap::new();
+        for path in order.iter().rev() {
+            if let (Some(arguments), Some(symbol)) = (calls.remove(path), program.symbols.get_mut(path)) {
+                is_new |= symbol.arguments != arguments;
+                symbol.arguments = arguments;
             }
-            round.values.insert(path.clone(), outcome.value);
-            for (function, arguments) in outcome.calls {
-                let known = round.calls.entry(function).or_insert_with(|| vec![kind::Kind::NOTHING; arguments.len()]);
+            for (function, arguments) in rules.get(path).map(|rule| look(program, rule).calls).unwrap_or_default() {
+                let known = calls.entry(function).or_insert_with(|| vec![Kind::NOTHING; arguments.len()]);
                 known.iter_mut().zip(arguments).for_each(|(known, argument)| *known = known.or(argument));
             }
-            round.findings.extend(outcome.findings);
-            round.wraps.extend(outcome.wraps);
-            round.dependencies.entry(path).or_default().extend(outcome.dependencies);
+        }
+        if !is_new {
+            return;
         }
     }
-    round
-}
-
-/// Takes over what the round found out; whether that was anything new.
-fn learn(program: &mut Program<'_>, round: &Round) -> bool {
-    let mut is_new = false;
-    for (path, symbol) in &mut program.symbols {
-        if let Some(kind) = round.kinds.get(path) {
-            is_new |= symbol.kind != *kind;
-            symbol.kind = *kind;
-        }
-        let may_fail = round.failing.contains(path);
-        is_new |= symbol.may_fail != may_fail;
-        symbol.may_fail = may_fail;
-        if let Some(arguments) = round.calls.get(path) {
-            is_new |= symbol.arguments != *arguments;
-            symbol.arguments.clone_from(arguments);
-        }
-    }
-    is_new
-}
-
-/// No rule may stand on itself, nor on too many others; whether none does.
-fn check_graph(
-    program: &Program<'_>,
-    rules: &BTreeMap<RulePath, BTreeSet<RulePath>>,
-    findings: &mut Vec<Diagnostic>,
-) -> bool {
-    let before = findings.len();
-    let mut dependants: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
-    for (rule, dependencies) in rules {
-        waiting.insert(rule, dependencies.iter().filter(|dependency| rules.contains_key(*dependency)).count());
-        for dependency in dependencies {
-            dependants.entry(dependency).or_default().push(rule);
-        }
-    }
-    let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut ready: VecDeque<&str> = waiting.iter().filter(|(_, count)| **count == 0).map(|(rule, _)| *rule).collect();
-    while let Some(rule) = ready.pop_front() {
-        let depth = *depths.entry(rule).or_insert(1);
-        for dependant in dependants.get(rule).into_iter().flatten().copied() {
-            let known = depths.entry(dependant).or_insert(1);
-            *known = (*known).max(depth + 1);
-            if let Some(count) = waiting.get_mut(dependant) {
-                *count -= 1;
-                if *count == 0 {
-                    ready.push_back(dependant);
-                }
-            }
-        }
-    }
-    const SHOWN_MAX: usize = 20;
-    for (rule, count) in &waiting {
-        if findings.len() == before + SHOWN_MAX {
-            break;
-        } else if *count > 0 {
-            findings.push(about_rule(
-                program,
-                rule,
-                Rule::Recursion,
-                format!("`{rule}` stands on itself, or on rules that do"),
-            ));
-        } else if depths.get(rule).is_some_and(|depth| *depth == RULE_DEPTH_MAX + 1) {
-            let message = format!("`{rule}` stands on a chain of more than {RULE_DEPTH_MAX} rules");
-            findings.push(about_rule(program, rule, Rule::Depth, message));
-        }
-    }
-    findings.len() == before
-}
-
-fn about_rule(program: &Program<'_>, rule: &str, kind: Rule, message: String) -> Diagnostic {
-    let found = program.files.iter().find_map(|file| {
-        let mut heads = file.module.policy.iter().map(|definition| program::head(definition).span());
-        heads.find(|span| file.path(span.text()) == rule).map(|span| file.finding(span, kind, message.clone()))
-    });
-    found.unwrap_or_else(|| Diagnostic {
-        file: String::new(),
-        line: 0,
-        column: 0,
-        rule: kind.name(),
-        message,
-        rewrite: kind.rewrite(),
-    })
 }
 
 /// The function that stands around what is iterated over: what is no collection has no elements.

@@ -150,6 +150,18 @@ impl<'a> Program<'a> {
         }
     }
 
+    /// All definitions by rule, each with the number of its file.
+    pub(super) fn definitions(&self) -> BTreeMap<RulePath, Vec<(usize, &'a Definition)>> {
+        let mut rules: BTreeMap<RulePath, Vec<(usize, &'a Definition)>> = BTreeMap::new();
+        for (number, file) in self.files.iter().enumerate() {
+            let module: &'a Module = file.module;
+            for definition in &module.policy {
+                rules.entry(file.path(head(definition).span().text())).or_default().push((number, definition));
+            }
+        }
+        rules
+    }
+
     /// Follows names below `data` as far as they lead to a rule.
     pub(super) fn target(&self, names: &[String]) -> Target {
         for length in 1..=names.len() {

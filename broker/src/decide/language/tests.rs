@@ -317,3 +317,24 @@ fn data_that_the_policy_itself_calls_invalid_does_not_load() {
     assert_eq!(broken(&[("policy.rego", &policy), ("data.yaml", "limits: {a: \"1\", b: 2}\n")]), ["settings"]);
     assert_eq!(broken(&[("policy.rego", ALLOW), ("data.yaml", "topics: {\"a..b\": {}}\n")]), ["settings"]);
 }
+
+/// As deep as the check lets it be: rules on rules, and brackets in brackets in each.
+#[test]
+fn the_deepest_policy_that_loads_fits_its_stack() {
+    let mut policy = String::from("r0(x) := [x] if input.x\n");
+    for link in 1..RULE_DEPTH_MAX - 1 {
+        let inner = format!("r{}(x)", link - 1);
+        // One bracket is that of the call.
+        let nested = format!("{}{inner}{}", "[".repeat(10), "]".repeat(10));
+        policy.push_str(&format!("r{link}(x) := {nested}\n"));
+    }
+    policy.push_str(&format!(
+        "deep if {{\n every y in [1] {{ count([z | some z in r{}(y)]) == 1 }}\n}}\n",
+        RULE_DEPTH_MAX - 2
+    ));
+    let policy = format!("package veribus\n{policy}\nallow if true\n");
+    let bundle = Bundle::compile(&[("policy.rego".to_owned(), policy)].into(), 1_000_000).expect("loads");
+    let small = std::thread::Builder::new().stack_size(128 * 1024);
+    let evaluated = small.spawn(move || bundle.eval("data.veribus.deep", r#"{"x": 1}"#)).expect("spawned").join();
+    assert_eq!(evaluated.expect("no overflow"), Ok(Some(serde_json::Value::Bool(true))));
+}
