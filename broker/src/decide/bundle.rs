@@ -6,11 +6,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs, io,
-    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
-use anyhow::anyhow;
 use regorus::{Engine, Value};
 use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
@@ -18,6 +16,7 @@ use thiserror::Error;
 
 use super::{
     data::{self, Document},
+    functions,
     input::{Settings, TopicSettings},
     language::{self, Checked, Diagnostic, Rule},
     meter::{self, Interruption},
@@ -342,9 +341,7 @@ fn build(sources: &[(&str, &str)], checked: &Checked, data: Value) -> Result<Eng
         engine.add_policy((*name).to_owned(), text).map_err(failed)?;
     }
     engine.add_data(data).map_err(failed)?;
-    engine.add_extension(language::ELEMENTS.to_owned(), 1, Box::new(elements)).map_err(failed)?;
-    engine.add_extension("count".to_owned(), 1, Box::new(count)).map_err(failed)?;
-    engine.add_extension("net.cidr_contains".to_owned(), 2, Box::new(cidr_contains)).map_err(failed)?;
+    functions::add(&mut engine).map_err(failed)?;
     Ok(engine)
 }
 
@@ -359,52 +356,6 @@ fn prepare(engine: &mut Engine) -> Result<(), BundleError> {
             Err(BundleError::Refused(vec![language::syntax(file, &text)]))
         }
     }
-}
-
-/// What has no elements is iterated over as if it were empty.
-fn elements(arguments: Vec<Value>) -> anyhow::Result<Value> {
-    match arguments.into_iter().next() {
-        Some(collection @ (Value::Array(_) | Value::Set(_) | Value::Object(_))) => Ok(collection),
-        _ => Ok(Value::new_array()),
-    }
-}
-
-/// Of a text the characters, which the crate counts in UTF-16 units.
-fn count(arguments: Vec<Value>) -> anyhow::Result<Value> {
-    match arguments.first() {
-        Some(Value::String(text)) => Ok(Value::from(text.chars().count())),
-        Some(Value::Array(items)) => Ok(Value::from(items.len())),
-        Some(Value::Set(members)) => Ok(Value::from(members.len())),
-        Some(Value::Object(members)) => Ok(Value::from(members.len())),
-        _ => Err(anyhow!("`count` of something else than a collection or a text")),
-    }
-}
-
-/// Whether an IPv4 network has an address, or a whole network; an address of IPv6 that stands for one of IPv4 (RFC 4291,
-/// section 2.5.5.2) is that.
-fn cidr_contains(arguments: Vec<Value>) -> anyhow::Result<Value> {
-    let [Value::String(network), Value::String(address)] = arguments.as_slice() else {
-        return Err(anyhow!("`net.cidr_contains` of something else than texts"));
-    };
-    let (network, bits) = ipv4_network(network)?;
-    let (inner, inner_bits) = match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(IpAddr::V4(address)) => (u32::from(address), 32),
-        Ok(IpAddr::V6(_)) => return Ok(Value::from(false)),
-        Err(_) => ipv4_network(address)?,
-    };
-    Ok(Value::from(inner_bits >= bits && inner & mask(bits) == network))
-}
-
-/// The first address and the number of bits that all addresses share.
-fn ipv4_network(text: &str) -> anyhow::Result<(u32, u32)> {
-    let (address, bits) = text.split_once('/').ok_or_else(|| anyhow!("no address and no network: `{text}`"))?;
-    let (address, bits) = (address.parse::<Ipv4Addr>()?, bits.parse::<u32>()?);
-    anyhow::ensure!(bits <= 32, "no network: `{text}`");
-    Ok((u32::from(address) & mask(bits), bits))
-}
-
-const fn mask(bits: u32) -> u32 {
-    if bits == 0 { 0 } else { u32::MAX << (32 - bits) }
 }
 
 fn read_files(directory: &Path) -> Result<BTreeMap<String, String>, BundleError> {

@@ -15,6 +15,7 @@
 mod bundle;
 mod data;
 mod decider;
+mod functions;
 mod input;
 mod language;
 mod meter;

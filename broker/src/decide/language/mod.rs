@@ -5,14 +5,17 @@
 //! miss is not. Out of scope: what a policy decides (see [`policy`](super::policy)), data files (see
 //! [`data`](super::data)).
 
+mod body;
 mod builtins;
+mod checker;
 mod diagnostic;
+mod expression;
 mod graph;
 mod kind;
 pub(super) mod number;
 mod pattern;
 mod program;
-mod terms;
+mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,9 +27,9 @@ use regorus::{
 pub use self::diagnostic::Diagnostic;
 pub(super) use self::diagnostic::Rule;
 use self::{
+    checker::Outcome,
     kind::Kind,
     program::{Form, Program, RulePath, Symbol},
-    terms::Outcome,
 };
 
 /// How many rules may stand on each other. Each takes some 5 KiB of stack.
@@ -157,7 +160,7 @@ fn look(program: &Program<'_>, definitions: &Definitions<'_>) -> Outcome {
     let mut values: Vec<Option<String>> = Vec::new();
     for (file, definition) in definitions {
         let Some(file) = program.files.get(*file) else { continue };
-        let outcome = terms::check(program, file, definition);
+        let outcome = checker::check(program, file, definition);
         whole.kind = whole.kind.or(outcome.kind);
         whole.may_fail |= outcome.may_fail;
         whole.findings.extend(outcome.findings);
