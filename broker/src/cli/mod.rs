@@ -92,7 +92,7 @@ enum Command {
 }
 
 /// Policies are evaluated on the runtime's threads: room for one, and for what called it.
-const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
+const THREAD_STACK_BYTES: usize = 24 * 1024 * 1024;
 
 impl Cli {
     /// Does what the arguments say, and tells how it went.

@@ -125,7 +125,8 @@ fn answer(query: &str, value: Option<Json>) -> Json {
 }
 
 fn shown(value: Option<&Json>) -> String {
-    value.map_or_else(|| "undefined".to_owned(), Json::to_string)
+    // Written out, so that a terminal does not take it for itself.
+    value.map_or_else(|| "undefined".to_owned(), |value| value.to_string().replace('\u{7f}', "\\u007f"))
 }
 
 fn read(path: &PathBuf) -> Result<String, Failure> {

@@ -144,24 +144,20 @@ impl Bundle {
 
     fn compile_here(files: &BTreeMap<String, String>, steps_max: u64) -> Result<Self, BundleError> {
         let mut findings = Vec::new();
-        let documents = read_data(files, &mut findings);
+        let (documents, whole) = read_data(files, &mut findings);
+        let data = whole.into_value();
         let sources: Vec<_> =
             files.iter().filter(|(name, _)| decides(name)).map(|(name, text)| (&**name, &**text)).collect();
         let parsed = parse(&sources, &mut findings);
         let checked = parsed.map(|mut engine| {
             let modules = engine.get_modules();
-            let checked = language::check(modules);
+            let checked = language::check(modules, data.clone());
             findings.extend(checked.findings.iter().cloned());
             findings.extend(conflicts(&documents, &checked));
             checked
         });
         findings.sort();
         let (Some(checked), true) = (checked, findings.is_empty()) else { return Err(BundleError::Refused(findings)) };
-        let data = Document::into_value(documents.into_iter().fold(Document::empty(), |mut whole, (_, document)| {
-            // What conflicts was found above.
-            let _ = whole.merge(document);
-            whole
-        }));
         let mut engine = build(&sources, &checked, data.clone())?;
         prepare(&mut engine)?;
         let reads = analyse(&engine)?;
@@ -280,11 +276,12 @@ fn refused(member: &str, message: String) -> BundleError {
     BundleError::Refused(vec![about(Rule::Settings, &format!("data.{member}"), message)])
 }
 
-fn read_data(files: &BTreeMap<String, String>, findings: &mut Vec<Diagnostic>) -> Vec<(String, Document)> {
+/// The documents by file, and all together.
+fn read_data(files: &BTreeMap<String, String>, findings: &mut Vec<Diagnostic>) -> (Vec<(String, Document)>, Document) {
     let mut documents = Vec::new();
     let mut whole = Document::empty();
-    for (name, text) in files.iter().filter(|(name, _)| !is_rego(name)) {
-        if !is_data(name) {
+    for (name, text) in files.iter().filter(|(name, _)| !is_rego(name) || is_hidden(name)) {
+        if !is_data(name) || is_hidden(name) {
             findings.push(about(Rule::DataFile, name, "data to `opa`, and not here".to_owned()));
             continue;
         }
@@ -302,7 +299,7 @@ fn read_data(files: &BTreeMap<String, String>, findings: &mut Vec<Diagnostic>) -
             Err(finding) => findings.push(finding),
         }
     }
-    documents
+    (documents, whole)
 }
 
 /// Data may not stand where rules do, nor in the way to them.
@@ -364,11 +361,12 @@ fn read_files(directory: &Path) -> Result<BTreeMap<String, String>, BundleError>
     for entry in walkdir::WalkDir::new(directory).follow_links(true).max_depth(16) {
         let entry = entry.map_err(|error| BundleError::Read { path: directory.to_owned(), source: error.into() })?;
         let name = entry.path().strip_prefix(directory).unwrap_or(entry.path()).to_string_lossy().into_owned();
-        if !entry.file_type().is_file() || hidden(&name) || !belongs(&name) {
+        if !entry.file_type().is_file() || is_of_a_mount(&name) || !belongs(&name) {
             continue;
         }
-        let text = fs::read_to_string(entry.path())
-            .map_err(|source| BundleError::Read { path: entry.path().to_owned(), source })?;
+        // A bundle is refused by its name, whatever is in it.
+        let text = if name.ends_with(".tar.gz") { Ok(String::new()) } else { fs::read_to_string(entry.path()) };
+        let text = text.map_err(|source| BundleError::Read { path: entry.path().to_owned(), source })?;
         bytes += text.len();
         if bytes > Bundle::BYTES_MAX {
             return Err(BundleError::TooLarge { path: directory.to_owned(), max: Bundle::BYTES_MAX });
@@ -378,15 +376,19 @@ fn read_files(directory: &Path) -> Result<BTreeMap<String, String>, BundleError>
     Ok(files)
 }
 
-/// Editors and mounted Kubernetes volumes leave hidden copies beside the real files.
-fn hidden(name: &str) -> bool {
-    name.split('/').any(|part| part.starts_with('.'))
+/// Volumes that Kubernetes mounts have the real files in folders like `..data`, and links to them.
+fn is_of_a_mount(name: &str) -> bool {
+    name.split('/').any(|part| part.starts_with(".."))
 }
 
 /// What `opa` loads from a directory.
 fn belongs(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("rego" | "json" | "yaml" | "yml"))
+    matches!(extension, Some("rego" | "json" | "yaml" | "yml")) || name.ends_with(".tar.gz")
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.split('/').any(|part| part.starts_with('.') && part != ".")
 }
 
 fn is_data(name: &str) -> bool {
@@ -394,7 +396,7 @@ fn is_data(name: &str) -> bool {
 }
 
 fn decides(name: &str) -> bool {
-    is_rego(name) && !name.ends_with("_test.rego")
+    is_rego(name) && !name.ends_with("_test.rego") && !is_hidden(name)
 }
 
 fn is_rego(name: &str) -> bool {

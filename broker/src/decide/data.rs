@@ -178,16 +178,14 @@ impl Reader<'_> {
             let line = line.strip_suffix('\r').unwrap_or(line);
             let odd = |character: &char| {
                 character.is_control() && *character != '\t'
-                    || matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}')
+                    || matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
             };
             if let Some((column, odd)) = (1..).zip(line.chars()).find(|(_, character)| odd(character)) {
                 let message = format!("the character U+{:04X}", u32::from(odd));
                 return Err(self.at(number, column, Rule::DataShape, &message));
             }
-            let blanks = line.len() - line.trim_start().len();
-            let is_json = self.file.ends_with(".json");
-            if !is_json && (line.starts_with('%') || line.get(..blanks).is_some_and(|blanks| blanks.contains('\t'))) {
-                return Err(self.at(number, 1, Rule::DataShape, "a directive, or a tab before the text of a line"));
+            if !self.file.ends_with(".json") && (line.starts_with('%') || line.contains('\t')) {
+                return Err(self.at(number, 1, Rule::DataShape, "a directive, or a tab"));
             }
         }
         Ok(())
@@ -270,6 +268,15 @@ impl Reader<'_> {
         let Ok(key) = value.as_string() else {
             return Err(self.finding(span, Rule::DataKey, &format!("the key `{value}`, which is no text")));
         };
+        const CHARACTERS_MAX: usize = 256;
+        let behind = self.characters.get(span.end.index()..).unwrap_or_default();
+        if behind.iter().find(|character| **character != ' ') != Some(&':') || key.chars().count() > CHARACTERS_MAX {
+            return Err(self.finding(
+                span,
+                Rule::DataKey,
+                "a key that is too long, or without its `:` in the same line",
+            ));
+        }
         if members.contains_key(key.as_ref()) {
             return Err(self.finding(span, Rule::DataKey, &format!("the key `{key}` a second time")));
         }

@@ -1,11 +1,19 @@
 //! Functions that a policy calls and the crate answers unlike OPA, or not at all.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use anyhow::anyhow;
+use regex::Regex;
 use regorus::{Engine, Value};
 
 use super::language;
+
+/// How many patterns stay compiled, for each thread.
+const PATTERNS_MAX: usize = 256;
 
 /// They are looked up before the crate's own.
 ///
@@ -14,6 +22,7 @@ use super::language;
 pub(super) fn add(engine: &mut Engine) -> anyhow::Result<()> {
     engine.add_extension(language::ELEMENTS.to_owned(), 1, Box::new(elements))?;
     engine.add_extension("count".to_owned(), 1, Box::new(count))?;
+    engine.add_extension("glob.match".to_owned(), 3, Box::new(glob_match))?;
     engine.add_extension("net.cidr_contains".to_owned(), 2, Box::new(cidr_contains))
 }
 
@@ -34,6 +43,37 @@ fn count(arguments: Vec<Value>) -> anyhow::Result<Value> {
         Some(Value::Object(members)) => Ok(Value::from(members.len())),
         _ => Err(anyhow!("`count` of something else than a collection or a text")),
     }
+}
+
+/// `*` is any text without `.`, `**` any text; the check has seen that the pattern has nothing else, and no other delimiter.
+fn glob_match(arguments: Vec<Value>) -> anyhow::Result<Value> {
+    let [Value::String(pattern), _, Value::String(text)] = arguments.as_slice() else {
+        return Err(anyhow!("`glob.match` of something else than texts"));
+    };
+    let levels: Vec<String> = pattern
+        .split('.')
+        .map(|level| match level {
+            "*" => "[^.]*".to_owned(),
+            "**" => "(?s:.*)".to_owned(),
+            plain => regex::escape(plain),
+        })
+        .collect();
+    thread_local! {
+        static COMPILED: RefCell<HashMap<String, Regex>> = RefCell::default();
+    }
+    COMPILED.with_borrow_mut(|compiled| {
+        if let Some(known) = compiled.get(pattern.as_ref()) {
+            return Ok(Value::from(known.is_match(text)));
+        }
+        let new = Regex::new(&format!("^{}$", levels.join("\\.")))?;
+        let is_match = new.is_match(text);
+        // Patterns are literals of the policy; those of one that was replaced go.
+        if compiled.len() >= PATTERNS_MAX {
+            compiled.clear();
+        }
+        compiled.insert(pattern.to_string(), new);
+        Ok(Value::from(is_match))
+    })
 }
 
 /// Whether an IPv4 network has an address, or a whole network; an address of IPv6 that stands for one of IPv4 (RFC 4291,

@@ -19,8 +19,8 @@ use thiserror::Error;
 const STEPS_PER_LOOK: u32 = 64;
 /// Longest that an evaluation may take, however busy the machine is.
 const WALL_CLOCK_MAX: Duration = Duration::from_secs(5);
-/// What an evaluation finds free of stack, in bytes: the deepest policy that loads takes less than half of it.
-pub(super) const STACK_BYTES: usize = 4 * 1024 * 1024;
+/// What an evaluation finds free of stack, in bytes: the deepest policy that loads takes less than a quarter of it.
+pub(super) const STACK_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why an evaluation was ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -5,7 +5,9 @@ package veribus
 
 import rego.v1
 
-import data.veribus.amounts
+import data.veribus.amounts.has_limit
+import data.veribus.amounts.stated
+import data.veribus.amounts.within_limit
 
 default allow := false
 
@@ -37,7 +39,7 @@ deny contains {"rule": "token-not-bound"} if {
 
 deny contains {"rule": "no-amount"} if {
 	input.action == "publish"
-	not amounts.stated
+	not stated
 }
 
 deny contains {"rule": "no-account"} if {
@@ -52,7 +54,7 @@ account_stated if {
 
 quarantine contains {"rule": "above-limit"} if {
 	input.action == "publish"
-	not amounts.within_limit
+	not within_limit
 }
 
 # What was found by inspection, whatever it is, is looked at by somebody.
@@ -72,5 +74,5 @@ inspected if is_array(input.findings)
 # Evaluated when the policy is loaded: a limit that is no number would hold every payment.
 invalid contains {"currency": currency, "problem": "the limit is no number"} if {
 	some currency, _ in data.limits
-	not amounts.has_limit(currency)
+	not has_limit(currency)
 }

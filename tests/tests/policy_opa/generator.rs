@@ -11,8 +11,31 @@ use super::oracle::Case;
 const FIELDS: [&str; 6] = ["a", "b", "c", "l", "o", "s"];
 const TEXTS: [&str; 10] = ["a", "b", "c", "x.y", "x", "ä😀", "", "A", "role:a", "a\\\"b\\\\"];
 const NUMBERS: [&str; 8] = ["0", "1", "2", "10", "1.5", "0.1", "18446744073709551615", "9007199254740993"];
-const ODD_NUMBERS: [&str; 8] =
-    ["1.0", "-0", "1e2", "0.30", "123456789012345678901234", "0.1000000000000000055", "1E400", "-1.50"];
+/// Odd numbers, with the one spelling in which the broker hands them to the policy; those without one it refuses.
+const ODD_NUMBERS: [(&str, &str); 8] = [
+    ("1.0", "1"),
+    ("-0", "0"),
+    ("1e2", "100"),
+    ("0.30", "0.3"),
+    ("-1.50", "-1.5"),
+    ("123456789012345678901234", ""),
+    ("0.1000000000000000055", ""),
+    ("1E400", ""),
+];
+
+/// An input as OPA gets it, to be asked the same.
+pub(crate) fn canonical(input: &str) -> String {
+    let spelled = ODD_NUMBERS.iter().find_map(|(odd, one)| {
+        let rest = input.strip_prefix("{\"a\":")?.strip_prefix(odd)?;
+        (!one.is_empty() && rest.starts_with([',', '}'])).then(|| format!("{{\"a\":{one}{rest}"))
+    });
+    spelled.unwrap_or_else(|| input.to_owned())
+}
+
+/// Another package of each policy.
+const LIBRARY: &str = "package lib\n\nimport input.l as list\n\ntab := {\"a\": 1, \"1\": [2, input.a], \"l\": list}\n\n\
+                       twice(x) := [x, x]\n\ntwice(x) := [x, x] if tab\n\nmembers contains x if some x in list\n\n\
+                       default ok := false\n\nok if input.a == data.d.a\n";
 
 /// What a rule that was written can be used as.
 #[derive(Clone)]
@@ -54,6 +77,7 @@ pub(crate) fn case(seed: u64) -> Case {
             ("policy.rego".to_owned(), policy),
             ("data.json".to_owned(), json!({ "d": data }).to_string()),
             ("e/data.json".to_owned(), extra.to_string()),
+            ("lib.rego".to_owned(), LIBRARY.to_owned()),
         ]
         .into(),
         queries,
@@ -127,7 +151,7 @@ impl Generator {
         }
         let mut text = input.to_string();
         if self.chance(150) {
-            let number = self.pick(&ODD_NUMBERS);
+            let (number, _) = self.pick(&ODD_NUMBERS);
             let insert = format!(r#""a":{number}{}"#, if text.len() > 2 { "," } else { "" });
             if !text.contains(r#""a":"#) {
                 text.insert_str(1, &insert);
@@ -139,7 +163,10 @@ impl Generator {
     // ---- Rules
 
     fn policy(&mut self) -> String {
-        let mut policy = String::from("package veribus\n\nimport rego.v1\n\n");
+        let mut policy = String::from(
+            "package veribus\n\nimport rego.v1\n\nimport data.d\nimport data.lib.tab\nimport data.lib.twice\n\
+             import input.o as io\n\n",
+        );
         let count = 2 + self.below(5);
         for number in 0..count {
             let rule = self.rule(number);
@@ -384,7 +411,8 @@ impl Generator {
         let mut text = match self.below(12) {
             0..=5 => format!("input.{}", self.pick(&FIELDS)),
             6 => format!("data.d.{}", self.pick(&FIELDS)),
-            7 => format!("data.e.{}", self.pick(&FIELDS)),
+            7 if self.chance(400) => format!("data.e.{}", self.pick(&FIELDS)),
+            7 => self.pick(&["d", "io", "tab", "data.lib.tab", "data.lib.ok", "data.lib.members"]).to_owned(),
             8 | 9 if !values.is_empty() => match self.pick(&values) {
                 Rule::Set(name) => return name,
                 Rule::Value(name) if self.chance(800) => return name,
@@ -579,6 +607,7 @@ impl Generator {
                 let pattern = self.pick(&["x.*", "*.y", "x.**", "**", "*", "a", "*.*", "**.y", "x-1.*", "x.*.z"]);
                 format!("glob.match(\"{pattern}\", [\".\"], {first})")
             }
+            12 if self.chance(500) => format!("{}({first})", self.pick(&["twice", "data.lib.twice"])),
             11 if self.chance(200) => "net.cidr_contains(\"10.0.0.0/8\", input.peer.address)".to_owned(),
             _ => {
                 let guard =

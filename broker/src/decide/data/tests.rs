@@ -60,6 +60,10 @@ fn spellings_that_readers_take_unlike_are_refused() {
         ("a: 1\na: 2\n", "data-key"),
         ("a: {b:1}\n", "data-scalar"),
         ("a: \"\\/\"\n", "data-scalar"),
+        ("-\ta\n", "data-shape"),
+        ("a: \u{ffff}\n", "data-shape"),
+        ("a: {b\n : 1}\n", "data-key"),
+        ("? a\n: 1\n", "data-key"),
         ("a: \"\\x41\"\n", "data-scalar"),
         ("a: one\n  two\n", "data-scalar"),
     ] {

@@ -13,24 +13,41 @@ use super::{
 
 impl Checker<'_> {
     pub(super) fn body(&mut self, query: &Query) {
+        const LINES_MAX: usize = 100;
+        const ITERATIONS_MAX: usize = 20;
+        if query.stmts.len() > LINES_MAX {
+            return self.refuse(&query.span, Rule::Size, format!("a body of more than {LINES_MAX} lines"));
+        }
+        let iterations = query.stmts.iter().filter(|statement| matches!(statement.literal, Literal::SomeIn { .. }));
+        // Each stands on the stack while those behind it run.
+        if iterations.count() > ITERATIONS_MAX {
+            return self.refuse(
+                &query.span,
+                Rule::Size,
+                format!("more than {ITERATIONS_MAX} times `some` in one body"),
+            );
+        }
         for statement in &query.stmts {
             self.statement(statement);
         }
     }
 
     /// A body of its own: what it binds is gone behind it.
-    pub(super) fn comprehension(&mut self, query: &Query, then: impl FnOnce(&mut Self) -> Kind) -> Term {
+    pub(super) fn comprehension(&mut self, query: &Query, then: impl FnOnce(&mut Self) -> (Kind, u64)) -> Term {
         let outer = self.scope.clone();
         let outer_fails = std::mem::take(&mut self.outcome.may_fail);
         let outer_iterates = self.iterates;
         self.body(query);
-        let kind = then(self);
+        let (kind, size) = then(self);
         self.leave(outer);
         self.iterates = outer_iterates;
         let may_fail = std::mem::replace(&mut self.outcome.may_fail, outer_fails);
         self.outcome.may_fail |= may_fail;
         // It always has a value; under `not` it would be moved out with what it reads.
-        Term { kind, is_defined: true, may_fail, is_flat: false }
+        // One part is of a document, however many there are; a larger one can be there many times.
+        const TIMES: u64 = 64;
+        let size = if size > 1 { self.grown(&query.span, size.saturating_mul(TIMES)) } else { 1 };
+        Term { kind, is_defined: true, may_fail, size, is_flat: false }
     }
 
     fn statement(&mut self, statement: &LiteralStmt) {
@@ -79,6 +96,21 @@ impl Checker<'_> {
         if let Expr::AssignExpr { op, lhs, rhs, span, .. } = expression.as_ref() {
             return self.assignment(span, op, lhs, rhs);
         }
+        match expression.as_ref() {
+            Expr::Bool { .. }
+            | Expr::Var { .. }
+            | Expr::RefDot { .. }
+            | Expr::RefBrack { .. }
+            | Expr::Call { .. }
+            | Expr::BoolExpr { .. }
+            | Expr::Membership { .. } => {}
+            // `{ a, b }` is a set, and true, to the engine.
+            other => self.refuse(
+                beginning(other),
+                Rule::Line,
+                format!("`{}` as a line, which is always true", excerpt(other.span())),
+            ),
+        }
         self.expression(expression, Place::Line);
         self.narrow(expression);
     }
@@ -87,9 +119,14 @@ impl Checker<'_> {
         if *op != AssignOp::ColEq {
             return self.refuse(span, Rule::Assignment, "`=`, which binds or compares");
         }
-        let kind = self.expression(rhs, Place::Operand).kind;
+        let term = self.expression(rhs, Place::Operand);
         match lhs.as_ref() {
-            Expr::Var { span, .. } if span.text() != "_" => self.declare(span, kind),
+            Expr::Var { span, .. } if span.text() != "_" => {
+                self.declare(span, term.kind);
+                if let Some(local) = self.scope.last_mut() {
+                    local.size = term.size;
+                }
+            }
             other => self.refuse(other.span(), Rule::Assignment, "`:=` to something else than one variable"),
         }
     }
@@ -135,7 +172,7 @@ impl Checker<'_> {
         } else if has_other_meaning {
             self.refuse(span, Rule::Name, format!("`{name}` stands for something else already"));
         }
-        self.scope.push(Local { name: name.to_owned(), kind, is_used: false, is_of_every: false });
+        self.scope.push(Local { name: name.to_owned(), kind, size: 1, is_used: false, is_of_every: false });
     }
 
     /// After a line `is_number(x)`, `x` is a number.

@@ -22,6 +22,8 @@ pub(super) struct Term {
     pub(super) is_defined: bool,
     /// Its evaluation can fail, which denies.
     pub(super) may_fail: bool,
+    /// How many parts it can have beyond those of a document.
+    pub(super) size: u64,
     /// A variable, a literal, or a path from one along literals and variables: nothing that OPA would move out of it.
     pub(super) is_flat: bool,
 }
@@ -31,15 +33,17 @@ impl Term {
     pub(super) const UNKNOWN: Self = Self::literal(Kind::JSON);
 
     pub(super) const fn literal(kind: Kind) -> Self {
-        Self { kind, is_defined: true, may_fail: false, is_flat: true }
+        Self { kind, is_defined: true, may_fail: false, size: 1, is_flat: true }
     }
 
     /// A path into the input or a data file.
-    pub(super) const DOCUMENT: Self = Self { kind: Kind::JSON, is_defined: false, may_fail: false, is_flat: true };
+    pub(super) const DOCUMENT: Self =
+        Self { kind: Kind::JSON, is_defined: false, may_fail: false, size: 1, is_flat: true };
 
     pub(super) fn computed(kind: Kind, operands: &[Self]) -> Self {
         let may_fail = operands.iter().any(|operand| operand.may_fail);
-        Self { kind, is_defined: operands.iter().all(|operand| operand.is_defined), may_fail, is_flat: false }
+        let is_defined = operands.iter().all(|operand| operand.is_defined);
+        Self { kind, is_defined, may_fail, size: 1, is_flat: false }
     }
 }
 
@@ -64,6 +68,8 @@ pub(super) struct Outcome {
     pub(super) may_fail: bool,
     /// The value that it always gives; `None` if it depends. Of a set, which has no second value, a mark.
     pub(super) value: Option<String>,
+    /// How many parts its value can have beyond those of a document.
+    pub(super) size: u64,
     /// What it calls functions with.
     pub(super) calls: Vec<(RulePath, Vec<Kind>)>,
     /// What may be no collection and is iterated over.
@@ -87,6 +93,7 @@ pub(super) fn check(program: &Program<'_>, file: &File<'_>, definition: &Definit
 pub(super) struct Local {
     pub(super) name: String,
     pub(super) kind: Kind,
+    pub(super) size: u64,
     pub(super) is_used: bool,
     /// Bound by `every`: as an index, the engine takes it for unbound.
     pub(super) is_of_every: bool,
@@ -103,6 +110,23 @@ pub(super) struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    /// OPA takes a name with a blank behind it for a variable, not for a function.
+    pub(super) fn no_blank_behind(&mut self, name: &Span) {
+        let behind = usize::try_from(name.end).ok().and_then(|end| name.source.contents().get(end..));
+        if !behind.is_some_and(|behind| behind.starts_with('(')) {
+            self.refuse(name, Rule::Blank, format!("a blank between `{}` and its arguments", name.text()));
+        }
+    }
+
+    /// Of what is built from other values, the size.
+    pub(super) fn grown(&mut self, span: &Span, parts: u64) -> u64 {
+        if parts > PARTS_MAX {
+            self.refuse(span, Rule::Size, format!("a value that can have more than {PARTS_MAX} parts"));
+            return 1;
+        }
+        parts
+    }
+
     pub(super) fn refuse(&mut self, span: &Span, rule: Rule, message: impl Into<String>) {
         self.outcome.findings.push(self.file.finding(span, rule, message.into()));
     }
@@ -200,6 +224,7 @@ impl Checker<'_> {
     /// In a head that has a body, `regorus` forgets what it gathered when a value is missing.
     fn head_value(&mut self, value: &Ref<Expr>, has_body: bool) -> Kind {
         let term = self.expression(value, Place::Operand);
+        self.outcome.size = self.outcome.size.saturating_add(term.size);
         if has_body && !term.is_defined {
             let text = excerpt(beginning(value));
             self.refuse(beginning(value), Rule::HeadValue, format!("`{text}` in the head of a rule may have no value"));
@@ -208,10 +233,11 @@ impl Checker<'_> {
     }
 
     fn arguments(&mut self, head: &RuleHead, arguments: &[Ref<Expr>], span: &Span) {
-        if arguments.is_empty() {
-            self.refuse(span, Rule::Head, "a function without arguments");
+        if arguments.is_empty() || arguments.len() > ARGUMENTS_MAX {
+            self.refuse(span, Rule::Head, format!("a function of no, or more than {ARGUMENTS_MAX}, arguments"));
         }
         let RuleHead::Func { refr, .. } = head else { return };
+        self.no_blank_behind(refr.span());
         let path = self.file.path(refr.span().text());
         let kinds = self.program.symbols.get(&path).map(|symbol| symbol.arguments.clone()).unwrap_or_default();
         for (at, argument) in arguments.iter().enumerate() {
@@ -241,6 +267,11 @@ const fn is_literal(expression: &Expr) -> bool {
         Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. }
     )
 }
+
+/// Most that a function takes.
+pub(super) const ARGUMENTS_MAX: usize = 32;
+/// How large a value may become by being put into itself: comparing it is one step, however large it is.
+pub(super) const PARTS_MAX: u64 = 1_000_000;
 
 /// Where an expression begins; of an object the engine keeps its last member.
 pub(super) fn beginning(expression: &Expr) -> &Span {

@@ -55,6 +55,9 @@ macro_rules! rules {
 rules! {
     Syntax "syntax" ""
     Size "size" "split the file, or move tables to data.yaml"
+    Blank "blank" "write a blank between keyword and bracket, and none between a name and its arguments"
+    Line "line" "a line is a condition: write each of them in a line of its own"
+    DataIndex "data-index" "say `is_string(name)` first; refer to data as `data.…`, to rules by their name or an import of the rule"
     Package "package" "name the package with plain words, as in `package veribus.lib`"
     Import "import" "import `rego.v1`, `data.…` or `input.…`, each with a name of its own"
     Name "name" "choose a name that nothing else has"
@@ -79,7 +82,8 @@ rules! {
     Arithmetic "arithmetic" "only `count(…)` and whole numbers can be added, subtracted or multiplied; compare instead, or \
         put the result into data.yaml"
     Ordering "ordering" "say first what it is (`is_number(x)`), or compare elements"
-    SetMember "set-member" "put texts, numbers, arrays or objects without sets into a set"
+    SetMember "set-member" "put texts, numbers, arrays or objects without sets into a set, literals or one variable: \
+        `{x | some x in [a, b]}` for the rest"
     SetOperator "set-operator" "use `&`, `|` and `-` on set comprehensions, set literals and `contains` rules"
     ObjectKey "object-key" "give each member a text as its key, once"
     Number "number" "write a whole number of at most 64 bits, or a decimal of at most 15 digits, without exponent or useless zeros"
@@ -93,9 +97,9 @@ rules! {
     Arguments "arguments" "call it with the arguments that it has"
     Pattern "pattern" "write the pattern as a literal, of ASCII letters, digits, `.`, `[a-z]`, `( | )`, `? * +`, `{2}`, `^`, `$` \
         and escaped punctuation"
-    Glob "glob" "write pattern and delimiters as literals: ASCII letters, digits, `_ - : / @ .` and whole levels `*` or `**`"
+    Glob "glob" "write pattern and delimiters as literals: ASCII letters, digits, `_ - : / @ .` and whole levels `*` or `**`, with the delimiter `.`"
     Cidr "cidr" "write `net.cidr_contains(\"192.0.2.0/24\", input.peer.address)`, with the network as a literal"
-    DataFile "data-file" "name it data.yaml or data.json, in a folder that is its path; keep other files elsewhere"
+    DataFile "data-file" "name it data.yaml or data.json, in a folder that is its path; keep hidden and other files elsewhere"
     DataShape "data-shape" "one document, a mapping at its top, no anchors, tags or block texts"
     DataScalar "data-scalar" "put texts into double quotes; write `true`, `false`, `null` and plain numbers"
     DataKey "data-key" "put the key into double quotes, and name it once"

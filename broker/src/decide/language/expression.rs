@@ -40,26 +40,25 @@ impl Checker<'_> {
             Expr::Array { items, .. } => {
                 let terms: Vec<_> = items.iter().map(|item| self.expression(item, Place::Operand)).collect();
                 let element = terms.iter().fold(Kind::NOTHING, |kind, term| kind.or(term.kind));
-                self.in_order(beginning(expression), &terms);
-                composite(Kind::ARRAY.holding(element), &terms)
+                self.composite(expression, Kind::ARRAY.holding(element), &terms)
             }
             Expr::Set { items, .. } => {
                 let terms: Vec<_> = items.iter().map(|item| self.expression(item, Place::Operand)).collect();
                 for (item, term) in items.iter().zip(&terms) {
                     self.set_member(item, term.kind);
                 }
-                self.in_order(beginning(expression), &terms);
-                composite(Kind::SET, &terms)
+                self.distinct(items);
+                self.composite(expression, Kind::SET, &terms)
             }
-            Expr::Object { fields, .. } => self.object(fields),
+            Expr::Object { fields, .. } => self.object(expression, fields),
             Expr::ArrayCompr { term, query, .. } => self.comprehension(query, |checker| {
-                let element = checker.expression(term, Place::Operand).kind;
-                Kind::ARRAY.holding(element)
+                let element = checker.expression(term, Place::Operand);
+                (Kind::ARRAY.holding(element.kind), element.size)
             }),
             Expr::SetCompr { term, query, .. } => self.comprehension(query, |checker| {
-                let member = checker.expression(term, Place::Operand).kind;
-                checker.set_member(term, member);
-                Kind::SET
+                let member = checker.expression(term, Place::Operand);
+                checker.set_member(term, member.kind);
+                (Kind::SET, member.size)
             }),
             Expr::ObjectCompr { key, value, query, .. } => self.comprehension(query, |checker| {
                 let name = checker.expression(key, Place::Operand);
@@ -68,7 +67,7 @@ impl Checker<'_> {
                 checker.in_order(key.span(), &[name, element]);
                 // One key can get two values.
                 checker.outcome.may_fail = true;
-                Kind::OBJECT.holding(element.kind)
+                (Kind::OBJECT.holding(element.kind), name.size.saturating_add(element.size).saturating_sub(1))
             }),
             Expr::Call { span, fcn, params, .. } => self.call(span, fcn, params),
             Expr::BinExpr { span, op, lhs, rhs, .. } => {
@@ -107,7 +106,7 @@ impl Checker<'_> {
         }
     }
 
-    fn object(&mut self, fields: &[(Span, Ref<Expr>, Ref<Expr>)]) -> Term {
+    fn object(&mut self, object: &Expr, fields: &[(Span, Ref<Expr>, Ref<Expr>)]) -> Term {
         let mut keys = BTreeSet::new();
         let mut terms = Vec::new();
         for (span, key, value) in fields {
@@ -122,11 +121,44 @@ impl Checker<'_> {
             self.expression(key, Place::Operand);
             terms.push(self.expression(value, Place::Operand));
         }
-        if let Some((_, key, _)) = fields.first() {
-            self.in_order(key.span(), &terms);
-        }
         let element = terms.iter().fold(Kind::NOTHING, |kind, term| kind.or(term.kind));
-        composite(Kind::OBJECT.holding(element), &terms)
+        self.composite(object, Kind::OBJECT.holding(element), &terms)
+    }
+
+    /// An array, object or set has a value where all its parts have.
+    fn composite(&mut self, expression: &Expr, kind: Kind, parts: &[Term]) -> Term {
+        const MEMBERS_MAX: usize = 1_000;
+        let span = beginning(expression);
+        if parts.len() > MEMBERS_MAX {
+            self.refuse(span, Rule::Size, format!("a literal of more than {MEMBERS_MAX} members"));
+        }
+        self.in_order(span, parts);
+        let size = self.grown(span, parts.iter().fold(1, |sum: u64, part| sum.saturating_add(part.size)));
+        let is_flat = parts.iter().all(|part| part.is_flat && part.is_defined);
+        Term { is_flat, size, ..Term::computed(kind, parts) }
+    }
+
+    /// OPA iterates over a member twice that comes twice, as it can where it is computed.
+    fn distinct(&mut self, items: &[Ref<Expr>]) {
+        let mut seen = BTreeSet::new();
+        for item in items {
+            let value = match item.as_ref() {
+                Expr::String { value, .. }
+                | Expr::RawString { value, .. }
+                | Expr::Number { value, .. }
+                | Expr::Bool { value, .. }
+                | Expr::Null { value, .. } => Some(value.clone()),
+                _ => None,
+            };
+            if items.len() > 1 && !value.is_some_and(|value| seen.insert(value)) {
+                let text = excerpt(beginning(item));
+                self.refuse(
+                    beginning(item),
+                    Rule::SetMember,
+                    format!("`{text}` among other members of a set, which may be there twice"),
+                );
+            }
+        }
     }
 
     /// OPA finds variables of a comprehension unsafe that other operands use too.
@@ -170,14 +202,18 @@ impl Checker<'_> {
             }
         }
         self.in_order(span, &sides);
-        Term::computed(Kind::SET, &sides)
+        let size = self.grown(span, sides.iter().fold(0, |sum: u64, side| sum.saturating_add(side.size)));
+        Term { size, ..Term::computed(Kind::SET, &sides) }
     }
 
     fn arithmetic(&mut self, span: &Span, op: &ArithOp, lhs: &Ref<Expr>, rhs: &Ref<Expr>) -> Term {
         let sides = [lhs, rhs].map(|side| self.operand(side));
         self.in_order(span, &sides);
         if *op == ArithOp::Sub && sides.iter().all(|side| side.kind.is_within(Kind::SET)) {
-            return Term::computed(Kind::SET, &sides);
+            return Term {
+                size: sides.iter().map(|side| side.size).max().unwrap_or(1),
+                ..Term::computed(Kind::SET, &sides)
+            };
         }
         if matches!(op, ArithOp::Div | ArithOp::Mod) || !sides.iter().all(|side| side.kind.is_small()) {
             let text = excerpt(span);
@@ -236,11 +272,6 @@ impl Checker<'_> {
         self.in_order(span, &sides);
         Term::computed(Kind::BOOLEAN, &sides)
     }
-}
-
-/// An array, object or set has a value where all its parts have.
-fn composite(kind: Kind, parts: &[Term]) -> Term {
-    Term { is_flat: parts.iter().all(|part| part.is_flat && part.is_defined), ..Term::computed(kind, parts) }
 }
 
 const fn is_infix(expression: &Expr) -> bool {

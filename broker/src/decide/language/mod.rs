@@ -20,7 +20,7 @@ mod reference;
 use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::{
-    Source,
+    Source, Value,
     unstable::{Lexer, Module, Ref, Rule as Definition, Span, TokenKind},
 };
 
@@ -34,10 +34,14 @@ use self::{
 
 /// How many rules may stand on each other. Each takes some 5 KiB of stack.
 pub(super) const RULE_DEPTH_MAX: usize = 100;
-/// How deep brackets may stand in each other: the parser tries each opening one in two ways.
-const BRACKETS_MAX: usize = 12;
+/// How deep brackets may stand in each other.
+const BRACKETS_MAX: u32 = 12;
+/// How much a file may cost to parse: each bracket is tried in two ways, so what stands in `n` of them is read 2^n times.
+const READS_MAX: u64 = 250_000;
 /// How many operators one file may have: a chain of them is a tree of that depth.
 const OPERATORS_MAX: usize = 4_000;
+
+const KEYWORDS: [&str; 10] = ["as", "default", "else", "every", "if", "import", "in", "not", "package", "some"];
 
 /// A place where text goes around an expression.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +85,8 @@ pub(super) fn measure(file: &str, text: &str) -> Result<(), Diagnostic> {
     let source = Source::from_contents(file.to_owned(), text.to_owned())
         .map_err(|error| finding(0, 0, Rule::Size, &one_line(&error.to_string())))?;
     let mut lexer = Lexer::new(&source);
-    let (mut depth, mut operators) = (0_usize, 0_usize);
+    let (mut depth, mut operators, mut reads) = (0_u32, 0_usize, 0_u64);
+    let mut last: Option<(String, u32)> = None;
     loop {
         let token = lexer.next_token().map_err(|error| syntax(file, &error.to_string()))?;
         match (&token.0, token.1.text()) {
@@ -92,6 +97,25 @@ pub(super) fn measure(file: &str, text: &str) -> Result<(), Diagnostic> {
                 operators += 1;
             }
             _ => {}
+        }
+        reads = reads.saturating_add(1 << depth.min(BRACKETS_MAX));
+        // OPA takes a keyword before a bracket or dot for a name, or not at all.
+        let (text, start) = (token.1.text(), token.1.start);
+        if let Some((word, end)) = last.replace((text.to_owned(), token.1.end))
+            && end == start
+            && matches!(text, "(" | "[" | "{" | ".")
+            && (KEYWORDS.contains(&word.as_str()) || word == "contains" && text != "(")
+        {
+            let message = format!("`{word}{text}`, without a blank between");
+            return Err(finding(token.1.line, token.1.col, Rule::Blank, &message));
+        }
+        if reads > READS_MAX {
+            return Err(finding(
+                token.1.line,
+                token.1.col,
+                Rule::Size,
+                "too much in brackets that stand in each other",
+            ));
         }
         if depth > BRACKETS_MAX {
             return Err(finding(token.1.line, token.1.col, Rule::Size, "brackets that stand too deep in each other"));
@@ -126,11 +150,12 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Checks a policy as it was parsed.
-pub(super) fn check(modules: &[Ref<Module>]) -> Checked {
+/// Checks a policy as it was parsed, with its data.
+pub(super) fn check(modules: &[Ref<Module>], data: Value) -> Checked {
     let mut findings = Vec::new();
-    let mut program = Program::new(modules, &mut findings);
-    let rules = program.definitions();
+    let mut program = Program::new(modules, data, &mut findings);
+    let is_bounded = !findings.iter().any(|finding| finding.rule == Rule::Size.name());
+    let rules = if is_bounded { program.definitions() } else { BTreeMap::new() };
     let dependencies = rules.iter().map(|(path, rule)| (path.as_str(), look(&program, rule).dependencies)).collect();
     if let Some(order) = graph::order(&program, &dependencies, &mut findings) {
         narrow(&mut program, &rules, &order);
@@ -162,6 +187,7 @@ fn look(program: &Program<'_>, definitions: &Definitions<'_>) -> Outcome {
         let Some(file) = program.files.get(*file) else { continue };
         let outcome = checker::check(program, file, definition);
         whole.kind = whole.kind.or(outcome.kind);
+        whole.size = whole.size.saturating_add(outcome.size);
         whole.may_fail |= outcome.may_fail;
         whole.findings.extend(outcome.findings);
         whole.dependencies.extend(outcome.dependencies);
@@ -185,7 +211,7 @@ fn narrow(program: &mut Program<'_>, rules: &BTreeMap<RulePath, Definitions<'_>>
             let Some(outcome) = rules.get(path).map(|rule| look(program, rule)) else { continue };
             let Some(symbol) = program.symbols.get_mut(path) else { continue };
             is_new |= symbol.kind != outcome.kind || symbol.may_fail != outcome.may_fail;
-            (symbol.kind, symbol.may_fail) = (outcome.kind, outcome.may_fail);
+            (symbol.kind, symbol.may_fail, symbol.size) = (outcome.kind, outcome.may_fail, outcome.size);
         }
         // A function behind all that call it.
         let mut calls: BTreeMap<RulePath, Vec<Kind>> = BTreeMap::new();

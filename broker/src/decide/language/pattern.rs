@@ -92,7 +92,8 @@ fn regular_expression(pattern: &str) -> Result<(), String> {
                 true
             }
             '\\' => match characters.next() {
-                Some(escaped) if escaped.is_ascii_punctuation() => true,
+                // `\<` and `\>` are boundaries of words in one of them.
+                Some(escaped) if escaped.is_ascii_punctuation() && !matches!(escaped, '<' | '>') => true,
                 escaped => return Err(format!("the escape `\\{}`", escaped.unwrap_or_default())),
             },
             '?' | '*' | '+' if can_repeat => false,
@@ -122,7 +123,7 @@ fn class(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<()
         match character {
             ']' if !is_empty => return Ok(()),
             '\\' => match characters.next() {
-                Some(escaped) if escaped.is_ascii_punctuation() => last = None,
+                Some(escaped) if escaped.is_ascii_punctuation() && !matches!(escaped, '<' | '>') => last = None,
                 escaped => return Err(format!("the escape `\\{}` in a class", escaped.unwrap_or_default())),
             },
             '-' => {
@@ -168,10 +169,10 @@ fn repetition(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Resu
 fn glob(pattern: &str, delimiters: &Expr) -> Result<(), String> {
     let Expr::Array { items, .. } = delimiters else { return Err("delimiters that are no literal array".to_owned()) };
     let [delimiter] = items.as_slice() else { return Err("not exactly one delimiter".to_owned()) };
-    let delimiter = literal(delimiter).filter(|text| matches!(text.as_str(), "." | "/" | ":"));
-    let delimiter = delimiter.ok_or("another delimiter than `.`, `/` or `:`")?;
+    let delimiter = literal(delimiter).filter(|text| text == ".");
+    let delimiter = delimiter.ok_or("another delimiter than `.`")?;
     let is_plain = |level: &str| {
-        !level.is_empty() && level.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:/@.".contains(&byte))
+        !level.is_empty() && level.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:/@".contains(&byte))
     };
     match pattern.split(delimiter.as_str()).find(|level| !(matches!(*level, "*" | "**") || is_plain(level))) {
         Some(level) => Err(format!("the level `{level}` of a pattern")),

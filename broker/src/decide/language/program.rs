@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regorus::unstable::{Expr, Import, Module, Ref, Rule as Definition, RuleHead, Span};
+use regorus::{
+    Value,
+    unstable::{Expr, Import, Module, Ref, Rule as Definition, RuleHead, Span},
+};
 
 use super::{
     builtins,
@@ -29,6 +32,8 @@ pub(super) struct Symbol {
     pub(super) kind: Kind,
     /// Its evaluation can fail, which denies.
     pub(super) may_fail: bool,
+    /// How many parts its value can have beyond those of documents.
+    pub(super) size: u64,
     /// What a function is called with.
     pub(super) arguments: Vec<Kind>,
 }
@@ -52,6 +57,8 @@ pub(super) struct File<'a> {
 pub(super) struct Program<'a> {
     pub(super) files: Vec<File<'a>>,
     pub(super) symbols: BTreeMap<RulePath, Symbol>,
+    /// The documents of the data files, together.
+    pub(super) data: Value,
     packages: BTreeSet<Vec<String>>,
 }
 
@@ -66,8 +73,8 @@ pub(super) enum Target {
 }
 
 impl<'a> Program<'a> {
-    pub(super) fn new(modules: &'a [Ref<Module>], findings: &mut Vec<Diagnostic>) -> Self {
-        let mut program = Self { files: Vec::new(), symbols: BTreeMap::new(), packages: BTreeSet::new() };
+    pub(super) fn new(modules: &'a [Ref<Module>], data: Value, findings: &mut Vec<Diagnostic>) -> Self {
+        let mut program = Self { files: Vec::new(), symbols: BTreeMap::new(), data, packages: BTreeSet::new() };
         for module in modules {
             let file = File::new(module, findings);
             program.packages.insert(file.package.clone());
@@ -75,6 +82,13 @@ impl<'a> Program<'a> {
                 program.define(&file, definition, findings);
             }
             program.files.push(file);
+        }
+        const DEFINITIONS_MAX: usize = 2_000;
+        let mut definitions =
+            program.files.iter().flat_map(|file| file.module.policy.iter().map(move |rule| (file, rule)));
+        if let Some((file, definition)) = definitions.nth(DEFINITIONS_MAX) {
+            let message = format!("more than {DEFINITIONS_MAX} definitions of rules");
+            findings.push(file.finding(head(definition).span(), Rule::Size, message));
         }
         program.check_names(findings);
         program
@@ -103,6 +117,7 @@ impl<'a> Program<'a> {
             has_default: false,
             kind: Kind::ANYTHING,
             may_fail: true,
+            size: 1,
             arguments: vec![Kind::ANYTHING; arguments],
         };
         let symbol = self.symbols.entry(file.path(span.text())).or_insert(new);
@@ -125,11 +140,29 @@ impl<'a> Program<'a> {
                 if self.symbols.contains_key(&file.path(alias)) {
                     findings.push(file.about_import(alias, format!("`{alias}` is a rule and an import")));
                 }
-                if let Target::Package = self.target(import.get(1..).unwrap_or_default())
-                    && import.first().is_some_and(|root| root == "data")
-                    && !self.packages.contains(import.get(1..).unwrap_or_default())
-                {
-                    findings.push(file.about_import(alias, format!("`{}` is no whole package", import.join("."))));
+                let (root, below) = import.split_first().map_or(("", &[][..]), |(root, below)| (root.as_str(), below));
+                let is_one_thing = match self.target(below) {
+                    Target::Document => true,
+                    Target::Rule(_, used) => used == below.len(),
+                    // The engine evaluates other rules of it than those that are asked for, and not all of those.
+                    Target::Package => false,
+                };
+                if root == "data" && !is_one_thing {
+                    let message = format!("`{}` is a package, part of one, or part of a rule", import.join("."));
+                    findings.push(file.about_import(alias, message));
+                }
+                // The engine knows an alias by its package, not by its file.
+                let others = self.files.iter().filter(|other| other.package == file.package);
+                if others.filter_map(|other| other.imports.get(alias)).any(|other| other != import) {
+                    findings.push(
+                        file.about_import(alias, format!("`{alias}` is another import in another file of the package")),
+                    );
+                }
+                let as_package: Vec<_> = file.package.iter().chain([alias]).cloned().collect();
+                if self.packages.iter().any(|package| package.starts_with(&as_package)) {
+                    findings.push(
+                        file.about_import(alias, format!("`{alias}` is an import and part of the name of a package")),
+                    );
                 }
             }
             for definition in &file.module.policy {
@@ -190,10 +223,14 @@ impl<'a> File<'a> {
             imports: BTreeMap::new(),
         };
         let span = module.package.refr.span();
-        if file.package.is_empty() || file.package.iter().any(|name| !is_word(name)) {
+        if file.package.is_empty() || file.package.iter().any(|name| !is_word(name) || name == "_") {
             findings.push(file.finding(span, Rule::Package, format!("the package `{}`", span.text())));
         }
-        for import in &module.imports {
+        const IMPORTS_MAX: usize = 100;
+        if let Some(import) = module.imports.get(IMPORTS_MAX) {
+            findings.push(file.finding(&import.span, Rule::Size, format!("more than {IMPORTS_MAX} imports")));
+        }
+        for import in module.imports.iter().take(IMPORTS_MAX) {
             if let Err(problem) = file.import(import) {
                 findings.push(file.finding(&import.span, Rule::Import, problem));
             }
@@ -281,12 +318,40 @@ pub(super) fn names(mut expression: &Expr) -> Option<Vec<String>> {
     }
 }
 
+/// What the engines look for under these names, operators as OPA names them among them.
+const RESERVED: [&str; 24] = [
+    "_",
+    "and",
+    "assign",
+    "data",
+    "div",
+    "eq",
+    "equal",
+    "gt",
+    "gte",
+    "input",
+    "internal",
+    "lt",
+    "lte",
+    "minus",
+    "mul",
+    "neq",
+    "or",
+    "plus",
+    "print",
+    "rem",
+    "set",
+    "trace",
+    "walk",
+    super::ELEMENTS,
+];
+
 /// Why a rule, an import or a variable may not have this name.
 pub(super) fn reserved(name: &str) -> Option<String> {
     if !is_word(name) || name.starts_with("__") {
         return Some(format!("the name `{name}`"));
     }
-    if matches!(name, "input" | "data" | "set" | super::ELEMENTS) || builtins::is_taken(name) {
+    if RESERVED.contains(&name) || builtins::is_taken(name) {
         return Some(format!("`{name}` has a meaning of its own"));
     }
     None

@@ -1,6 +1,9 @@
 //! The check of references and calls: what a name stands for.
 
-use regorus::unstable::{Expr, Ref, Span};
+use regorus::{
+    Value,
+    unstable::{Expr, Ref, Span},
+};
 
 use super::{
     builtins,
@@ -18,7 +21,11 @@ impl Checker<'_> {
             self.refuse(root.span(), Rule::Reference, format!("a step into `{}`", excerpt(root.span())));
             return Term::UNKNOWN;
         };
-        let (mut is_flat, mut indexes) = (true, Vec::new());
+        const STEPS_MAX: usize = 32;
+        if steps.len() > STEPS_MAX {
+            self.refuse(span, Rule::Size, format!("a reference of more than {STEPS_MAX} steps"));
+        }
+        let (mut is_flat, mut indexes, mut kinds) = (true, Vec::new(), Vec::new());
         for step in &steps {
             if let Step::Index(index) = step {
                 let term = self.expression(index, Place::Operand);
@@ -32,24 +39,27 @@ impl Checker<'_> {
                 if matches!(index.as_ref(), Expr::Array { .. } | Expr::Object { .. } | Expr::Set { .. }) {
                     self.refuse(index.span(), Rule::Reference, "an array, object or set as an index");
                 }
+                kinds.push(Some(term.kind));
+            } else {
+                kinds.push(None);
             }
         }
-        let (term, rest) = self.root(span, &steps);
+        let (term, rest) = self.root(span, &steps, &kinds);
         indexes.push(term);
         self.in_order(span, &indexes);
         let may_fail = indexes.iter().any(|term| term.may_fail);
         if rest == 0 {
             return Term { is_flat, may_fail, ..term };
         }
-        Term { kind: term.kind.element(), is_defined: false, may_fail, is_flat }
+        Term { kind: term.kind.element(), is_defined: false, may_fail, size: term.size, is_flat }
     }
 
     /// What the first names of a reference stand for, and how many steps lead on from there.
-    fn root(&mut self, span: &Span, steps: &[Step<'_>]) -> (Term, usize) {
+    fn root(&mut self, span: &Span, steps: &[Step<'_>], indexes: &[Option<Kind>]) -> (Term, usize) {
         let name = span.text();
         if let Some(local) = self.scope.iter_mut().rev().find(|local| local.name == name) {
             local.is_used = true;
-            return (Term::literal(local.kind), steps.len());
+            return (Term { size: local.size, ..Term::literal(local.kind) }, steps.len());
         }
         let mut path: Vec<String> = match (name, self.file.imports.get(name)) {
             ("input" | "data", _) => vec![name.to_owned()],
@@ -72,7 +82,13 @@ impl Checker<'_> {
         path.extend(steps.iter().map_while(Step::name));
         let below = path.get(1..).unwrap_or_default();
         match self.program.target(below) {
-            Target::Document => (Term::DOCUMENT, 0),
+            Target::Document => {
+                let imported = path.get(1..given).unwrap_or_default();
+                if let Some(problem) = self.document(imported, steps, indexes) {
+                    self.refuse(span, Rule::DataIndex, problem);
+                }
+                (Term::DOCUMENT, 0)
+            }
             Target::Package => {
                 let path = path.join(".");
                 self.refuse(
@@ -88,9 +104,40 @@ impl Checker<'_> {
                 if rest > 0 && term.kind.is_within(Kind::SET) {
                     self.refuse(span, Rule::SetReference, format!("a step into the set `{rule}`"));
                 }
+                // Below `data` the engine takes a number for a text.
+                let beyond = indexes.iter().rev().take(rest).flatten();
+                if name == "data" && beyond.into_iter().any(|kind| kind.may_be(Kind::NUMBER)) {
+                    self.refuse(span, Rule::DataIndex, format!("what may be a number as an index of `data.{rule}`"));
+                }
                 (term, rest)
             }
         }
+    }
+
+    /// What the engines index unlike in documents from files: OPA takes a text for the number of an element, and the number
+    /// of a member for its name, unlike the engine if it was imported.
+    fn document(&self, imported: &[String], steps: &[Step<'_>], indexes: &[Option<Kind>]) -> Option<String> {
+        let member = |node: &'_ Value, name: &str| node.as_object().ok()?.get(&Value::from(name)).cloned();
+        let mut nodes: Vec<Value> =
+            imported.iter().try_fold(self.program.data.clone(), |node, name| member(&node, name)).into_iter().collect();
+        for (step, index) in steps.iter().zip(indexes) {
+            let is_array = nodes.iter().any(|node| node.as_array().is_ok());
+            match (step, index) {
+                (Step::Name(name), _) if is_array => return Some(format!("the text `{name}` as an index of an array")),
+                (Step::Name(name), _) => nodes = nodes.iter().filter_map(|node| member(node, name)).collect(),
+                (Step::Index(_), index) => {
+                    let kind = index.unwrap_or(Kind::ANYTHING);
+                    if is_array && kind.may_be(Kind::TEXT) {
+                        return Some("what may be a text as an index of an array".to_owned());
+                    }
+                    if !imported.is_empty() && kind.may_be(Kind::NUMBER) {
+                        return Some("what may be a number as an index of an imported document".to_owned());
+                    }
+                    nodes = nodes.iter().flat_map(children).collect();
+                }
+            }
+        }
+        None
     }
 
     fn rule(&mut self, span: &Span, rule: &str) -> Term {
@@ -101,7 +148,7 @@ impl Checker<'_> {
         self.outcome.dependencies.insert(rule.to_owned());
         let (is_defined, may_fail) = (symbol.is_always_defined(), symbol.may_fail);
         self.outcome.may_fail |= may_fail;
-        Term { kind: symbol.kind, is_defined, may_fail, is_flat: true }
+        Term { kind: symbol.kind, is_defined, may_fail, size: symbol.size, is_flat: true }
     }
 
     // ---- Calls
@@ -112,6 +159,7 @@ impl Checker<'_> {
             arguments.iter().for_each(|argument| self.no_comprehension(argument));
         }
         self.in_order(span, &terms);
+        self.no_blank_behind(function.span());
         let Some(path) = names(function) else {
             self.refuse(span, Rule::Builtin, format!("a call of `{}`", excerpt(function.span())));
             return Term::UNKNOWN;
@@ -147,7 +195,8 @@ impl Checker<'_> {
         self.outcome.may_fail |= may_fail;
         let term = Term::computed(result, &terms);
         // All that are taken answer, or fail.
-        Term { may_fail: term.may_fail || may_fail, ..term }
+        let size = terms.iter().fold(1, |most: u64, term| most.max(term.size));
+        Term { may_fail: term.may_fail || may_fail, size, ..term }
     }
 
     /// The rule that a call names, if it names one.
@@ -171,12 +220,23 @@ impl Checker<'_> {
         if symbol.form != (Form::Function { arguments: terms.len() }) {
             self.refuse(span, Rule::Arguments, format!("`{rule}` is no function of {} arguments", terms.len()));
         }
-        let (kind, may_fail) = (symbol.kind, symbol.may_fail);
+        let (kind, may_fail, size) = (symbol.kind, symbol.may_fail, symbol.size);
         self.outcome.may_fail |= may_fail;
         self.outcome.dependencies.insert(rule.clone());
         self.outcome.calls.push((rule, terms.iter().map(|term| term.kind).collect()));
+        // Every part of the result can hold every argument.
+        let given = terms.iter().fold(1, |most: u64, term| most.max(term.size));
+        let size = self.grown(span, size.saturating_mul(given));
         let term = Term::computed(kind, terms);
-        Term { is_defined: false, may_fail: term.may_fail || may_fail, ..term }
+        Term { is_defined: false, may_fail: term.may_fail || may_fail, size, ..term }
+    }
+}
+
+fn children(node: &Value) -> Vec<Value> {
+    match node {
+        Value::Array(items) => items.iter().cloned().collect(),
+        Value::Object(members) => members.iter().map(|(_, member)| member.clone()).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -25,7 +25,16 @@ fn breaks(rules: &str) -> Vec<&'static str> {
 /// For each rule of the check, policies that break it and no other.
 const BREAKING: &[(Rule, &[&str])] = &[
     (Rule::Syntax, &["a if {", "a := +", "f(x) if not x[_] == 1 else := 2 {"]),
-    (Rule::Import, &["import future.keywords.not", "import data", "import input", "import data.a\nimport data.b.a"]),
+    (
+        Rule::Import,
+        &[
+            "import future.keywords.not",
+            "import data",
+            "import input",
+            "import data.a\nimport data.b.a",
+            "import input.q as internal",
+        ],
+    ),
     (
         Rule::Name,
         &[
@@ -36,6 +45,9 @@ const BREAKING: &[(Rule, &[&str])] = &[
             "b if { net := 1; net == 1 }",
             "b if { veribus_elements := 1; veribus_elements == 1 }",
             "startswith(x, y) if x == y",
+            "neq(p, q) if p == q",
+            "walk(z) if z == 1",
+            "a if { lt := 1; lt == 1 }",
         ],
     ),
     (
@@ -49,6 +61,17 @@ const BREAKING: &[(Rule, &[&str])] = &[
             "a = 1",
         ],
     ),
+    (
+        Rule::Blank,
+        &[
+            "a if count (input.l) == 1",
+            "f(x) if x == 1\na if f (1)",
+            "f\n(x) if x == 1",
+            "a if 1 in[1]",
+            "a if { some x in[1]; x == 1 }",
+        ],
+    ),
+    (Rule::Line, &["a if { input.x == 1, }", "a if { [input.x] }", "a if { \"text\" }"]),
     (Rule::Form, &["a := 1\na contains 2", "a(x) if x == 1\na := 1"]),
     (Rule::Default, &["default a := 1\ndefault a := 2", "default a := input.x", "default a := data.b"]),
     (
@@ -139,7 +162,16 @@ const BREAKING: &[(Rule, &[&str])] = &[
         ],
     ),
     (Rule::Ordering, &["s := {1}\no := {\"a\": 1}\na if s < o", "f(x) if x < 1\na if f({1})", "a if [{1}] >= input.x"]),
-    (Rule::SetMember, &["a := {{1}, 2}", "a contains [{1}]", "a := {s: 1 | s := {1}}"]),
+    (
+        Rule::SetMember,
+        &[
+            "a := {{1}, 2}",
+            "a contains [{1}]",
+            "a := {s: 1 | s := {1}}",
+            "a if { v := input.x; count({v, 1}) == 2 }",
+            "a := {1, 1}",
+        ],
+    ),
     (Rule::SetOperator, &["a := input.a | input.b", "a := input.a & {1}", "f(x) := x | {1}\na := f(input.x)"]),
     (Rule::ObjectKey, &["a := {1: 2}", "a := {\"x\": 1, \"x\": 2}", "a := {`x`: 1}"]),
     (
@@ -215,6 +247,8 @@ const BREAKING: &[(Rule, &[&str])] = &[
             "a if regex.match(`(a{9}){9}`, input.name)",
             "a if regex.match(`(a`, input.name)",
             "a if regex.match(`ä`, input.name)",
+            "a if regex.match(`\\<a`, input.name)",
+            "a if regex.match(`[\\>]`, input.name)",
         ],
     ),
     (
@@ -225,6 +259,8 @@ const BREAKING: &[(Rule, &[&str])] = &[
             "a if glob.match(\"?\", [\".\"], input.id)",
             "a if glob.match(\"a*\", [\".\"], input.id)",
             "a if glob.match(\"a.*\", [], input.id)",
+            "a if glob.match(\"*\", [\":\"], input.id)",
+            "a if glob.match(\"**/b\", [\"/\"], input.id)",
             "a if glob.match(input.pattern, [\".\"], input.id)",
             "a if glob.match(\"a\", input.d, input.id)",
         ],
@@ -271,7 +307,10 @@ fn rules_about_files_and_packages() {
     assert_eq!(with("b.rego", "package veribus.b[\"c d\"]\na := 1\n"), ["package"]);
     assert_eq!(with("b.rego", "package veribus.allow\na := 1\n"), ["name"]);
     assert_eq!(with("b.rego", "package x\nimport data.veribus.allow\nallow := 1\n"), ["import"]);
-    assert_eq!(with("limits.json", "{}"), ["data-file"]);
+    assert_eq!(with("b.rego", "package _\na := 1\n"), ["package"]);
+    for file in ["limits.json", ".q.rego", ".h/q.rego", ".h/data.json", "bundle.tar.gz"] {
+        assert_eq!(with(file, "{}"), ["data-file"], "{file}");
+    }
     assert_eq!(with("data.json", "{\"veribus\": {\"allow\": true}}"), ["data-conflict"]);
     assert_eq!(with("data.json", "{\"veribus\": {}}"), ["data-conflict"]);
     assert_eq!(with("data.json", "{\"veribus\": 1}"), ["data-conflict"]);
@@ -283,6 +322,63 @@ fn rules_about_files_and_packages() {
 }
 
 #[test]
+fn an_import_is_of_one_rule_or_document() {
+    let with = |import: &str, others: &[(&str, &str)]| {
+        let policy = format!("package veribus\n{import}\nallow if input.x == 1\n");
+        broken(&[&[("policy.rego", policy.as_str())], others].concat())
+    };
+    let lib = ("lib.rego", "package lib\nx := 1\n");
+    assert!(with("import data.lib.x", &[lib]).is_empty());
+    assert!(with("import data.limits", &[lib]).is_empty());
+    for whole in ["import data.lib", "import data.veribus as h", "import data.lib.x.y", "import data.lib.nothing"] {
+        assert_eq!(with(whole, &[lib]), ["import"], "{whole}");
+    }
+    let other = ("other.rego", "package veribus\nimport input.peer as who\nb if who == 1\n");
+    assert_eq!(with("import input.agent as who", &[other]), ["import", "import"]);
+    let below = ("below.rego", "package veribus.lib\nz := 8\n");
+    assert_eq!(with("import data.foo as lib", &[below]), ["import"]);
+}
+
+#[test]
+fn data_is_indexed_as_opa_does_it_or_not_at_all() {
+    let data = ("data.json", r#"{"d": [true, [true]], "o": {"1": true, "l": [1]}, "lists": {"a": [1], "b": [2]}}"#);
+    let lib = ("lib.rego", "package lib\ntab := {\"1\": true}\n");
+    for (rule, expected) in [
+        ("a if data.d[0]", vec![]),
+        ("a if data.o[input.i]", vec![]),
+        ("a if data.o[\"1\"]", vec![]),
+        ("import data.o\na if o[\"1\"]", vec![]),
+        ("import data.o\na if { k := input.i; is_string(k); o[k] }", vec![]),
+        ("import data.lib.tab\na if tab[input.i]", vec![]),
+        ("a if { some x in data.lists[input.i]; x == 1 }", vec![]),
+        ("a if data.d[\"0\"]", vec!["data-index"]),
+        ("a if data.d[input.i]", vec!["data-index"]),
+        ("a if { k := input.i; not data.d[k] }", vec!["data-index"]),
+        ("a if data.d[1][input.i]", vec!["data-index"]),
+        ("a if data.lists[input.i][input.j]", vec!["data-index"]),
+        ("import data.o\na if o[input.i]", vec!["data-index"]),
+        ("a if data.lib.tab[input.i]", vec!["data-index"]),
+        ("a if data.lib.tab[1]", vec!["data-index"]),
+    ] {
+        let (imports, rules) =
+            rule.split_once("\na").map_or(("", rule.to_owned()), |(import, rest)| (import, format!("a{rest}")));
+        let policy = format!("package veribus\n{imports}\n{rules}\nallow if true\n");
+        assert_eq!(broken(&[("policy.rego", &policy), lib, data]), expected, "{rule}");
+    }
+}
+
+#[test]
+fn a_value_that_grows_by_being_put_into_itself_has_a_bound() {
+    let doubled = |times: usize| {
+        let rules: String = (1..=times).map(|n| format!("b{n} := [b{}, b{}]\n", n - 1, n - 1)).collect();
+        format!("b0 := [1, 2]\n{rules}")
+    };
+    assert!(breaks(&doubled(12)).is_empty());
+    assert!(breaks(&doubled(25)).contains(&"size"));
+    assert!(breaks("f(x) := [x, x, x, x]\na := f(f(f(f(f(f(f(f(f(f(1))))))))))").contains(&"size"));
+}
+
+#[test]
 fn what_would_overwhelm_the_parser_does_not_reach_it() {
     for policy in [
         format!("a := {}1{}", "[".repeat(60), "]".repeat(60)),
@@ -290,10 +386,17 @@ fn what_would_overwhelm_the_parser_does_not_reach_it() {
         format!("a := {}1", "1 +\n".repeat(19_000)),
         format!("a := {}1{}", "f(\n".repeat(9_000), ")\n".repeat(9_000)),
         "x\n".repeat(30_000),
+        format!("a := {}1{}", "[".repeat(12), "]".repeat(12)).repeat(300),
+        format!("a if {{\n{}}}", "x := 1\n".repeat(3_000)),
+        format!("a if {{\n{}}}", "some _ in input.a\n".repeat(50)),
+        format!("a := input{}", "[\"a\"\n]".repeat(2_000)),
+        format!("a := [{}]", "1,\n".repeat(15_000)),
+        format!("f({}) if true", (0..15_000).map(|n| format!("x{n},\n")).collect::<String>()),
+        (0..15_000).map(|n| format!("a{n} := 1\n")).collect(),
         format!("a := \"{}\"", "x".repeat(2_000)),
     ] {
         let rules = breaks(&policy);
-        assert!(matches!(rules[..], ["size" | "syntax"]), "{rules:?}");
+        assert!(matches!(rules[..], ["size" | "syntax" | "rule-head"]), "{rules:?}");
     }
 }
 
@@ -305,7 +408,7 @@ fn a_chain_of_rules_has_a_bound() {
     };
     assert!(breaks(&chain(RULE_DEPTH_MAX)).is_empty());
     assert_eq!(breaks(&chain(RULE_DEPTH_MAX + 1)), ["depth"]);
-    assert!(breaks(&chain(9_000)).iter().all(|rule| *rule == "depth"));
+    assert!(breaks(&chain(9_000)).iter().all(|rule| matches!(*rule, "depth" | "size")));
 }
 
 #[test]
@@ -318,20 +421,17 @@ fn data_that_the_policy_itself_calls_invalid_does_not_load() {
     assert_eq!(broken(&[("policy.rego", ALLOW), ("data.yaml", "topics: {\"a..b\": {}}\n")]), ["settings"]);
 }
 
-/// As deep as the check lets it be: rules on rules, and brackets in brackets in each.
+/// As deep as the check lets it be: rules on rules, iterations in each, and brackets in brackets.
 #[test]
 fn the_deepest_policy_that_loads_fits_its_stack() {
-    let mut policy = String::from("r0(x) := [x] if input.x\n");
+    let iterations: String = (0..20).map(|number| format!(" some v{number} in [x]\n")).collect();
+    let mut policy = String::from("r0(x) := x if input.x\n");
     for link in 1..RULE_DEPTH_MAX - 1 {
-        let inner = format!("r{}(x)", link - 1);
-        // One bracket is that of the call.
-        let nested = format!("{}{inner}{}", "[".repeat(10), "]".repeat(10));
-        policy.push_str(&format!("r{link}(x) := {nested}\n"));
+        let call = format!("{}r{}(x){}", "[".repeat(5), link - 1, "]".repeat(5));
+        policy.push_str(&format!("r{link}(x) := y if {{\n{iterations} y := {call}\n}}\n"));
     }
-    policy.push_str(&format!(
-        "deep if {{\n every y in [1] {{ count([z | some z in r{}(y)]) == 1 }}\n}}\n",
-        RULE_DEPTH_MAX - 2
-    ));
+    let last = RULE_DEPTH_MAX - 2;
+    policy.push_str(&format!("deep if {{\n every y in [1] {{ count([z | some z in r{last}(y)]) == 1 }}\n}}\n"));
     let policy = format!("package veribus\n{policy}\nallow if true\n");
     let bundle = Bundle::compile(&[("policy.rego".to_owned(), policy)].into(), 1_000_000).expect("loads");
     let small = std::thread::Builder::new().stack_size(128 * 1024);
