@@ -33,6 +33,9 @@
 //! `ttl_s` is 0 where the value stays. Nothing says whether there is a value: a refusal would tell. `admin.keys` has the
 //! operations `list`, `rotate`, `rewrap` and `shred` and the `scope`, empty for all; `admin.backup` has neither.
 //!
+//! `peer.address` of an IPv4 peer is written as IPv4, however the connection has it. Numbers have one spelling: 1.0 is 1; one that
+//! not all engines take for the same denies (see [`language::number`](super::language::number)).
+//!
 //! `topic…`, `message` and `findings` are there for `publish`, `patterns` for `subscribe`. `body` is there where the
 //! content type is JSON and the data is. `token.confirmation` is what the token is bound to: `x5t#S256` (a client
 //! certificate), `jkt` (a key) or empty. `actors` act for the agent, the current one first; only that one may count for

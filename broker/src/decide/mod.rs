@@ -1,9 +1,10 @@
 //! What the caller may do: the native permission check first, the policy second; both must agree, and whatever fails on
 //! the way denies.
 //!
-//! The policy is Rego (package `veribus`, the layout of the `opa` tool), evaluated by `regorus`. The broker asks for the
-//! sets `deny` and `quarantine` and for `allow`, in that order: an evaluation error, a timeout or an unknown shape denies;
-//! else any `deny`; else any `quarantine`; else `allow == true`; else no.
+//! The policy is Rego (package `veribus`, the layout of the `opa` tool), evaluated by `regorus`. What loads means what it means
+//! under OPA, or it does not load: [`language`] says which Rego is taken, [`data`] which data. The broker asks for the sets
+//! `deny` and `quarantine` and for `allow`, in that order: an evaluation that errs, goes beyond its bound ([`meter`]) or
+//! answers in an unknown shape denies; else any `deny`; else any `quarantine`; else `allow == true`; else no.
 //!
 //! Fast without a second engine: the broker learns from the compiled policy which parts of the input it can read, makes
 //! only those, and remembers the verdict under exactly them. The projection *is* the policy's input, so a verdict that is

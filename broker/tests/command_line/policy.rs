@@ -106,3 +106,25 @@ fn an_evaluation_prints_what_the_broker_would_decide() {
     assert_eq!(code(&output), 1);
     assert!(String::from_utf8_lossy(&output.stderr).contains("steps"));
 }
+
+#[test]
+fn config_check_and_serve_print_the_findings_of_policy_check() {
+    let outer = tempfile::tempdir().expect("a directory");
+    let directory = outer.path().join("dev");
+    let mut dev = super::Running::start(veribus().arg("dev").arg("--dir").arg(&directory));
+    super::Running::line(&mut dev.0.stdout, "ready ");
+    drop(dev);
+    let policies = directory.join("policies");
+    fs::write(policies.join("more.rego"), "package veribus\n\nmore if lower(input.x) == \"a\"\n").expect("written");
+    let findings = check(&policies, &[]);
+    let finding = printed(&findings).lines().next().expect("a finding").to_owned();
+    assert!(finding.starts_with("more.rego:3:"), "{finding}");
+
+    let config = directory.join("veribus.toml");
+    let checked = veribus().args(["config", "check", "--json", "--config"]).arg(&config).output().expect("runs");
+    assert_eq!((code(&checked), printed(&checked).contains("more.rego:3:")), (2, true), "{}", printed(&checked));
+    let served = veribus().args(["serve", "--config"]).arg(&config).output().expect("runs");
+    assert_eq!(code(&served), 2);
+    let told = String::from_utf8_lossy(&served.stderr);
+    assert!(told.lines().any(|line| line == finding), "{told}");
+}

@@ -7,6 +7,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as 
 use super::{
     Counts, Verdict, compare, number,
     oracle::{Case, Oracle},
+    say,
 };
 
 /// Spellings of scalars, those that readers take unlike among them.
@@ -201,6 +202,6 @@ fn generated_data_files_are_read_alike_or_do_not_load() {
         assert_eq!(compare(&case, &answer, &mut counts), Vec::<String>::new(), "{data}");
         assert_eq!(counts.of(Verdict::LoadsOnlyHere), before, "{data}: {answer:?}");
     }
-    println!("data files: {counts}");
+    say(format_args!("data files: {counts}"));
     assert!(counts.of(Verdict::Agree) > counts.of(Verdict::Refused), "{counts}");
 }

@@ -11,6 +11,7 @@ use veribus_broker::decide::{Bundle, BundleError};
 use super::{
     Counts, STEPS_MAX, Verdict, compare,
     oracle::{Case, Oracle},
+    say,
 };
 
 fn folder() -> Option<PathBuf> {
@@ -20,7 +21,7 @@ fn folder() -> Option<PathBuf> {
         return Some(folder);
     }
     assert_ne!(env::var("VERIBUS_CORPORA_REQUIRED").as_deref(), Ok("1"), "no cases at {}", folder.display());
-    println!("SKIPPED: no cases at {}", folder.display());
+    say(format_args!("skipped: no cases at {}", folder.display()));
     None
 }
 
@@ -55,7 +56,7 @@ fn no_known_difference_loads_and_differs() {
         let answer = oracle.ask(&case);
         assert_eq!(compare(&case, &answer, &mut counts), Vec::<String>::new(), "{name}");
     }
-    println!("known differences: {counts}");
+    say(format_args!("known differences: {counts}"));
     assert_eq!(counts.of(Verdict::LoadsOnlyHere), 0);
 }
 

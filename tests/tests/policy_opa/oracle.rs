@@ -45,7 +45,9 @@ impl Oracle {
     pub(crate) fn start() -> Option<Self> {
         let Some(path) = installed() else {
             assert!(std::env::var_os("VERIBUS_OPA_REQUIRED").is_none(), "{NAME} is required, and not installed");
-            println!("SKIPPED: {NAME} is not installed (`go install` in tests/opa): nothing was compared with OPA");
+            super::say(format_args!(
+                "skipped: {NAME} is not installed (`go install .` in tests/opa), nothing is compared"
+            ));
             return None;
         };
         let mut child =

@@ -10,6 +10,7 @@ use veribus_broker::decide::Bundle;
 use super::{
     Counts, Verdict, compare,
     oracle::{Case, Oracle},
+    say,
 };
 
 /// The default policy and the examples, by folder.
@@ -53,7 +54,7 @@ fn they_answer_as_under_opa() {
         let answer = oracle.ask(&case);
         assert_eq!(compare(&case, &answer, &mut counts), Vec::<String>::new(), "{name}");
     }
-    println!("policies of the repository: {counts}");
+    say(format_args!("policies of the repository: {counts}"));
     assert_eq!(counts.of(Verdict::Refused) + counts.of(Verdict::LoadsOnlyHere), 0, "{counts}");
     assert!(counts.of(Verdict::Agree) > 9 * counts.of(Verdict::Error), "{counts}");
 }

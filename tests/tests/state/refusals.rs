@@ -51,8 +51,9 @@ quarantine contains {"rule": "found"} if count(input.findings) > 0
 deny contains {"rule": "no-eve"} if {
 	input.action == "state.get"
 	input.agent.id == "eve"
-	not "notes" in input.agent.decrypt
-}"#;
+	not decrypts_notes
+}
+decrypts_notes if "notes" in input.agent.decrypt"#;
     let broker = Setup::default().policy(policy).start().await?;
     let raw = agent(&broker, "a").await?;
     let denied = raw.state().put(put("notes/closed", "x")).await.expect_err("denied");

@@ -14,18 +14,8 @@ use super::{
 impl Checker<'_> {
     pub(super) fn body(&mut self, query: &Query) {
         const LINES_MAX: usize = 100;
-        const ITERATIONS_MAX: usize = 20;
         if query.stmts.len() > LINES_MAX {
             return self.refuse(&query.span, Rule::Size, format!("a body of more than {LINES_MAX} lines"));
-        }
-        let iterations = query.stmts.iter().filter(|statement| matches!(statement.literal, Literal::SomeIn { .. }));
-        // Each stands on the stack while those behind it run.
-        if iterations.count() > ITERATIONS_MAX {
-            return self.refuse(
-                &query.span,
-                Rule::Size,
-                format!("more than {ITERATIONS_MAX} times `some` in one body"),
-            );
         }
         for statement in &query.stmts {
             self.statement(statement);
@@ -132,7 +122,13 @@ impl Checker<'_> {
     }
 
     fn some_in(&mut self, span: &Span, key: Option<&Ref<Expr>>, value: &Ref<Expr>, collection: &Ref<Expr>) {
+        // Each stands on the stack while what is behind it runs.
+        const ITERATIONS_MAX: usize = 20;
         self.iterates = true;
+        self.iterations += 1;
+        if self.iterations == ITERATIONS_MAX + 1 {
+            self.refuse(span, Rule::Size, format!("more than {ITERATIONS_MAX} times `some` in one rule"));
+        }
         let term = self.expression(collection, Place::Operand);
         if !term.kind.is_collection() {
             self.outcome.wraps.push(Wrap::around(collection.span()));

@@ -80,3 +80,45 @@ pub(super) fn find(name: &str) -> Option<&'static Builtin> {
 pub(super) fn is_taken(name: &str) -> bool {
     BUILTINS.iter().any(|builtin| builtin.name == name || builtin.name.split('.').next() == Some(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What `opa check --capabilities` is given says what the check says; operators are builtins to OPA.
+    #[test]
+    fn the_capabilities_are_those_that_are_taken() {
+        const OPERATORS: [&str; 14] = [
+            "and",
+            "assign",
+            "eq",
+            "equal",
+            "gt",
+            "gte",
+            "internal.member_2",
+            "lt",
+            "lte",
+            "minus",
+            "mul",
+            "neq",
+            "or",
+            "plus",
+        ];
+        let file: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../docs/capabilities.json")).expect("JSON");
+        let listed: BTreeSet<_> =
+            file["builtins"].as_array().expect("a list").iter().map(|one| one["name"].as_str()).collect();
+        let taken = BUILTINS.iter().map(|builtin| builtin.name).chain(OPERATORS).map(Some).collect();
+        assert_eq!(listed, taken);
+    }
+
+    #[test]
+    fn the_documentation_names_every_builtin() {
+        let page = include_str!("../../../../docs/policy-language.md");
+        for builtin in &BUILTINS {
+            assert!(page.contains(&format!("`{}`", builtin.name)), "{}", builtin.name);
+        }
+    }
+}

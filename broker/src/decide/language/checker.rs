@@ -84,7 +84,8 @@ impl Default for Kind {
 
 /// Checks one definition of a rule.
 pub(super) fn check(program: &Program<'_>, file: &File<'_>, definition: &Definition) -> Outcome {
-    let mut checker = Checker { program, file, scope: Vec::new(), iterates: false, outcome: Outcome::default() };
+    let mut checker =
+        Checker { program, file, scope: Vec::new(), iterations: 0, iterates: false, outcome: Outcome::default() };
     checker.definition(definition);
     checker.outcome
 }
@@ -104,7 +105,9 @@ pub(super) struct Checker<'a> {
     pub(super) file: &'a File<'a>,
     /// Local variables, innermost last.
     pub(super) scope: Vec<Local>,
-    /// `some … in` was seen.
+    /// How often `some … in` was seen.
+    pub(super) iterations: usize,
+    /// It was seen in the body that is looked at.
     pub(super) iterates: bool,
     pub(super) outcome: Outcome,
 }

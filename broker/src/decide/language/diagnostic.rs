@@ -23,8 +23,11 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}:{}: [{}] {}", self.file, self.line, self.column, self.rule, self.message)?;
-        if self.rewrite.is_empty() { Ok(()) } else { write!(formatter, "; {}", self.rewrite) }
+        write!(formatter, "{}:", self.file)?;
+        if self.line > 0 {
+            write!(formatter, "{}:{}:", self.line, self.column)?;
+        }
+        write!(formatter, " [{}] {}; {}", self.rule, self.message, self.rewrite)
     }
 }
 
@@ -53,7 +56,7 @@ macro_rules! rules {
 }
 
 rules! {
-    Syntax "syntax" ""
+    Syntax "syntax" "write it as `opa fmt` and `opa check` take it"
     Size "size" "split the file, or move tables to data.yaml"
     Blank "blank" "write a blank between keyword and bracket, and none between a name and its arguments"
     Line "line" "a line is a condition: write each of them in a line of its own"
