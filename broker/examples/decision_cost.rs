@@ -30,6 +30,12 @@ use veribus_broker::{
 const ROUNDS: usize = 20_000;
 
 fn main() {
+    // As the threads of the broker: with less, each evaluation would get a stack of its own.
+    let thread = std::thread::Builder::new().stack_size(32 * 1024 * 1024);
+    thread.spawn(measure).expect("a thread").join().expect("it ends well");
+}
+
+fn measure() {
     let clock = Clock::system();
     let sender = identity(&clock);
     let inspector = Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules");
