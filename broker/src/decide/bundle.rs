@@ -208,7 +208,9 @@ impl Bundle {
             self.eval_rule(reference, input_value(input)?)?
         } else {
             let mut names = reference.split('.');
-            if names.next() != Some("data") {
+            let below = format!("{}.", reference.trim_start_matches("data."));
+            // A package is no document: it has a value only rule by rule.
+            if names.next() != Some("data") || self.names.iter().any(|rule| rule.starts_with(&below)) {
                 return Err(unknown());
             }
             names.fold(self.data.clone(), |value, name| value[name].clone())

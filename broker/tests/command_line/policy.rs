@@ -100,8 +100,10 @@ fn an_evaluation_prints_what_the_broker_would_decide() {
     let answer: Value = serde_json::from_str(&query(&["--json"])).expect("JSON");
     assert_eq!(answer["allow"], json!({"query": "data.veribus.allow", "value": true}));
 
-    let output = eval(files.path(), &input, &["--query", "veribus.deny"]);
-    assert_eq!(code(&output), 1);
+    for neither_rule_nor_document in ["veribus.deny", "data.veribus", "input.x"] {
+        let output = eval(files.path(), &input, &["--query", neither_rule_nor_document]);
+        assert_eq!((code(&output), printed(&output)), (1, ""), "{neither_rule_nor_document}");
+    }
     let output = eval(files.path(), &input, &["--steps-max", "1"]);
     assert_eq!(code(&output), 1);
     assert!(String::from_utf8_lossy(&output.stderr).contains("steps"));

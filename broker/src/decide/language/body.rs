@@ -54,7 +54,7 @@ impl Checker<'_> {
                 let outer = self.scope.clone();
                 if let Some(key) = key {
                     self.keys_of(domain, domain_term.kind);
-                    self.declare(key, Kind::TEXT | Kind::NUMBER);
+                    self.declare(key, Kind::JSON);
                 }
                 self.declare(value, domain_term.kind.element());
                 self.scope.iter_mut().skip(outer.len()).for_each(|local| local.is_of_every = true);
@@ -135,7 +135,7 @@ impl Checker<'_> {
         }
         if let Some(key) = key {
             self.keys_of(collection, term.kind);
-            self.bind(span, key, Kind::TEXT | Kind::NUMBER);
+            self.bind(span, key, Kind::JSON);
         }
         self.bind(span, value, term.kind.element());
     }

@@ -32,7 +32,7 @@ use self::{
     program::{Form, Program, RulePath, Symbol},
 };
 
-/// How many rules may stand on each other. Each takes some 5 KiB of stack.
+/// How many rules may stand on each other: with all that one may hold, each takes some 30 KiB of stack.
 pub(super) const RULE_DEPTH_MAX: usize = 100;
 /// How deep brackets may stand in each other.
 const BRACKETS_MAX: u32 = 12;

@@ -322,6 +322,15 @@ fn rules_about_files_and_packages() {
 }
 
 #[test]
+fn what_the_documentation_shows_as_taken_is_taken() {
+    let page = include_str!("../../../../docs/policy-language.md");
+    let (_, after) = page.split_once("```rego\n").expect("an example");
+    let (example, _) = after.split_once("```\n").expect("its end");
+    let lib = "package veribus.lib\nknown(x) if x == 1\n";
+    assert_eq!(broken(&[("policy.rego", example), ("lib.rego", lib)]), [""; 0]);
+}
+
+#[test]
 fn an_import_is_of_one_rule_or_document() {
     let with = |import: &str, others: &[(&str, &str)]| {
         let policy = format!("package veribus\n{import}\nallow if input.x == 1\n");
