@@ -78,6 +78,15 @@ pub enum EvaluationError {
     Reference(String),
 }
 
+impl EvaluationError {
+    /// For a log: the engine's own words quote what a message holds, so of those only the place in the policy.
+    pub(super) fn without_values(&self) -> String {
+        let Self::Engine(text) = self else { return self.to_string() };
+        let place = text.strip_prefix("--> ").and_then(|rest| rest.split(' ').next());
+        format!("evaluation failed at {}", place.unwrap_or("an unknown place"))
+    }
+}
+
 fn summary(findings: &[Diagnostic]) -> String {
     let mut text = String::new();
     if let Some(first) = findings.first() {
@@ -429,4 +438,18 @@ fn digest(files: &BTreeMap<String, String>) -> [u8; 32] {
         hasher.update(part);
     }
     hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_about_a_failed_evaluation_holds_nothing_of_the_message() {
+        let policy = "package veribus\n\nallow if startswith(input.card, \"a\")\n";
+        let bundle = Bundle::compile(&[("p.rego".to_owned(), policy.to_owned())].into(), 1_000).expect("loads");
+        let error = bundle.eval("data.veribus.allow", r#"{"card": [4711]}"#).expect_err("no text");
+        assert!(error.to_string().contains("4711"), "the engine quotes it: {error}");
+        assert_eq!(error.without_values(), "evaluation failed at p.rego:3:26");
+    }
 }

@@ -71,7 +71,7 @@ impl Policy {
                 (verdict, true)
             }
             Err(error) => {
-                tracing::error!(%error, "the policy could not be evaluated: denied");
+                tracing::error!(error = error.without_values(), "the policy could not be evaluated: denied");
                 let rule = match error {
                     EvaluationError::Interrupted(Interruption::Panic) => "native/policy-panic",
                     EvaluationError::Interrupted(_) => "native/policy-budget",
