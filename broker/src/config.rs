@@ -20,7 +20,7 @@ mod state;
 pub use identity::{IdentityConfig, IssuerConfig, KeysFrom, OneOrMore, Preset};
 pub use state::{HistoryConfig, StateConfig};
 
-use crate::model::{IdError, NodeName};
+use crate::model::{IdError, NodeName, SubjectRecording};
 
 /// Why there are no settings.
 #[derive(Debug, Error)]
@@ -193,6 +193,9 @@ pub struct RecordConfig {
     /// For how many senders message ids are remembered.
     #[serde(default = "default_dedup_senders")]
     pub dedup_senders_max: usize,
+    /// How the subjects and correlation ids of messages stand in their entries.
+    #[serde(default)]
+    pub subjects: SubjectRecording,
     /// The store's page cache.
     #[serde(default = "default_store_cache")]
     pub store_cache_bytes_max: u64,

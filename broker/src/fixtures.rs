@@ -18,8 +18,12 @@ use crate::{
     engine::SharedLogStore,
     inspect::{Inspector, InspectorSettings},
     issue::{Claims, KeyKind, TokenIssuer},
-    model::{Clock, ContentType, Destination, Issuer, Message, MessageId, MessageType, Topic, UnixSeconds},
-    seal::{KeyRing, RootKeySource, RootKeys},
+    model::{
+        Clock, ContentType, Destination, Issuer, Message, MessageId, MessageType, SubjectRecording, Topic, UnixMicros,
+        UnixSeconds,
+    },
+    record::Fingerprints,
+    seal::{KeyRing, NodeKey, RootKeySource, RootKeys},
     state::{Changes, StateSettings, StateTable},
 };
 
@@ -29,6 +33,7 @@ pub(crate) use memory::{MemoryStore, apply};
 pub(crate) use prover::Prover;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const NOW_US: UnixMicros = UnixMicros(NOW.0 * 1_000_000);
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3_600);
 
 pub(crate) const VERIFIER_SETTINGS: VerifierSettings =
@@ -146,6 +151,12 @@ pub(crate) fn decider(files: &[(&str, &str)], clock: Clock) -> Result<Decider, c
     Decider::load(&settings, clock)
 }
 
+/// Under a node's key that is made once.
+pub(crate) fn fingerprints() -> Fingerprints {
+    static KEY: LazyLock<NodeKey> = LazyLock::new(|| key_ring().node_key(NOW_US).expect("a key").0);
+    Fingerprints::new(KEY.clone(), SubjectRecording::Hashed)
+}
+
 /// Shared state in `store`, under a root key of its own.
 pub(crate) fn state_table(store: &SharedLogStore) -> StateTable {
     state_table_with(
@@ -161,10 +172,14 @@ pub(crate) fn state_table(store: &SharedLogStore) -> StateTable {
 }
 
 pub(crate) fn state_table_with(store: &SharedLogStore, settings: StateSettings) -> StateTable {
+    StateTable::new(store.clone(), settings, Arc::new(key_ring()), Arc::new(Changes::new()))
+}
+
+/// Without keys, under a root key of its own.
+fn key_ring() -> KeyRing {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("root.key");
     RootKeys::create(&file).expect("a root key");
     let root = RootKeys::new(RootKeySource::File(file)).settle(&BTreeSet::new()).expect("read");
-    let keys = KeyRing::load(Vec::new(), root).expect("no keys yet");
-    StateTable::new(store.clone(), settings, Arc::new(keys), Arc::new(Changes::new()))
+    KeyRing::load(Vec::new(), root).expect("no keys yet")
 }

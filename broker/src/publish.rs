@@ -12,7 +12,7 @@ use crate::{
     inspect::Inspector,
     metrics::{MessageEnd, Metrics, Stage},
     model::{Clock, Message, Outcome, RefusalReason},
-    record::{Malformed, PendingOutcomes, RecordError, Recorder, Routed},
+    record::{Fingerprints, Malformed, PendingOutcomes, RecordError, Recorder, Routed},
 };
 
 /// Why a publish has no outcome.
@@ -32,6 +32,7 @@ pub struct Publisher {
     decider: Arc<Decider>,
     router: Arc<Router>,
     recorder: Recorder,
+    fingerprints: Fingerprints,
     clock: Clock,
     metrics: Metrics,
 }
@@ -59,10 +60,11 @@ impl Publisher {
         decider: Arc<Decider>,
         router: Arc<Router>,
         recorder: Recorder,
+        fingerprints: Fingerprints,
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        Self { inspector, decider, router, recorder, clock, metrics }
+        Self { inspector, decider, router, recorder, fingerprints, clock, metrics }
     }
 
     /// Carries messages that one caller brings through every stage, in order. Those that are not well-formed are recorded
@@ -120,7 +122,7 @@ impl Publisher {
         let inspected_at = Instant::now();
         let decided = self.decider.decide(inspected);
         let decided_at = Instant::now();
-        let routed = Routed::new(decided, |permitted| self.router.audience(permitted));
+        let routed = Routed::new(decided, &self.fingerprints, |permitted| self.router.audience(permitted));
         self.metrics.stage(Stage::Inspect, inspected_at - started);
         self.metrics.stage(Stage::Decide, decided_at - inspected_at);
         self.metrics.stage(Stage::Route, decided_at.elapsed());

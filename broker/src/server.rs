@@ -31,7 +31,7 @@ use crate::{
     model::{Ceiling, Clock, IdError, QuotaTerms},
     publish::Publisher,
     quota::{QuotaTable, Quotas},
-    record::{DiskWatch, Draft, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
+    record::{DiskWatch, Draft, Fingerprints, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
     seal::{KeyRing, RootKeys},
     share::{ShareStages, Sharing},
     state::{Changes, StateReader},
@@ -190,6 +190,7 @@ struct Builder {
     writer: Writer,
     recorder: Recorder,
     log: LogReader,
+    fingerprints: Fingerprints,
     roots: RootKeys,
     keys: Arc<KeyRing>,
     changes: Arc<Changes>,
@@ -212,7 +213,9 @@ impl Builder {
         };
         let disk = DiskWatch::new(&config.record.data_directory, config.record.free_disk_bytes_min);
         let settings = writer_settings(&config)?;
-        let shared::OpenState { roots, keys, changes, table, reader } = shared::open(&config.state, &store)?;
+        let shared::OpenState { roots, keys, node_key, changes, table, reader } =
+            shared::open(&config.state, &store, &clock)?;
+        let fingerprints = Fingerprints::new(node_key, config.record.subjects);
         let (writer, recorder, log) =
             Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations, table)?;
         Ok(Self {
@@ -227,6 +230,7 @@ impl Builder {
             writer,
             recorder,
             log,
+            fingerprints,
             roots,
             keys,
             changes,
@@ -247,6 +251,7 @@ impl Builder {
             writer,
             recorder,
             log,
+            fingerprints,
             roots,
             keys,
             changes,
@@ -280,6 +285,7 @@ impl Builder {
             Arc::clone(&decider),
             Arc::clone(&router),
             recorder.clone(),
+            fingerprints.clone(),
             clock.clone(),
             metrics.clone(),
         ));
@@ -310,7 +316,7 @@ impl Builder {
         };
         let state = State::new(sharing, pipelines.clone());
         let broker = Broker::new(publisher, Arc::clone(&reading), Arc::clone(&authenticator), pipelines);
-        let audit = Audit::new(reading, log.clone(), Arc::clone(&refusals), clock.clone(), drain.clone());
+        let audit = Audit::new(reading, log.clone(), fingerprints, Arc::clone(&refusals), clock.clone(), drain.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<StateServiceServer<State>>().await;

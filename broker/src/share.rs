@@ -53,7 +53,7 @@ pub enum Answer {
     Put {
         /// Which decision.
         decision_id: DecisionId,
-        /// With the value it gives the payload digest in the log.
+        /// With the value it gives the content digest in the log.
         salt: [u8; 32],
     },
     /// Read.

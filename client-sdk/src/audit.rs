@@ -57,7 +57,8 @@ impl AuditFilter {
         self
     }
 
-    /// About this topic.
+    /// About topics that a pattern names, or state in such scopes; or about exactly this text: a state key, the patterns of
+    /// a subscription.
     pub fn topic(mut self, topic: impl Into<String>) -> Self {
         self.0.topic = topic.into();
         self
@@ -78,6 +79,18 @@ impl AuditFilter {
     /// About this message.
     pub fn message_id(mut self, message_id: impl Into<String>) -> Self {
         self.0.message_id = message_id.into();
+        self
+    }
+
+    /// About messages with this subject.
+    pub fn subject(mut self, subject: impl Into<String>) -> Self {
+        self.0.subject = subject.into();
+        self
+    }
+
+    /// About messages with this correlation id.
+    pub fn correlation_id(mut self, correlation_id: impl Into<String>) -> Self {
+        self.0.correlation_id = correlation_id.into();
         self
     }
 }

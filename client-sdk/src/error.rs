@@ -276,7 +276,7 @@ pub enum DeliveryFault {
     #[error("its decision id does not name its audit index")]
     DecisionId,
     /// The salt is not 32 bytes.
-    #[error("its payload salt is not 32 bytes")]
+    #[error("its content salt is not 32 bytes")]
     Salt,
     /// It comes after one with the same or a higher index.
     #[error("its audit index does not come after that of the delivery before it")]

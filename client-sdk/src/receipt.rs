@@ -1,6 +1,6 @@
 //! The broker's proof that a message was decided on and recorded.
 
-use veribus_proto::{payload::SALT_BYTES, v1};
+use veribus_proto::{content::SALT_BYTES, v1};
 
 use crate::Error;
 
@@ -25,13 +25,16 @@ pub struct Receipt {
     pub decision_id: String,
     /// Where it is recorded.
     pub audit_index: u64,
-    /// `SHA-256(payload_salt ‖ data)` is the payload digest in the audit entry. `None` on a duplicate that was first
-    /// recorded before the broker last started.
-    pub payload_salt: Option<[u8; SALT_BYTES]>,
+    /// With the message as it is delivered it gives the content digest in the audit entry
+    /// ([`veribus_proto::content`]). `None` on a duplicate that was first recorded before the broker last started.
+    pub content_salt: Option<[u8; SALT_BYTES]>,
     /// Whether the broker keeps the message. False: at most once, for those who are subscribed now.
     pub retained: bool,
     /// This message id was recorded before; this is the receipt of that first time.
     pub duplicate: bool,
+    /// How many subscriptions are its audience: 0 says that nobody gets it. `None` on a duplicate of which the broker no
+    /// longer knows it.
+    pub recipients: Option<u32>,
 }
 
 impl Receipt {
@@ -50,18 +53,19 @@ impl Receipt {
                 return Err(Error::Protocol("a receipt does not say what was decided"));
             }
         };
-        let payload_salt = <[u8; SALT_BYTES]>::try_from(wire.payload_salt.as_slice()).ok();
-        if payload_salt.is_none() && !(wire.duplicate && wire.payload_salt.is_empty()) {
-            return Err(Error::Protocol("a receipt's payload salt is not 32 bytes"));
+        let content_salt = <[u8; SALT_BYTES]>::try_from(wire.content_salt.as_slice()).ok();
+        if content_salt.is_none() && !(wire.duplicate && wire.content_salt.is_empty()) {
+            return Err(Error::Protocol("a receipt's content salt is not 32 bytes"));
         }
         Ok(Self {
             message_id: wire.message_id,
             decision,
             decision_id: wire.decision_id,
             audit_index: wire.audit_index,
-            payload_salt,
+            content_salt,
             retained: wire.retained,
             duplicate: wire.duplicate,
+            recipients: wire.recipients,
         })
     }
 }
@@ -83,16 +87,17 @@ mod tests {
             decision: v1::Decision::Allow.into(),
             decision_id: "node-7".to_owned(),
             audit_index: 7,
-            payload_salt: vec![1; SALT_BYTES],
+            content_salt: vec![1; SALT_BYTES],
             retained: false,
             duplicate: false,
+            recipients: Some(1),
         }
     }
 
     #[test]
     fn a_sound_receipt_is_taken() {
         let receipt = Receipt::check(sound(), "m").expect("sound");
-        assert_eq!((receipt.audit_index, receipt.payload_salt), (7, Some([1; SALT_BYTES])));
+        assert_eq!((receipt.audit_index, receipt.content_salt), (7, Some([1; SALT_BYTES])));
     }
 
     #[test]
@@ -102,8 +107,8 @@ mod tests {
             |receipt| receipt.decision_id = "node-17".to_owned(),
             |receipt| receipt.decision_id = "7".to_owned(),
             |receipt| receipt.decision = v1::Decision::Deny.into(),
-            |receipt| receipt.payload_salt.truncate(31),
-            |receipt| receipt.payload_salt.clear(),
+            |receipt| receipt.content_salt.truncate(31),
+            |receipt| receipt.content_salt.clear(),
         ];
         for (number, breakage) in breakages.into_iter().enumerate() {
             let mut receipt = sound();
@@ -122,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_a_duplicate_may_come_without_its_salt() {
-        let duplicate = v1::Receipt { duplicate: true, payload_salt: Vec::new(), ..sound() };
-        assert_eq!(Receipt::check(duplicate, "m").expect("sound").payload_salt, None);
+        let duplicate = v1::Receipt { duplicate: true, content_salt: Vec::new(), ..sound() };
+        assert_eq!(Receipt::check(duplicate, "m").expect("sound").content_salt, None);
     }
 }

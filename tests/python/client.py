@@ -8,6 +8,7 @@ Subscribes, publishes one message that passes and one that does not, and prints 
 import hashlib
 import json
 import queue
+import struct
 import sys
 
 import grpc
@@ -52,6 +53,24 @@ def bearer(token_file):
         return [("authorization", "Bearer " + file.read().strip())]
 
 
+def parts(*values):
+    """Each part behind its length, as `proto/docs/content-digest.md` says."""
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
+    return b"".join(struct.pack(">I", len(part)) + part for part in encoded)
+
+
+def content_digest(salt, message):
+    micros = message.time.seconds * 1_000_000 + message.time.nanos // 1_000
+    time = struct.pack(">q", micros) if message.HasField("time") else b""
+    attributes = sorted((key.encode(), value.encode()) for key, value in message.attributes.items())
+    content = parts(
+        "veribus/1/message", message.id, message.topic, message.type, message.subject, time, message.datacontenttype,
+        message.destination, message.reply_to, message.correlation_id, struct.pack(">Q", len(attributes)),
+        *(text for pair in attributes for text in pair), message.data,
+    )
+    return hashlib.sha256(salt + hashlib.sha256(content).digest()).hexdigest()
+
+
 def main(address, ca_file, sender_token, receiver_token):
     with open(ca_file, "rb") as file:
         credentials = grpc.ssl_channel_credentials(root_certificates=file.read())
@@ -77,6 +96,9 @@ def talk(api, sender, receiver):
                 datacontenttype="application/json",
                 data=b'{"amount": 12}',
                 destination=destination,
+                subject="order 7",
+                correlation_id="case 9",
+                attributes={"verdict": "approved", "by": "audit"},
             )
         )
 
@@ -96,7 +118,7 @@ def talk(api, sender, receiver):
         "delivery_index": delivery.audit_index,
         "sender": delivery.sender.agent,
         "data": delivery.message.data.decode(),
-        "payload_digest": hashlib.sha256(delivery.payload_salt + delivery.message.data).hexdigest(),
+        "content_digest": content_digest(delivery.content_salt, delivery.message),
         "denied": denied,
     }
 

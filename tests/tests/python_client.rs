@@ -24,7 +24,7 @@ async fn a_python_client_that_knows_nothing_but_the_address_publishes_and_receiv
     let index = said["receipt_index"].as_u64().context("an index")?;
     let log = broker.log().await?;
     let entry = log.at(index)?;
-    let digest = HEXLOWER.encode(&entry.message.as_ref().context("facts")?.payload_digest);
+    let digest = HEXLOWER.encode(&entry.message.as_ref().context("facts")?.content_digest);
     let services = [
         "grpc.health.v1.Health",
         "veribus.v1.AdminService",
@@ -39,7 +39,7 @@ async fn a_python_client_that_knows_nothing_but_the_address_publishes_and_receiv
         "delivery_index": index,
         "sender": "finance-agent",
         "data": r#"{"amount": 12}"#,
-        "payload_digest": digest,
+        "content_digest": digest,
         "denied": "PERMISSION_DENIED",
     });
     let mut said_of_ours = said.clone();

@@ -39,14 +39,14 @@ async fn a_delivery_carries_the_proof_of_its_way() -> Result<()> {
     assert_eq!((&*delivery.sender.agent, &*delivery.sender.issuer), ("finance-agent", "veribus-dev"));
     assert_eq!(delivery.sender.roles, ["finance"]);
     assert_eq!((delivery.audit_index, &delivery.decision_id), (receipt.audit_index, &receipt.decision_id));
-    assert_eq!(Some(delivery.payload_salt), receipt.payload_salt);
+    assert_eq!(Some(delivery.content_salt), receipt.content_salt);
     assert!(!receipt.duplicate && !receipt.retained);
 
     let log = broker.log().await?;
     let entry = log.decision("t-1")?;
     assert_eq!(entry.index, receipt.audit_index);
     let (message, decision) = (entry.message.as_ref().context("facts")?, entry.decision.as_ref().context("decision")?);
-    assert_eq!(message.payload_digest, delivery.payload_digest());
+    assert_eq!(message.content_digest, delivery.content_digest());
     assert_eq!(decision.decision(), Decision::Allow);
     assert_eq!(decision.policy_sha256.len(), 32);
     let actor = entry.actor.as_ref().context("actor")?;
@@ -269,7 +269,7 @@ async fn a_second_publish_with_the_same_id_returns_the_first_receipt_also_after_
     let first = finance.publish(transaction("t-1")).await?;
     let again = finance.publish(transaction("t-1")).await?;
     assert!(again.duplicate && !first.duplicate);
-    assert_eq!((again.audit_index, again.payload_salt), (first.audit_index, first.payload_salt));
+    assert_eq!((again.audit_index, again.content_salt), (first.audit_index, first.content_salt));
     let denied = finance.publish(transaction("t-2").to("role:finance")).await.expect_err("denied");
     let denied_again = finance.publish(transaction("t-2").to("role:finance")).await.expect_err("still denied");
     assert_eq!(audit_index(&denied), audit_index(&denied_again));
@@ -282,7 +282,7 @@ async fn a_second_publish_with_the_same_id_returns_the_first_receipt_also_after_
     let mut inbox = broker.agent("compliance-agent").await?.subscribe(["finance.>"]).await?;
     let finance = broker.agent("finance-agent").await?;
     let later = finance.publish(transaction("t-1")).await?;
-    assert_eq!((later.duplicate, later.audit_index, later.payload_salt), (true, first.audit_index, None));
+    assert_eq!((later.duplicate, later.audit_index, later.content_salt), (true, first.audit_index, None));
     let denied_later = finance.publish(transaction("t-2").to("role:finance")).await.expect_err("denied for good");
     assert_eq!(audit_index(&denied_later), audit_index(&denied));
     finance.publish(transaction("t-4")).await?;

@@ -97,7 +97,8 @@ fn accepted(receipt: &Receipt, as_json: bool) -> Result<(), Failure> {
             Decision::Allow => "allowed".green().bold().to_string(),
             Decision::Quarantine => "quarantined".yellow().bold().to_string(),
         };
-        output::line(summary(&word, &receipt.decision_id, receipt.audit_index, receipt.duplicate))?;
+        let line = summary(&word, &receipt.decision_id, receipt.audit_index, receipt.duplicate);
+        output::line(format_args!("{line}{}", audience(receipt)))?;
     }
     match receipt.decision {
         Decision::Allow => Ok(()),
@@ -121,6 +122,16 @@ fn summary(word: &str, decision_id: &str, audit_index: u64, duplicate: bool) -> 
     format!("{word}  decision {decision_id}  entry {audit_index}{again}")
 }
 
+/// A sender should not have to ask the log why nobody answers.
+fn audience(receipt: &Receipt) -> String {
+    match (receipt.decision, receipt.recipients) {
+        (Decision::Allow, Some(0)) => "  to nobody: no subscription matches".to_owned(),
+        (Decision::Allow, Some(1)) => "  to 1 subscription".to_owned(),
+        (Decision::Allow, Some(recipients)) => format!("  to {recipients} subscriptions"),
+        (Decision::Allow, None) | (Decision::Quarantine, _) => String::new(),
+    }
+}
+
 const fn word(decision: Decision) -> &'static str {
     match decision {
         Decision::Allow => "allow",
@@ -134,9 +145,10 @@ fn receipt_json(receipt: &Receipt) -> Value {
         "decision": word(receipt.decision),
         "decision_id": receipt.decision_id,
         "audit_index": receipt.audit_index,
-        "payload_salt": receipt.payload_salt.map(|salt| HEXLOWER.encode(&salt)),
+        "content_salt": receipt.content_salt.map(|salt| HEXLOWER.encode(&salt)),
         "retained": receipt.retained,
         "duplicate": receipt.duplicate,
+        "recipients": receipt.recipients,
     })
 }
 

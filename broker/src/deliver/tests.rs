@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     authenticate::{Identity, Revocation, RevocationTarget, Revoked, Sessions},
     engine::{SharedLogStore, sled::SledLog},
-    fixtures::{World, decider, inspector, message, peer},
+    fixtures::{World, decider, fingerprints, inspector, message, peer},
     issue::KeyKind,
     metrics::Metrics,
     model::{DecisionId, NodeName, Outcome, TopicPattern},
@@ -53,7 +53,7 @@ impl Bench {
         let policy = "package veribus\nimport rego.v1\nallow if true\n";
         let decider = decider(&[("test.rego", policy)], self.world.clock.clone()).expect("a policy");
         let inspected = inspector().inspect(self.identity("sender"), peer(), message(id, "a.b", "t", "", "{}"));
-        Routed::new(decider.decide(inspected), |permitted| self.router.audience(permitted))
+        Routed::new(decider.decide(inspected), &fingerprints(), |permitted| self.router.audience(permitted))
     }
 
     async fn record(&self, routed: Routed) -> Outcome {

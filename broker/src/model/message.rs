@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use super::{ContentType, Destination, MessageId, MessageType, Topic, UnixMicros};
 
@@ -10,6 +11,19 @@ use super::{ContentType, Destination, MessageId, MessageType, Topic, UnixMicros}
 pub const ATTRIBUTES_MAX: usize = 32;
 /// The longest free text (`subject`, `correlation_id`, an attribute's key or value), in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// How the log says what a message is about (its `subject` and `correlation_id`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubjectRecording {
+    /// As an HMAC under the node's key: it can be searched for by who knows the text, and not be read.
+    #[default]
+    Hashed,
+    /// In clear, to whoever may read the log.
+    Clear,
+    /// Not at all.
+    Off,
+}
 
 /// A well-formed message: every name is parsed and every text bounded. Nothing is said yet about who sent it, what
 /// is in it or where it may go.

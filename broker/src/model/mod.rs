@@ -16,7 +16,7 @@ pub use ids::{
     AgentId, ContentType, DecisionId, Destination, IdError, Issuer, MessageId, MessageType, NodeName, RoleName,
     SubscriptionId, TokenId,
 };
-pub use message::{ATTRIBUTES_MAX, Message, TEXT_BYTES_MAX};
+pub use message::{ATTRIBUTES_MAX, Message, SubjectRecording, TEXT_BYTES_MAX};
 pub use quota::{Ceiling, QuotaOverrides, QuotaTerms};
 pub use receipt::{Outcome, Receipt, RefusalReason, RefusedReceipt};
 pub use state::{Epoch, HISTORY_MAX, Revision, Scope, StateKey, StateKeyError, StatePrefix, Write};

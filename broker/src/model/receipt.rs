@@ -20,10 +20,12 @@ pub struct Receipt {
     pub message_id: MessageId,
     /// Which decision.
     pub decision_id: DecisionId,
-    /// With the data it gives the payload digest in the log; `None` where it is no longer known.
+    /// With the data it gives the content digest in the log; `None` where it is no longer known.
     pub salt: Option<[u8; 32]>,
     /// This is the receipt of an earlier publish with the same id.
     pub duplicate: bool,
+    /// How many subscriptions are the message's audience; `None` where it is no longer known.
+    pub recipients: Option<u32>,
 }
 
 /// The record of a refusal.
@@ -78,7 +80,7 @@ pub enum RefusalReason {
     RootKeyFailed,
     /// Another backup is under way.
     BackupRunning,
-    /// The message id belongs to another message of the same sender. Stands in the log; the sender gets the first receipt.
+    /// The message id belongs to another message of the same sender.
     MessageIdReused,
 }
 

@@ -41,6 +41,26 @@ impl Scope {
         Topic::parse(text).map(Self)
     }
 
+    /// Where a broker node keeps the key of its own. [`Scope::parse`] refuses the name, so no caller can say it.
+    #[must_use]
+    pub fn of_node() -> Self {
+        Self(Topic::reserved(Self::NODE))
+    }
+
+    const NODE: &str = "$node";
+
+    /// Parses a scope as the store names it, one of the broker's own too.
+    #[must_use]
+    pub fn parse_stored(text: &str) -> Option<Self> {
+        if text == Self::NODE { Some(Self::of_node()) } else { Self::parse(text).ok() }
+    }
+
+    /// Whether it is the broker's own.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.as_str() == Self::NODE
+    }
+
     /// As patterns match it.
     #[must_use]
     pub const fn as_topic(&self) -> &Topic {

@@ -49,6 +49,11 @@ impl Topic {
         Ok(Self(Arc::from(text)))
     }
 
+    /// A name that no text parses to, for what is the broker's own.
+    pub(super) fn reserved(name: &'static str) -> Self {
+        Self(Arc::from(name))
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,12 +1,13 @@
 //! One commit in the making: entries get their index and link, are encoded once, and packed into chunks.
 
+use prost::Message as _;
 use veribus_proto::{
     chain::{self, LeafHash},
     entries,
     v1::AuditEntry,
 };
 
-use super::prepared::Prepared;
+use super::{Draft, prepared::Prepared};
 use crate::{
     engine::{CHUNK_BYTES_MAX, Chunk},
     model::{NodeName, UnixMicros},
@@ -58,16 +59,33 @@ impl Commit {
 
     /// Takes an entry and what is known of it only now, and returns its index.
     pub(super) fn push_with(&mut self, entry: impl Into<Prepared>, added: AuditEntry) -> u64 {
+        self.try_push_with(entry, added).unwrap_or_else(|TooLong(index)| index)
+    }
+
+    /// The same for an entry whose effect can still be denied.
+    ///
+    /// # Errors
+    /// [`TooLong`]: a short entry stands in its place, which denies what it was about.
+    pub(super) fn try_push_with(&mut self, entry: impl Into<Prepared>, added: AuditEntry) -> Result<u64, TooLong> {
         let index = self.end.next_index;
         self.place.index = index;
         self.place.time_unix_us = self.end.time.0;
         self.place.prev.clear();
         self.place.prev.extend_from_slice(&self.end.head);
         entry.into().encode(&self.place, added, &mut self.encoded);
+        let is_whole = self.pack(index);
+        if !is_whole {
+            tracing::error!(
+                index,
+                bytes = self.encoded.len(),
+                "an entry is too long for the log: shortened, and denied"
+            );
+            self.encoded = shortened(&self.encoded).encode_to_vec();
+            self.pack(index);
+        }
         self.end.head = chain::leaf_hash(&self.encoded);
         self.end.next_index = index.saturating_add(1);
-        self.pack(index);
-        index
+        if is_whole { Ok(index) } else { Err(TooLong(index)) }
     }
 
     /// The chunks, and where the chain ends once they are appended.
@@ -76,7 +94,8 @@ impl Commit {
         (self.chunks, self.end)
     }
 
-    fn pack(&mut self, index: u64) {
+    /// Puts the encoded entry into a chunk; `false` where it is too long for one.
+    fn pack(&mut self, index: u64) -> bool {
         let full = self.open.len() + 2 + self.encoded.len() > CHUNK_BYTES_MAX;
         if !self.open.is_empty() && (full || index.is_multiple_of(TILE_ENTRIES)) {
             self.close();
@@ -84,9 +103,7 @@ impl Commit {
         if self.open.is_empty() {
             self.open_first = index;
         }
-        // Prepared, an entry always fits.
-        let pushed = entries::push(&mut self.open, &self.encoded);
-        debug_assert!(pushed.is_ok(), "an entry of {} bytes", self.encoded.len());
+        entries::push(&mut self.open, &self.encoded).is_ok()
     }
 
     fn close(&mut self) {
@@ -97,12 +114,25 @@ impl Commit {
     }
 }
 
+/// An entry was longer than the log can hold; what stands at this index says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooLong(pub(super) u64);
+
+/// What is kept of an entry that is too long: its place, who acted, and which message it was about.
+fn shortened(encoded: &[u8]) -> AuditEntry {
+    let whole = AuditEntry::decode(encoded).unwrap_or_default();
+    let mut draft = Draft(whole);
+    draft.shorten();
+    draft.0
+}
+
 #[cfg(test)]
 mod tests {
     use veribus_proto::chain::ChainVerifier;
 
+    use veribus_proto::v1;
+
     use super::*;
-    use crate::record::Draft;
 
     fn origin() -> NodeName {
         NodeName::parse("test").expect("a name")
@@ -143,6 +173,29 @@ mod tests {
         assert_eq!((chunks.len(), end.next_index), (1, 1));
         let entry = entries::iter(&chunks[0].bytes).next().expect("one").expect("whole").to_vec();
         assert!(ChainVerifier::from_genesis().push(&entry).expect("linked").detail.contains("cut down"));
+    }
+
+    /// Whatever a draft was bounded to, what is added to it may be too much all the same.
+    #[test]
+    fn an_entry_that_is_too_long_all_the_same_is_replaced_by_one_that_denies() {
+        let origin = origin();
+        let mut commit = Commit::new(&origin, ChainEnd::GENESIS, UnixMicros(5));
+        let listed_at = (1 << 60..(1 << 60) + 10_000).collect();
+        let audience = Some(v1::Audience { listed_at, recipients: Vec::new() });
+        let draft = Draft::started("1", &[7; 32]);
+        assert_eq!(commit.try_push_with(draft, AuditEntry { audience, ..AuditEntry::default() }), Err(TooLong(0)));
+        assert_eq!(commit.push(Draft::stopped()), 1, "the chain goes on behind it");
+        let (chunks, _) = commit.finish();
+        let mut verifier = ChainVerifier::from_genesis();
+        let bundle: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect();
+        let all: Vec<_> =
+            entries::iter(&bundle).map(|entry| verifier.push(entry.expect("whole")).expect("linked")).collect();
+        let decision = all[0].decision.as_ref().expect("a decision");
+        assert_eq!(
+            (all.len(), all[0].kind(), decision.decision()),
+            (2, v1::EntryKind::BrokerStarted, v1::Decision::Deny)
+        );
+        assert_eq!(decision.rules, ["native/entry-too-long"]);
     }
 
     #[test]

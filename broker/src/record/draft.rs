@@ -3,18 +3,21 @@
 use std::net::{IpAddr, SocketAddr};
 
 use prost_types::Timestamp;
-use veribus_proto::v1::{self, AuditEntry, EntryKind};
+use veribus_proto::{
+    content::{self, ContentHash, SALT_BYTES},
+    v1::{self, AuditEntry, EntryKind},
+};
 
-use super::{Malformed, Recipient, revocation_facts};
+use super::{Fingerprints, Malformed, Recipient, revocation_facts};
 use crate::{
     authenticate::{DelegatedActor, Identity},
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
     model::{
-        DecisionId, Epoch, Finding, RefusalReason, Scope, Severity, StateKey, StatePrefix, SubscriptionId,
+        DecisionId, Epoch, Finding, Message, RefusalReason, Scope, Severity, StateKey, StatePrefix, SubscriptionId,
         TopicPattern, UnixMicros, Write,
     },
-    seal::RootKeyId,
+    seal::{Fingerprint, RootKeyId},
 };
 
 /// An entry to be.
@@ -250,7 +253,7 @@ impl Draft {
         })
     }
 
-    pub(super) fn decided(inspected: &Inspected, verdict: &Verdict, salt: &[u8; 32]) -> Self {
+    pub(super) fn decided(inspected: &Inspected, verdict: &Verdict) -> Self {
         let message = inspected.message();
         Self(AuditEntry {
             actor: Some(actor(inspected.sender())),
@@ -262,12 +265,23 @@ impl Draft {
                 r#type: message.kind.as_str().to_owned(),
                 datacontenttype: message.content_type.as_str().to_owned(),
                 size_bytes: message.size_bytes() as u64,
-                payload_digest: veribus_proto::payload::digest(salt, &message.data).to_vec(),
                 destination: message.destination.as_ref().map(|to| to.text().into_owned()).unwrap_or_default(),
+                ..v1::MessageFacts::default()
             }),
             decision: Some(with_omitted(decision(verdict, inspected.findings()), inspected.findings_omitted())),
             ..entry(EntryKind::Publish)
         })
+    }
+
+    /// Binds the entry to what the message says, and makes a retry of it known.
+    pub(super) fn bind(&mut self, salt: &[u8; SALT_BYTES], content: &ContentHash, fingerprint: &Fingerprint) {
+        let facts = self.0.message.get_or_insert_default();
+        facts.content_digest = content::digest(salt, content).to_vec();
+        facts.fingerprint = fingerprint.to_vec();
+    }
+
+    pub(super) fn name_subject(&mut self, fingerprints: &Fingerprints, message: &Message) {
+        fingerprints.record_subject(message, self.0.message.get_or_insert_default());
     }
 
     pub(super) fn write(inspected: &Inspected<Write>, verdict: &Verdict, salt: &[u8; 32]) -> Self {
@@ -279,7 +293,7 @@ impl Draft {
             message: Some(v1::MessageFacts {
                 datacontenttype: write.content_type.as_str().to_owned(),
                 size_bytes: write.value.len() as u64,
-                payload_digest: veribus_proto::payload::digest(salt, &write.value).to_vec(),
+                content_digest: content::digest(salt, &value_hash(write)).to_vec(),
                 ..v1::MessageFacts::default()
             }),
             decision: Some(with_omitted(decision(verdict, inspected.findings()), inspected.findings_omitted())),
@@ -347,6 +361,34 @@ impl Draft {
         self.0.audience = None;
         self.0.undelivered = None;
         self.0.detail = "entry too long: cut down".to_owned();
+    }
+
+    /// Only who acted and what it was about is left, bounded; where something was decided, it is denied.
+    pub(super) fn shorten(&mut self) {
+        let text = |text: &str| cut(text, RULE_BYTES_MAX);
+        let whole = std::mem::take(&mut self.0);
+        self.0 = AuditEntry {
+            index: whole.index,
+            prev: whole.prev,
+            time_unix_us: whole.time_unix_us,
+            clock_unix_us: whole.clock_unix_us,
+            origin: whole.origin,
+            kind: whole.kind,
+            actor: whole.actor.map(|actor| v1::Actor {
+                issuer: text(&actor.issuer),
+                agent: text(&actor.agent),
+                token_id: text(&actor.token_id),
+                ..v1::Actor::default()
+            }),
+            peer: text(&whole.peer),
+            resource: text(&whole.resource),
+            message: whole.message.map(|facts| v1::MessageFacts { id: text(&facts.id), ..v1::MessageFacts::default() }),
+            detail: "the entry was too long, and this stands in its place".to_owned(),
+            ..AuditEntry::default()
+        };
+        if whole.decision.is_some() {
+            self.deny("native/entry-too-long", RefusalReason::DecisionFailed);
+        }
     }
 
     /// The same, refused by the broker itself.
@@ -458,6 +500,10 @@ fn with_omitted(mut facts: v1::DecisionFacts, omitted: u32) -> v1::DecisionFacts
     facts
 }
 
+fn value_hash(write: &Write) -> ContentHash {
+    content::value_hash(&write.key.to_string(), write.content_type.as_str(), &write.value)
+}
+
 fn finding(finding: &Finding) -> v1::Finding {
     v1::Finding {
         kind: finding.kind.as_str().to_owned(),
@@ -472,7 +518,8 @@ fn finding(finding: &Finding) -> v1::Finding {
     }
 }
 
-fn cut(text: &str, bytes_max: usize) -> String {
+/// The beginning of a text, cut at a character.
+pub(super) fn cut(text: &str, bytes_max: usize) -> String {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -487,7 +534,7 @@ fn pattern_list(patterns: &[TopicPattern]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fixtures, issue::KeyKind, model::Message};
+    use crate::{fixtures, issue::KeyKind};
 
     #[test]
     fn findings_that_inspection_left_out_are_counted() {
@@ -507,7 +554,7 @@ mod tests {
         assert!(inspected.findings_omitted() > 0);
         let verdict =
             Verdict { decision: Decision::Quarantine, rules: [].into(), reason: None, policy_sha256: [0; 32] };
-        let mut draft = Draft::decided(&inspected, &verdict, &[0; 32]);
+        let mut draft = Draft::decided(&inspected, &verdict);
         let facts = |draft: &Draft| draft.0.decision.clone().expect("a decision");
         assert_eq!(facts(&draft).findings_omitted, inspected.findings_omitted());
         let all = inspected.findings_omitted() as usize + inspected.findings().len();

@@ -9,7 +9,7 @@ use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 use veribus_proto::v1::{self, AuditEntry, EntryKind};
 
-use crate::model::RefusalReason;
+use crate::{model::RefusalReason, seal::Fingerprint};
 
 impl FirstOutcome {
     /// Whether the same message would always be answered like this. What a moment is to blame for is not remembered, and
@@ -49,8 +49,11 @@ pub(super) struct First {
     pub(super) outcome: FirstOutcome,
     /// Known only to the process that recorded it.
     pub(super) salt: Option<[u8; 32]>,
-    /// Tells whether a message with the same id is the same message; known only to the process that recorded it.
-    pub(super) content: Option<ContentHash>,
+    /// Tells whether a message with the same id is the same message. `None` in entries of before there were any: then it
+    /// is taken for another.
+    pub(super) fingerprint: Option<Fingerprint>,
+    /// How many subscriptions are its audience; `None` where its entry only refers to them.
+    pub(super) recipients: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +62,6 @@ pub(super) enum FirstOutcome {
     Quarantined,
     Refused(RefusalReason),
 }
-
-/// The first half of SHA-256 over all that a message says.
-pub(super) type ContentHash = [u8; 16];
 
 /// An id stands as the first half of its SHA-256: 16 bytes, whatever its length.
 type IdHash = [u8; 16];
@@ -125,11 +125,20 @@ impl Duplicates {
             return;
         }
         if let Some(outcome) = entry.decision.as_ref().and_then(outcome) {
-            let first = First { index: entry.index, outcome, salt: None, content: None };
+            let fingerprint = message.fingerprint.as_slice().try_into().ok();
+            let first = First { index: entry.index, outcome, salt: None, fingerprint, recipients: recipients(entry) };
             if outcome.is_final() {
                 self.insert(Key::new(&actor.issuer, &actor.agent, &message.id), first);
             }
         }
+    }
+}
+
+fn recipients(entry: &AuditEntry) -> Option<u32> {
+    match &entry.audience {
+        None => Some(0),
+        Some(audience) if audience.listed_at.is_empty() => u32::try_from(audience.recipients.len()).ok(),
+        Some(_) => None,
     }
 }
 
@@ -149,7 +158,7 @@ mod tests {
     use super::*;
 
     fn first(index: u64) -> First {
-        First { index, outcome: FirstOutcome::Accepted, salt: None, content: None }
+        First { index, outcome: FirstOutcome::Accepted, salt: None, fingerprint: None, recipients: None }
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub enum StateOutcome {
     Put {
         /// Which decision.
         decision_id: DecisionId,
-        /// With the value it gives the payload digest in the log.
+        /// With the value it gives the content digest in the log.
         salt: [u8; 32],
     },
     /// Read: what was found may be handed over.
@@ -114,7 +114,7 @@ pub enum Followed {
 }
 
 impl StateOrder {
-    /// A write. Makes the salt of the payload digest: fresh for each, from the thread's cryptographic generator.
+    /// A write. Makes the salt of the content digest: fresh for each, from the thread's cryptographic generator.
     #[must_use]
     pub fn put(decided: Decided<Write>) -> Self {
         let salt = rand::random();

@@ -36,7 +36,7 @@ impl Recorded {
         &self.decision_id
     }
 
-    /// With the data it gives the payload digest in the entry.
+    /// With the data it gives the content digest in the entry.
     #[must_use]
     pub const fn salt(&self) -> &[u8; 32] {
         &self.salt

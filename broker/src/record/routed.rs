@@ -2,13 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use sha2::{Digest as _, Sha256};
-
-use super::{Audience, Draft, duplicates::ContentHash, prepared::Prepared};
+use super::{Audience, Draft, Fingerprints, fingerprint::content_hash, prepared::Prepared};
 use crate::{
     authenticate::Identity,
     decide::{Decided, Permitted},
-    model::{Destination, Message, MessageId, RefusalReason, Topic},
+    model::{MessageId, RefusalReason},
+    seal::Fingerprint,
 };
 
 /// A message that is ready to be recorded.
@@ -16,7 +15,7 @@ use crate::{
 pub struct Routed {
     pub(super) entry: Prepared,
     pub(super) salt: [u8; 32],
-    pub(super) content: ContentHash,
+    pub(super) fingerprint: Fingerprint,
     pub(super) sender: Arc<Identity>,
     pub(super) via: Option<Arc<Identity>>,
     pub(super) size_bytes: usize,
@@ -35,15 +34,18 @@ pub(super) enum Ending {
 
 impl Routed {
     /// Gives a permitted message the audience that `audience` finds for it; the others have none. Makes the salt of the
-    /// payload digest: fresh for each message, from the thread's cryptographic generator.
-    pub fn new(decided: Decided, audience: impl FnOnce(&Permitted) -> Audience) -> Self {
+    /// content digest: fresh for each message, from the thread's cryptographic generator.
+    pub fn new(decided: Decided, fingerprints: &Fingerprints, audience: impl FnOnce(&Permitted) -> Audience) -> Self {
         let salt = rand::random();
         let (inspected, verdict) = (decided.inspected(), decided.verdict());
-        let entry = Prepared::deniable(Draft::decided(inspected, verdict, &salt));
         let (sender, via) = (Arc::clone(inspected.sender()), inspected.via().cloned());
-        let id = inspected.message().id.clone();
-        let size_bytes = inspected.message().size_bytes();
-        let content = content_hash(inspected.message());
+        let message = inspected.message();
+        let (id, size_bytes, content) = (message.id.clone(), message.size_bytes(), content_hash(message));
+        let fingerprint = fingerprints.of_message(&sender, &id, &content);
+        let mut draft = Draft::decided(inspected, verdict);
+        draft.bind(&salt, &content, &fingerprint);
+        draft.name_subject(fingerprints, message);
+        let entry = Prepared::deniable(draft);
         let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
         let ending = match decided {
             Decided::Permitted(permitted) => {
@@ -53,7 +55,7 @@ impl Routed {
             Decided::Held(_) => Ending::Held(id),
             Decided::Denied(_) => Ending::Refused(id, reason),
         };
-        Self { entry, salt, content, sender, via, size_bytes, ending }
+        Self { entry, salt, fingerprint, sender, via, size_bytes, ending }
     }
 
     /// A message that could not be read as one.
@@ -64,34 +66,13 @@ impl Routed {
         Self {
             entry,
             salt: [0; 32],
-            content: [0; 16],
+            fingerprint: Fingerprint::default(),
             sender: malformed.sender,
             via: malformed.via,
             size_bytes: malformed.size_bytes,
             ending,
         }
     }
-}
-
-/// Over everything that the message says, each part behind its length.
-fn content_hash(message: &Message) -> ContentHash {
-    let destination = message.destination.as_ref().map(Destination::text).unwrap_or_default();
-    let time = message.time.map_or(0, |time| time.0).to_be_bytes();
-    let mut hasher = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hasher.update(bytes.len().to_be_bytes());
-        hasher.update(bytes);
-    };
-    for text in [message.topic.as_str(), message.kind.as_str(), message.content_type.as_str(), &destination] {
-        part(text.as_bytes());
-    }
-    part(message.reply_to.as_ref().map_or("", Topic::as_str).as_bytes());
-    part(message.subject.as_bytes());
-    part(message.correlation_id.as_bytes());
-    part(&time);
-    message.attributes.iter().flat_map(|(key, value)| [key, value]).for_each(|text| part(text.as_bytes()));
-    part(&message.data);
-    hasher.finalize().first_chunk().copied().unwrap_or_default()
 }
 
 /// A message of a known sender that could not be read as one.

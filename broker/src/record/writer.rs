@@ -15,7 +15,7 @@ use veribus_proto::v1;
 
 use super::{
     Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError, UndeliveredCount,
-    commit::{ChainEnd, Commit},
+    commit::{ChainEnd, Commit, TooLong},
     duplicates::{Duplicates, First, FirstOutcome, Key},
     journal::Journal,
     order::ANSWER_BYTES_MAX,
@@ -357,7 +357,7 @@ impl Writer {
     }
 
     fn message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
-        let Routed { mut entry, salt, content, sender, via, ending, .. } = routed;
+        let Routed { mut entry, salt, fingerprint, sender, via, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
                 let decision_id = self.decision_id(commit.push(entry));
@@ -369,12 +369,14 @@ impl Writer {
         };
         let key = Key::new(sender.issuer().as_str(), sender.agent().as_str(), id.as_str());
         if let Some(first) = self.duplicates.find(&key) {
-            // Another message under the same id goes nowhere, but what was tried is not hidden.
-            if first.content.is_some_and(|known| known != content) {
-                entry.deny("native/message-id-reused", RefusalReason::MessageIdReused);
-                commit.push(entry);
+            if first.fingerprint == Some(fingerprint) {
+                return self.outcome(id, &first, true);
             }
-            return self.outcome(id, &first, true);
+            // Another message under the same id goes nowhere, and what was tried is not hidden.
+            let reason = RefusalReason::MessageIdReused;
+            entry.deny("native/message-id-reused", reason);
+            let (message_id, decision_id) = (id.as_str().to_owned(), self.decision_id(commit.push(entry)));
+            return Outcome::Refused(RefusedReceipt { message_id, decision_id, reason, duplicate: false });
         }
         // A token may have run out or been revoked while the message waited.
         let ending = match self.fallen(&sender).or_else(|| self.fallen(via.as_deref()?)) {
@@ -390,8 +392,17 @@ impl Writer {
             Ending::Refused(_, reason) => (FirstOutcome::Refused(reason), None),
             Ending::Malformed(_) => (FirstOutcome::Refused(RefusalReason::MalformedMessage), None),
         };
-        let index = self.push(entry, handed_over, salt, commit, recorded);
-        let first = First { index, outcome, salt: Some(salt), content: Some(content) };
+        let recipients = handed_over.as_ref().map_or(0, |(_, audience)| audience.recipients().len());
+        let recipients = u32::try_from(recipients).ok();
+        let index = match self.push(entry, handed_over, salt, commit, recorded) {
+            Ok(index) => index,
+            Err(TooLong(index)) => {
+                let (message_id, decision_id) = (id.as_str().to_owned(), self.decision_id(index));
+                let reason = RefusalReason::DecisionFailed;
+                return Outcome::Refused(RefusedReceipt { message_id, decision_id, reason, duplicate: false });
+            }
+        };
+        let first = First { index, outcome, salt: Some(salt), fingerprint: Some(fingerprint), recipients };
         if outcome.is_final() {
             self.duplicates.insert(key, first);
         }
@@ -405,14 +416,14 @@ impl Writer {
         salt: [u8; 32],
         commit: &mut Commit,
         recorded: &mut Vec<Recorded>,
-    ) -> u64 {
-        let Some((permitted, audience)) = handed_over else { return commit.push(entry) };
+    ) -> Result<u64, TooLong> {
+        let Some((permitted, audience)) = handed_over else { return Ok(commit.push(entry)) };
         let named = self.name_audience(&audience, commit);
-        let index = commit.push_with(entry, v1::AuditEntry { audience: named, ..v1::AuditEntry::default() });
+        let index = commit.try_push_with(entry, v1::AuditEntry { audience: named, ..v1::AuditEntry::default() })?;
         if !audience.is_empty() {
             recorded.push(Recorded::new(permitted, audience, self.decision_id(index), salt));
         }
-        index
+        Ok(index)
     }
 
     /// The audience as it stands in the entry: written out the first time, by reference after that.
@@ -443,7 +454,8 @@ impl Writer {
 
     fn outcome(&self, message_id: crate::model::MessageId, first: &First, duplicate: bool) -> Outcome {
         let decision_id = self.decision_id(first.index);
-        let receipt = |message_id, decision_id| Receipt { message_id, decision_id, salt: first.salt, duplicate };
+        let First { salt, recipients, .. } = *first;
+        let receipt = |message_id, decision_id| Receipt { message_id, decision_id, salt, duplicate, recipients };
         match first.outcome {
             FirstOutcome::Accepted => Outcome::Accepted(receipt(message_id, decision_id)),
             FirstOutcome::Quarantined => Outcome::Quarantined(receipt(message_id, decision_id)),

@@ -10,6 +10,7 @@
 
 mod envelope;
 mod key;
+mod node;
 mod ring;
 mod root;
 mod root_file;
@@ -18,6 +19,7 @@ mod stored;
 
 pub use envelope::{OVERHEAD_BYTES, OpenError, SealError};
 pub use key::ScopeKey;
+pub use node::{FINGERPRINT_BYTES, Fingerprint, NodeKey};
 pub use ring::{KEY_PREFIX, KeyChange, KeyFact, KeyRing, KeyRingError, NoKey};
 pub use root::{RootKey, RootKeyId, WrapContext};
 pub use root_file::{RootKeyError, RootKeyLook, RootKeySource, RootKeys};

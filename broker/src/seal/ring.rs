@@ -16,6 +16,7 @@ use thiserror::Error;
 use super::{
     envelope::SealError,
     key::ScopeKey,
+    node::NodeKey,
     root::{RootKey, RootKeyId, WrapContext},
     stored::{StoredBody, StoredKey},
 };
@@ -151,6 +152,7 @@ impl KeyRing {
         let from = first.map_or(Bound::Unbounded, Bound::Included);
         let scopes = keys.scopes.range::<Scope, _>((from, Bound::Unbounded));
         let facts = scopes
+            .filter(|(name, _)| !name.is_reserved())
             .take_while(|(name, _)| scope.is_none_or(|scope| *name == scope))
             .flat_map(|(name, epochs)| facts(name, epochs))
             .filter(|fact| after.is_none_or(|after| (&fact.scope, fact.epoch) > after));
@@ -160,27 +162,41 @@ impl KeyRing {
     /// How many scopes have keys, or had.
     #[must_use]
     pub fn scopes(&self) -> usize {
-        self.keys.read().scopes.len()
+        self.keys.read().callers().count()
     }
 
     /// The scopes that have keys, or had: all, or this one if it is one of them.
     #[must_use]
     pub fn scope_names(&self, only: Option<&Scope>) -> Vec<Scope> {
         let keys = self.keys.read();
-        keys.scopes.keys().filter(|name| only.is_none_or(|only| only == *name)).cloned().collect()
+        keys.callers().map(|(name, _)| name).filter(|name| only.is_none_or(|only| only == *name)).cloned().collect()
     }
 
     /// How many keys are not shredded.
     #[must_use]
     pub fn live(&self) -> usize {
         let keys = self.keys.read();
-        keys.scopes.values().flat_map(BTreeMap::values).filter(|held| held.key().is_ok()).count()
+        keys.callers().flat_map(|(_, epochs)| epochs.values()).filter(|held| held.key().is_ok()).count()
     }
 
     /// How many of them have this first level.
     #[must_use]
     pub fn scopes_of(&self, first_level: &str) -> usize {
         self.keys.read().scopes.keys().filter(|scope| scope.first_level() == first_level).count()
+    }
+
+    /// The key that this node has of its own, and what to commit first where it is new.
+    ///
+    /// # Errors
+    /// [`KeyRingError`].
+    pub fn node_key(&self, now: UnixMicros) -> Result<(NodeKey, Option<KeyChange>), KeyRingError> {
+        let scope = Scope::of_node();
+        if let Ok(key) = self.key(&scope, Epoch::FIRST) {
+            return Ok((NodeKey::new(&key)?, None));
+        }
+        let change = self.begin_epoch(&scope, None, now)?;
+        let (_, key) = change.key().ok_or(KeyRingError::NoKey(NoKey::Unknown))?;
+        Ok((NodeKey::new(&key)?, Some(change)))
     }
 
     /// The root key that wraps them.
@@ -327,6 +343,11 @@ struct Keys {
 impl Keys {
     fn put(&mut self, scope: Scope, epoch: Epoch, kept: Kept) {
         self.scopes.entry(scope).or_default().insert(epoch, kept);
+    }
+
+    /// Those of the scopes that callers can name.
+    fn callers(&self) -> impl Iterator<Item = (&Scope, &Epochs)> {
+        self.scopes.iter().filter(|(name, _)| !name.is_reserved())
     }
 
     fn latest(&self, scope: &Scope) -> Option<Epoch> {

@@ -71,7 +71,7 @@ fn parse_record_key(key: &[u8]) -> Option<(Scope, Epoch)> {
     let (rest, epoch) = key.strip_prefix(KEY_PREFIX)?.split_last_chunk()?;
     let scope = std::str::from_utf8(rest.strip_suffix(&[0])?).ok()?;
     let epoch = Epoch(u32::from_be_bytes(*epoch));
-    (epoch >= Epoch::FIRST).then_some((Scope::parse(scope).ok()?, epoch))
+    (epoch >= Epoch::FIRST).then_some((Scope::parse_stored(scope)?, epoch))
 }
 
 /// The value of a record.

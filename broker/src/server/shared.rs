@@ -6,10 +6,10 @@ use thiserror::Error;
 
 use crate::{
     config::StateConfig,
-    engine::{ReadError, SharedLogStore},
+    engine::{AppendError, ReadError, SharedLogStore},
     model::{Clock, TopicPattern},
     record::Recorder,
-    seal::{KEY_PREFIX, KeyRing, KeyRingError, RootKeyError, RootKeySource, RootKeys},
+    seal::{KEY_PREFIX, KeyRing, KeyRingError, NodeKey, RootKeyError, RootKeySource, RootKeys},
     state::{Changes, DueKey, StateReader, StateSettings, StateTable},
 };
 
@@ -33,26 +33,41 @@ pub enum KeysError {
     /// The store.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The key of this node is new, and cannot be kept.
+    #[error("the key of this node could not be kept: {0}")]
+    Append(#[from] AppendError),
 }
 
 /// What the keys and values of shared state need to begin.
 pub(super) struct OpenState {
     pub(super) roots: RootKeys,
     pub(super) keys: Arc<KeyRing>,
+    pub(super) node_key: NodeKey,
     pub(super) changes: Arc<Changes>,
     pub(super) table: StateTable,
     pub(super) reader: StateReader,
 }
 
-pub(super) fn open(config: &StateConfig, store: &SharedLogStore) -> Result<OpenState, KeysError> {
+pub(super) fn open(config: &StateConfig, store: &SharedLogStore, clock: &Clock) -> Result<OpenState, KeysError> {
     let records = store.records(KEY_PREFIX)?;
     let roots = RootKeys::new(source(config)?);
     let root = roots.settle(&KeyRing::roots_in_use(&records)?)?;
     let keys = Arc::new(KeyRing::load(records, root)?);
+    let node_key = node_key(&keys, store, clock)?;
     let changes = Arc::new(Changes::new());
     let table = StateTable::new(Arc::clone(store), settings(config), Arc::clone(&keys), Arc::clone(&changes));
     let reader = StateReader::new(Arc::clone(store));
-    Ok(OpenState { roots, keys, changes, table, reader })
+    Ok(OpenState { roots, keys, node_key, changes, table, reader })
+}
+
+/// Durable before anything is recorded under it.
+fn node_key(keys: &KeyRing, store: &SharedLogStore, clock: &Clock) -> Result<NodeKey, KeysError> {
+    let (node_key, new) = keys.node_key(clock.now())?;
+    if let Some(change) = new {
+        store.append(&[], change.records())?;
+        keys.apply(change);
+    }
+    Ok(node_key)
 }
 
 pub(crate) fn source(config: &StateConfig) -> Result<RootKeySource, KeysError> {

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     authenticate::{Caller, TokenError},
     engine::ReadError,
-    model::{Clock, UnixMicros},
-    record::LogReader,
+    model::{Clock, Topic, TopicPattern, UnixMicros},
+    record::{Fingerprints, LogReader, RecordedText},
     subscribe::Reading,
 };
 
@@ -34,6 +34,7 @@ const BATCH_LOOKED_AT_MAX: u64 = 16_384;
 pub struct Audit {
     reading: Arc<Reading>,
     log: LogReader,
+    fingerprints: Fingerprints,
     refusals: Arc<Refusals>,
     clock: Clock,
     drain: CancellationToken,
@@ -45,11 +46,12 @@ impl Audit {
     pub const fn new(
         reading: Arc<Reading>,
         log: LogReader,
+        fingerprints: Fingerprints,
         refusals: Arc<Refusals>,
         clock: Clock,
         drain: CancellationToken,
     ) -> Self {
-        Self { reading, log, refusals, clock, drain }
+        Self { reading, log, fingerprints, refusals, clock, drain }
     }
 
     async fn permitted(&self, caller: &Caller, what: String) -> Result<(), Status> {
@@ -71,7 +73,7 @@ impl AuditService for Audit {
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        let filter = Filter::new(request.filter.unwrap_or_default())?;
+        let filter = Filter::new(request.filter.unwrap_or_default(), &self.fingerprints)?;
         // The end is fixed before the reading is recorded: a query does not see itself.
         let end = self.log.committed();
         self.permitted(&caller, format!("query {filter} from {}", request.from_index)).await?;
@@ -91,7 +93,7 @@ impl AuditService for Audit {
     async fn tail(&self, request: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        let filter = Filter::new(request.filter.unwrap_or_default())?;
+        let filter = Filter::new(request.filter.unwrap_or_default(), &self.fingerprints)?;
         let from = request.from_index.unwrap_or_else(|| self.log.committed());
         self.permitted(&caller, format!("tail {filter} from {from}")).await?;
         let scan = self.scan(caller, filter, from);
@@ -214,10 +216,13 @@ struct Filter {
     wire: EntryFilter,
     from_time: Option<UnixMicros>,
     to_time: Option<UnixMicros>,
+    pattern: Option<TopicPattern>,
+    subject: Option<RecordedText>,
+    correlation_id: Option<RecordedText>,
 }
 
 impl Filter {
-    fn new(wire: EntryFilter) -> Result<Self, Status> {
+    fn new(wire: EntryFilter, fingerprints: &Fingerprints) -> Result<Self, Status> {
         let time = |time: &Option<prost_types::Timestamp>| match time {
             Some(time) => convert::micros(time).map(Some).ok_or_else(|| status::invalid("a time is out of range")),
             None => Ok(None),
@@ -226,7 +231,11 @@ impl Filter {
         if EntryKind::try_from(wire.kind).is_err() || Decision::try_from(wire.decision).is_err() {
             return Err(status::invalid("the filter names a kind or decision that does not exist"));
         }
-        Ok(Self { wire, from_time, to_time })
+        let pattern = TopicPattern::parse(&wire.topic).ok();
+        let subject = (!wire.subject.is_empty()).then(|| fingerprints.subject(&wire.subject));
+        let correlation_id =
+            (!wire.correlation_id.is_empty()).then(|| fingerprints.correlation_id(&wire.correlation_id));
+        Ok(Self { wire, from_time, to_time, pattern, subject, correlation_id })
     }
 
     fn passes(&self, entry: &AuditEntry) -> bool {
@@ -234,13 +243,29 @@ impl Filter {
         let agent = entry.actor.as_ref().map_or("", |actor| &actor.agent);
         let message_id = entry.message.as_ref().map_or("", |message| &message.id);
         let decision = entry.decision.as_ref().map_or(0, |decision| decision.decision);
-        self.from_time.is_none_or(|from| entry.time_unix_us >= from.0)
-            && self.to_time.is_none_or(|to| entry.time_unix_us < to.0)
+        let time = entry.clock_unix_us.unwrap_or(entry.time_unix_us);
+        self.from_time.is_none_or(|from| time >= from.0)
+            && self.to_time.is_none_or(|to| time < to.0)
             && (wire.agent.is_empty() || wire.agent == agent)
-            && (wire.topic.is_empty() || wire.topic == entry.resource)
+            && (wire.topic.is_empty() || self.is_about(&entry.resource))
+            && self.subject.as_ref().is_none_or(|subject| {
+                entry.message.as_ref().is_some_and(|facts| subject.is(&facts.subject, &facts.subject_hmac))
+            })
+            && self.correlation_id.as_ref().is_none_or(|id| {
+                entry.message.as_ref().is_some_and(|facts| id.is(&facts.correlation_id, &facts.correlation_id_hmac))
+            })
             && (wire.kind == 0 || wire.kind == entry.kind)
             && (wire.decision == 0 || wire.decision == decision)
             && (wire.message_id.is_empty() || wire.message_id == message_id)
+    }
+}
+
+impl Filter {
+    /// The resource itself, or one that the pattern names: a topic, or a value of shared state by its scope.
+    fn is_about(&self, resource: &str) -> bool {
+        let Some(pattern) = &self.pattern else { return self.wire.topic == resource };
+        let scope = resource.split_once('/').map_or(resource, |(scope, _)| scope);
+        self.wire.topic == resource || Topic::parse(scope).is_ok_and(|topic| pattern.matches(&topic))
     }
 }
 
@@ -252,6 +277,12 @@ impl std::fmt::Display for Filter {
         for (name, text) in [("agent", &wire.agent), ("topic", &wire.topic), ("message_id", &wire.message_id)] {
             if !text.is_empty() {
                 write!(f, " {name}={}", text.chars().take(128).collect::<String>())?;
+            }
+        }
+        // What they are may be no business of whoever reads the log.
+        for (name, text) in [("subject", &wire.subject), ("correlation_id", &wire.correlation_id)] {
+            if !text.is_empty() {
+                write!(f, " {name}=…")?;
             }
         }
         for (name, number) in [("kind", wire.kind), ("decision", wire.decision)] {

@@ -74,12 +74,14 @@ impl BrokerService for Broker {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let caller = caller(&request)?;
         let meter = meter(&request)?;
-        let mut message = request.into_inner().message.ok_or_else(|| status::invalid("there is no message"))?;
+        let request = request.into_inner();
         if meter.has_rates() {
-            let taken = meter.take(self.pipelines.clock.now(), message.encoded_len());
+            let taken = meter.take(self.pipelines.clock.now(), request.encoded_len());
             taken.map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         }
-        let sender = self.publishes.senders.recognise(&caller, message.credentials.take()).await;
+        let mut message = request.message;
+        let credentials = message.as_mut().and_then(|message| message.credentials.take());
+        let sender = self.publishes.senders.recognise(&caller, credentials).await;
         let message = convert::message(
             &caller.identity(),
             caller.peer(),

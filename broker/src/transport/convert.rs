@@ -20,10 +20,10 @@ pub(super) fn message(
     caller: &Arc<Identity>,
     peer: SocketAddr,
     sender: Option<Arc<Identity>>,
-    wire: v1::Message,
+    wire: Option<v1::Message>,
 ) -> Posted {
-    let (message_id, size_bytes) = (cut(&wire.id), wire.data.len());
-    let message = parse(wire).map_err(|fault| {
+    let (message_id, size_bytes) = wire.as_ref().map_or_else(Default::default, |wire| (cut(&wire.id), wire.data.len()));
+    let message = wire.ok_or_else(|| "there is no message".to_owned()).and_then(parse).map_err(|fault| {
         let via = sender.is_some().then(|| Arc::clone(caller));
         let sender = Arc::clone(sender.as_ref().unwrap_or(caller));
         Malformed { sender, via, peer, message_id, fault, size_bytes }
@@ -114,6 +114,6 @@ pub(super) fn delivery(recorded: &Recorded) -> v1::Delivery {
         }),
         decision_id: decision_id.to_string(),
         audit_index: decision_id.audit_index(),
-        payload_salt: recorded.salt().to_vec(),
+        content_salt: recorded.salt().to_vec(),
     }
 }

@@ -60,7 +60,7 @@ impl Traffic for Publishes {
             let id = convert::cut(&message.id);
             match self.senders.recognise(caller, message.credentials.take()).await {
                 Ok(sender) => {
-                    posted.push(convert::message(identity, caller.peer(), sender, message));
+                    posted.push(convert::message(identity, caller.peer(), sender, Some(message)));
                     names.push(id);
                 }
                 Err(Unrecognised) => settled.push((place, status::UNAUTHENTICATED.refusal(id))),

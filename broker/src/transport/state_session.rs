@@ -155,7 +155,7 @@ pub(super) fn wired(answer: Answer) -> Wired {
         Answer::Put { decision_id, salt } => Wired::Put(v1::PutResponse {
             revision: decision_id.audit_index(),
             decision_id: decision_id.to_string(),
-            payload_salt: salt.to_vec(),
+            content_salt: salt.to_vec(),
         }),
         Answer::Got { decision_id, value } => Wired::Get(v1::GetResponse {
             value: Some(value_of(value)),

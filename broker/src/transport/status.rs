@@ -359,9 +359,10 @@ fn receipt(receipt: Receipt, decision: v1::Decision) -> v1::Receipt {
         decision: decision.into(),
         decision_id: receipt.decision_id.to_string(),
         audit_index: receipt.decision_id.audit_index(),
-        payload_salt: receipt.salt.map(Vec::from).unwrap_or_default(),
+        content_salt: receipt.salt.map(Vec::from).unwrap_or_default(),
         retained: false,
         duplicate: receipt.duplicate,
+        recipients: receipt.recipients,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What became of an operation: the broker's answers, checked, and its refusals, told apart.
 
 use tonic::{Code, Status};
-use veribus_proto::{payload::SALT_BYTES, v1};
+use veribus_proto::{content::SALT_BYTES, v1};
 
 use super::value::{StateMetadata, is_under};
 use crate::{
@@ -22,16 +22,16 @@ pub struct Written {
     pub revision: u64,
     /// The decision's id.
     pub decision_id: String,
-    /// `SHA-256(payload_salt ‖ value)` is the payload digest in that entry.
-    pub payload_salt: [u8; SALT_BYTES],
+    /// With key, content type and value it gives the content digest in that entry ([`veribus_proto::content`]).
+    pub content_salt: [u8; SALT_BYTES],
 }
 
 impl Written {
     pub(super) fn check(wire: v1::PutResponse) -> Result<Self, Error> {
-        let payload_salt = <[u8; SALT_BYTES]>::try_from(wire.payload_salt.as_slice())
-            .map_err(|_| Error::Protocol("the payload salt of a write is not 32 bytes"))?;
+        let content_salt = <[u8; SALT_BYTES]>::try_from(wire.content_salt.as_slice())
+            .map_err(|_| Error::Protocol("the content salt of a write is not 32 bytes"))?;
         decided(&wire.decision_id, wire.revision)?;
-        Ok(Self { revision: wire.revision, decision_id: wire.decision_id, payload_salt })
+        Ok(Self { revision: wire.revision, decision_id: wire.decision_id, content_salt })
     }
 }
 

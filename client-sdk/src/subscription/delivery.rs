@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use veribus_proto::{
-    payload::{self, SALT_BYTES},
+    content::{self, MessageContent, SALT_BYTES},
     v1,
 };
 
@@ -37,8 +37,8 @@ pub struct Delivery {
     pub decision_id: String,
     /// Where that decision is recorded.
     pub audit_index: u64,
-    /// See [`Delivery::payload_digest`].
-    pub payload_salt: [u8; SALT_BYTES],
+    /// See [`Delivery::content_digest`].
+    pub content_salt: [u8; SALT_BYTES],
 }
 
 impl Delivery {
@@ -62,10 +62,10 @@ impl Delivery {
         std::str::from_utf8(&self.message.data).map_err(|_| Error::NotText)
     }
 
-    /// What `message.payload_digest` of the audit entry must be, if this is the message that was decided on.
+    /// What `message.content_digest` of the audit entry must be, if this is the message that was decided on.
     #[must_use]
-    pub fn payload_digest(&self) -> [u8; 32] {
-        payload::digest(&self.payload_salt, &self.message.data)
+    pub fn content_digest(&self) -> [u8; 32] {
+        content::digest(&self.content_salt, &MessageContent::from(&self.message).hash())
     }
 }
 
@@ -93,7 +93,7 @@ impl<'a> Checker<'a> {
             return Err(DeliveryFault::Credentials);
         }
         let sender = wire.sender.and_then(verified).ok_or(DeliveryFault::NoSender)?;
-        let payload_salt = wire.payload_salt.try_into().map_err(|_| DeliveryFault::Salt)?;
+        let content_salt = wire.content_salt.try_into().map_err(|_| DeliveryFault::Salt)?;
         if !names_index(&wire.decision_id, wire.audit_index) {
             return Err(DeliveryFault::DecisionId);
         }
@@ -104,7 +104,7 @@ impl<'a> Checker<'a> {
             return Err(DeliveryFault::Order);
         }
         self.last_index = Some(wire.audit_index);
-        Ok(Delivery { message, sender, decision_id: wire.decision_id, audit_index: wire.audit_index, payload_salt })
+        Ok(Delivery { message, sender, decision_id: wire.decision_id, audit_index: wire.audit_index, content_salt })
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
             }),
             decision_id: format!("node-{audit_index}"),
             audit_index,
-            payload_salt: vec![5; SALT_BYTES],
+            content_salt: vec![5; SALT_BYTES],
         }
     }
 
@@ -156,7 +156,8 @@ mod tests {
         let patterns = [">".to_owned()];
         let delivery = Checker::new(&patterns).check(sound(7)).expect("sound");
         assert_eq!((delivery.topic(), delivery.text().expect("text")), ("a.b", "data"));
-        assert_eq!(delivery.payload_digest(), payload::digest(&[5; 32], b"data"));
+        let content = MessageContent { topic: "a.b", data: b"data", ..MessageContent::default() };
+        assert_eq!(delivery.content_digest(), content::digest(&[5; 32], &content.hash()));
     }
 
     #[test]
@@ -169,8 +170,8 @@ mod tests {
         };
         assert_eq!(broken(forward), Some(DeliveryFault::Credentials));
         assert_eq!(broken(|wire| wire.decision_id = "node-8".to_owned()), Some(DeliveryFault::DecisionId));
-        assert_eq!(broken(|wire| wire.payload_salt.push(0)), Some(DeliveryFault::Salt));
-        assert_eq!(broken(|wire| wire.payload_salt.clear()), Some(DeliveryFault::Salt));
+        assert_eq!(broken(|wire| wire.content_salt.push(0)), Some(DeliveryFault::Salt));
+        assert_eq!(broken(|wire| wire.content_salt.clear()), Some(DeliveryFault::Salt));
     }
 
     #[test]

@@ -161,9 +161,12 @@ pub(super) fn receipt(message: &v1::Message, audit_index: u64) -> v1::Receipt {
     v1::Receipt {
         message_id: message.id.clone(),
         decision: v1::Decision::Allow.into(),
-        decision_id: format!("fake-{audit_index}"),
+        decision_id: format!(
+            "fake-{audit_index    recipients: Some(0),
+    }"
+        ),
         audit_index,
-        payload_salt: vec![7; 32],
+        content_salt: vec![7; 32],
         retained: false,
         duplicate: false,
     }

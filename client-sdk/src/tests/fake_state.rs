@@ -154,7 +154,7 @@ impl State {
         let revision = self.index();
         *self.shared.changes.lock().unwrap() += 1;
         self.shared.values.lock().unwrap().entry(put.key.clone()).or_default().push((revision, put));
-        Told::Put(PutResponse { revision, decision_id: format!("fake-{revision}"), payload_salt: vec![7; 32] })
+        Told::Put(PutResponse { revision, decision_id: format!("fake-{revision}"), content_salt: vec![7; 32] })
     }
 
     fn read(&self, get: &GetRequest) -> Told {

@@ -15,7 +15,7 @@ async fn a_publish_gives_the_receipt() {
     let receipt = fake.client().await.publish(message("m1")).await.expect("recorded");
     assert_eq!((receipt.message_id.as_str(), receipt.decision), ("m1", Decision::Allow));
     assert_eq!((receipt.decision_id.as_str(), receipt.audit_index), ("fake-1", 1));
-    assert_eq!(receipt.payload_salt, Some([7; 32]));
+    assert_eq!(receipt.content_salt, Some([7; 32]));
 }
 
 #[tokio::test]

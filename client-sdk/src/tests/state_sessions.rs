@@ -152,9 +152,9 @@ async fn reads_that_have_no_room_beside_others_are_made_again_alone() {
 #[tokio::test]
 async fn an_answer_to_another_operation_is_not_taken() {
     let answers: [fn(&StateOperation) -> Option<Told>; 3] = [
-        |_| Some(Told::Put(PutResponse { revision: 7, decision_id: "fake-7".to_owned(), payload_salt: vec![0; 32] })),
-        |_| Some(Told::Put(PutResponse { revision: 7, decision_id: "fake-8".to_owned(), payload_salt: vec![0; 32] })),
-        |_| Some(Told::Put(PutResponse { revision: 7, decision_id: "fake-7".to_owned(), payload_salt: vec![0; 31] })),
+        |_| Some(Told::Put(PutResponse { revision: 7, decision_id: "fake-7".to_owned(), content_salt: vec![0; 32] })),
+        |_| Some(Told::Put(PutResponse { revision: 7, decision_id: "fake-8".to_owned(), content_salt: vec![0; 32] })),
+        |_| Some(Told::Put(PutResponse { revision: 7, decision_id: "fake-7".to_owned(), content_salt: vec![0; 31] })),
     ];
     for (number, result) in answers.into_iter().enumerate() {
         let fake = Fake::start().await;

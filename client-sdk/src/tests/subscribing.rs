@@ -22,7 +22,7 @@ pub(super) fn delivery(audit_index: u64) -> v1::Delivery {
         }),
         decision_id: format!("fake-{audit_index}"),
         audit_index,
-        payload_salt: vec![3; 32],
+        content_salt: vec![3; 32],
     }
 }
 

@@ -10,7 +10,7 @@ use veribus_broker::{
     model::{Clock, UnixSeconds},
 };
 use veribus_proto::{
-    payload,
+    content,
     v1::{
         Decision, DeleteRequest, EntryKind, GetRequest, ListRequest, PutRequest, StateRead, state_change::Change,
         state_operation::Operation, state_result::Result as Answer, watch_response::Response,
@@ -78,8 +78,12 @@ async fn what_is_written_is_read_and_each_step_is_in_the_log() -> Result<()> {
     assert_eq!((entry.kind(), entry.resource.as_str()), (EntryKind::StatePut, "notes/a"));
     let (facts, state) = (entry.message.as_ref().context("facts")?, entry.state.as_ref().context("state")?);
     assert_eq!((state.previous_revision, state.epoch), (0, 1));
-    let salt = put_response.payload_salt.try_into().ok().context("a salt")?;
-    assert_eq!(facts.payload_digest, payload::digest(&salt, b"first"), "provable, and not to be guessed");
+    let salt = put_response.content_salt.try_into().ok().context("a salt")?;
+    assert_eq!(
+        facts.content_digest,
+        content::digest(&salt, &content::value_hash("notes/a", "text/plain", b"first")),
+        "provable, and not to be guessed"
+    );
     let read = log.at(got.audit_index)?;
     assert_eq!(read.actor.as_ref().context("an actor")?.agent, "reader");
     assert_eq!(

@@ -5,8 +5,8 @@ use serde::Serialize;
 use veribus_proto::{
     chain::leaf_hash,
     v1::{
-        Actor, AuditEntry, Decision, DecisionFacts, DelegatedActor, EntryKind, Finding, MessageFacts, Recipient,
-        Revocation, Severity, Undelivered, revocation::Target,
+        Actor, Audience, AuditEntry, Decision, DecisionFacts, DelegatedActor, EntryKind, Finding, MessageFacts,
+        Recipient, Revocation, Severity, Undelivered, revocation::Target,
     },
 };
 
@@ -81,8 +81,16 @@ struct MessageJson {
     kind: String,
     datacontenttype: String,
     size_bytes: u64,
-    payload_digest: String,
+    content_digest: String,
     destination: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    subject: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    correlation_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    subject_hmac: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    correlation_id_hmac: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -208,12 +216,15 @@ fn about(entry: &AuditEntry) -> String {
     if let Some(message) = &entry.message {
         parts.push(format!("{} {} B", message.r#type, message.size_bytes));
         parts.extend((!message.destination.is_empty()).then(|| format!("to {}", message.destination)));
+        parts.extend((!message.subject.is_empty()).then(|| format!("about {}", message.subject)));
+        parts.extend((!message.correlation_id.is_empty()).then(|| format!("case {}", message.correlation_id)));
     }
     if let Some(decision) = &entry.decision {
         parts.extend((!decision.rules.is_empty()).then(|| decision.rules.join(",")));
         parts.extend((!decision.reason.is_empty()).then(|| decision.reason.clone()));
     }
-    parts.extend(entry.undelivered.as_ref().map(|undelivered| format!("{} undelivered", undelivered.messages)));
+    parts.extend(entry.audience.as_ref().map(audience_words));
+    parts.extend(entry.undelivered.as_ref().map(undelivered_words));
     if let Some(revocation) = &entry.revocation {
         parts.extend((!revocation.id.is_empty()).then(|| format!("as {}", revocation.id)));
         parts.extend((!revocation.reason.is_empty()).then(|| revocation.reason.clone()));
@@ -223,6 +234,27 @@ fn about(entry: &AuditEntry) -> String {
     parts.extend((!entry.detail.is_empty()).then(|| entry.detail.clone()));
     parts.extend((entry.count > 1).then(|| format!("{} times", entry.count)));
     output::visible(&parts.join("  "))
+}
+
+/// How many recipients are named by agent in a row.
+const NAMED_MAX: usize = 4;
+
+/// Who gets the message; an audience that an earlier entry lists is named by that entry.
+fn audience_words(audience: &Audience) -> String {
+    let mut agents: Vec<&str> = audience.recipients.iter().map(|recipient| recipient.agent.as_str()).collect();
+    agents.sort_unstable();
+    agents.dedup();
+    let others = agents.len().saturating_sub(NAMED_MAX);
+    agents.truncate(NAMED_MAX);
+    let mut words: Vec<String> = agents.into_iter().map(str::to_owned).collect();
+    words.extend((others > 0).then(|| format!("{others} more")));
+    words.extend(audience.listed_at.iter().take(NAMED_MAX).map(|index| format!("as in {index}")));
+    format!("for {}", words.join(", "))
+}
+
+fn undelivered_words(undelivered: &Undelivered) -> String {
+    let to = undelivered.recipient.as_ref().map(|to| format!(" to {}", to.agent)).unwrap_or_default();
+    format!("{} undelivered{to}", undelivered.messages)
 }
 
 /// A revocation as a JSON object.
@@ -266,8 +298,12 @@ fn message(facts: MessageFacts) -> MessageJson {
         kind: facts.r#type,
         datacontenttype: facts.datacontenttype,
         size_bytes: facts.size_bytes,
-        payload_digest: hex(&facts.payload_digest),
+        content_digest: hex(&facts.content_digest),
         destination: facts.destination,
+        subject: facts.subject,
+        correlation_id: facts.correlation_id,
+        subject_hmac: hex(&facts.subject_hmac),
+        correlation_id_hmac: hex(&facts.correlation_id_hmac),
     }
 }
 
@@ -327,7 +363,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use prost::Message as _;
     use serde_json::{Value, json};
-    use veribus_proto::v1::{Actor, Audience};
+    use veribus_proto::v1::Actor;
 
     use super::*;
 
@@ -353,8 +389,9 @@ mod tests {
                 r#type: "finance.transaction".to_owned(),
                 datacontenttype: "application/json".to_owned(),
                 size_bytes: 12,
-                payload_digest: vec![3; 32],
+                content_digest: vec![3; 32],
                 destination: "role:external".to_owned(),
+                ..MessageFacts::default()
             }),
             decision: Some(DecisionFacts {
                 decision: Decision::Deny.into(),
@@ -388,7 +425,7 @@ mod tests {
             "token_sha256": "02".repeat(32), "peer": "127.0.0.1:5", "resource": "finance.transactions",
             "message": {
                 "id": "m", "type": "finance.transaction", "datacontenttype": "application/json", "size_bytes": 12,
-                "payload_digest": "03".repeat(32), "destination": "role:external",
+                "content_digest": "03".repeat(32), "destination": "role:external",
             },
             "decision": "deny", "rules": ["finance-to-compliance-only"], "findings_omitted": 0,
             "findings": [{"kind": "injection", "rule": "r", "severity": "high", "location": "data"}],

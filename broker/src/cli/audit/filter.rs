@@ -20,8 +20,9 @@ pub(super) struct FilterArgs {
     /// By this agent
     #[arg(long)]
     agent: Option<String>,
-    /// About this topic
-    #[arg(long)]
+    /// About topics that this pattern names (`*` is one level, a last `>` the rest), or state in such scopes; or about
+    /// exactly this text: a state key, the patterns of a subscription
+    #[arg(long, value_name = "PATTERN")]
     topic: Option<String>,
     /// Of this kind, for example `publish`
     #[arg(long, value_parser = kind)]
@@ -32,6 +33,12 @@ pub(super) struct FilterArgs {
     /// About this message
     #[arg(long, value_name = "ID")]
     message_id: Option<String>,
+    /// About messages with this subject, whole
+    #[arg(long, value_name = "TEXT")]
+    subject: Option<String>,
+    /// About messages with this correlation id, whole
+    #[arg(long, value_name = "TEXT")]
+    correlation_id: Option<String>,
 }
 
 impl FilterArgs {
@@ -53,6 +60,8 @@ impl FilterArgs {
             .agent(self.agent.unwrap_or_default())
             .topic(self.topic.unwrap_or_default())
             .message_id(self.message_id.unwrap_or_default())
+            .subject(self.subject.unwrap_or_default())
+            .correlation_id(self.correlation_id.unwrap_or_default())
     }
 }
 

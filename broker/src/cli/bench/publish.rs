@@ -68,7 +68,7 @@ const ON: [&str; 8] = [
     "JWT (ES256), its lifetime checked for each message",
     "content inspection of each message",
     "Rego policy for each message (verdicts remembered under what the policy reads)",
-    "salted payload digest and hash-chained audit entry for each message",
+    "salted content digest and hash-chained audit entry for each message",
     "fdatasync before each acknowledgement (group commit)",
     "delivery after the record",
     "broker and load generator on the same cores",

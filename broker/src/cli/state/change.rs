@@ -71,7 +71,7 @@ pub(super) async fn put(args: PutArgs) -> Result<(), Failure> {
     if args.json {
         return Ok(output::json(&json!({
             "key": args.key, "outcome": "written", "revision": revision, "decision_id": decision_id,
-            "payload_salt": HEXLOWER.encode(&written.payload_salt),
+            "content_salt": HEXLOWER.encode(&written.content_salt),
         }))?);
     }
     let word = "written".green().bold().to_string();

@@ -15,7 +15,7 @@ use veribus_proto::{
 use super::*;
 use crate::{
     engine::{Chunk, LogStore, ReadError, Record},
-    fixtures::{MemoryStore, NOW, World, decider, inspector, message, peer},
+    fixtures::{MemoryStore, NOW, World, decider, fingerprints, inspector, message, peer},
     issue::KeyKind,
     model::{AgentId, Issuer},
 };
@@ -164,7 +164,7 @@ impl Bench {
         let policy = format!("package veribus\nimport rego.v1\n{rule}\n");
         let decider = decider(&[("test.rego", &policy)], self.world.clock.clone()).expect("a policy");
         let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", data)).brought_by(via);
-        Routed::new(decider.decide(inspected), |_| Audience::new(Arc::new([recipient(1)])))
+        Routed::new(decider.decide(inspected), &fingerprints(), |_| Audience::new(Arc::new([recipient(1)])))
     }
 }
 
@@ -346,12 +346,13 @@ async fn a_message_id_that_comes_again_gets_the_first_receipt_also_after_a_resta
 }
 
 #[tokio::test]
-async fn another_message_under_a_used_id_gets_the_first_receipt_goes_nowhere_and_is_recorded() {
+async fn another_message_under_a_used_id_is_refused_goes_nowhere_and_is_recorded() {
     let bench = Bench::new();
     let (recorder, _reader, _running) = bench.start().expect("started");
     record(&recorder, bench.routed("m", true)).await.expect("recorded");
     let other = record(&recorder, bench.routed_with("m", true, r#"{"amount":1}"#)).await.expect("recorded");
-    assert!(matches!(&other, Outcome::Accepted(receipt) if receipt.duplicate && index(&other) == 0));
+    let reused = RefusalReason::MessageIdReused;
+    assert!(matches!(&other, Outcome::Refused(refused) if refused.reason == reused && index(&other) == 1));
     let entries = bench.store.entries();
     let rules = entries[1].decision.as_ref().expect("decided").rules.clone();
     assert_eq!((entries.len(), rules), (2, vec!["native/message-id-reused".to_owned()]));
