@@ -14,7 +14,10 @@ mod token;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
-    os::unix::process::ExitStatusExt as _,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _, symlink},
+        process::ExitStatusExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
@@ -189,6 +192,34 @@ fn a_log_verifies_in_place_and_exported_and_a_flipped_byte_is_named() {
     let broken = verify();
     assert_eq!(code(&broken), 1);
     assert!(told(&broken).starts_with("veribus: the audit log is broken: entry "), "{}", told(&broken));
+}
+
+#[test]
+fn an_export_goes_into_a_pipe_and_to_standard_output_and_replaces_neither_a_pipe_nor_a_link() {
+    let broker = Broker::start();
+    let place = |name: &str| broker.directory.join(name);
+    let [pipe, link, real] = ["pipe", "link", "real"].map(place);
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    symlink("real", &link).expect("linked");
+    // Open at both ends, so that nobody waits for anybody.
+    let mut both = fs::File::options().read(true).write(true).open(&pipe).expect("opened");
+    let exported = broker.audit(&["export", pipe.to_str().expect("text")]);
+    assert_eq!(code(&exported), 0, "{}", told(&exported));
+    assert!(fs::symlink_metadata(&pipe).expect("there").file_type().is_fifo());
+    let mut first = [0; 4];
+    both.read_exact(&mut first).expect("something is in the pipe");
+
+    assert_eq!(code(&broker.audit(&["export", link.to_str().expect("text")])), 0);
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+    let written = fs::read(&real).expect("what the link leads to");
+    assert_eq!(fs::metadata(&real).expect("there").permissions().mode() & 0o777, 0o600);
+
+    let printed = broker.audit(&["export", "-"]);
+    assert!(printed.stdout.starts_with(&written) && written.starts_with(&first), "the log only grows");
+    assert!(told(&printed).contains("exported "), "{}", told(&printed));
+    fs::write(&real, printed.stdout).expect("written");
+    let verified = veribus().args(["audit", "verify", "--file"]).arg(&real).output().expect("the binary runs");
+    assert_eq!(code(&verified), 0);
 }
 
 #[test]
