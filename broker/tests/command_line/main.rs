@@ -231,6 +231,42 @@ fn only_an_auditor_reads_the_log() {
 }
 
 #[test]
+fn what_agents_wrote_steers_no_terminal_and_means_the_same_to_programs() {
+    // Without NUL, which no argument holds, and white space, which a line shows as a space.
+    let steers: String = ('\u{1}'..='\u{8}').chain('\u{e}'..='\u{1f}').chain('\u{7f}'..='\u{9f}').collect();
+    let steers = steers + "\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}\u{feff}\u{e0041}";
+    let is_raw = |output: &Output| {
+        let text =
+            [&output.stdout[..], &output.stderr[..]].map(|bytes| String::from_utf8(bytes.to_vec()).expect("text"));
+        text.concat().contains(|c| c != '\n' && steers.contains(c))
+    };
+    let broker = Broker::start();
+    let text = format!("a{steers}z");
+    let put = broker.run("support-agent", &["state", "put", "tickets/1", "--data", &text]);
+    assert_eq!(code(&put), 0, "{put:?}");
+    let got = broker.run("support-agent", &["state", "get", "tickets/1"]);
+    assert_eq!(got.stdout, text.as_bytes(), "a program gets the value as it is");
+    let got = broker.run("support-agent", &["state", "get", "tickets/1", "--json"]);
+    assert_eq!((is_raw(&got), &json(&got)["value"]), (false, &Value::from(&*text)));
+
+    let revoke = ["revoke", "--issuer", "veribus-dev", "--token-id", "t", "--reason", &text];
+    let revoked = broker.run("operator", &revoke);
+    assert_eq!(code(&revoked), 0, "{revoked:?}");
+    let listed = broker.run("operator", &["revocations", "--json"]);
+    assert_eq!((is_raw(&listed), &json(&listed)["reason"]), (false, &Value::from(&*text)));
+    for shown in [
+        broker.run("operator", &["revocations"]),
+        broker.audit(&["query"]),
+        broker.audit(&["query", "--json"]),
+        broker.run("operator", &["reinstate", &text]),
+        broker.run("support-agent", &["state", "get", &format!("tickets/{text}")]),
+        veribus().args(["token", "inspect", &text]).output().expect("the binary runs"),
+    ] {
+        assert!(!is_raw(&shown), "{shown:?}");
+    }
+}
+
+#[test]
 fn a_broker_that_is_told_to_stop_ends_well_and_its_directory_starts_another() {
     let mut broker = Broker::start();
     broker.transfer("role:compliance");
