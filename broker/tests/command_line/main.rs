@@ -323,6 +323,54 @@ fn wrong_usage_ends_with_code_2_and_one_line() {
 }
 
 #[test]
+fn a_key_that_others_may_replace_is_refused_and_one_that_they_may_read_is_told() {
+    let outer = tempfile::tempdir().expect("a directory");
+    let directory = outer.path().join("dev");
+    let mut made = Running::start(veribus().arg("dev").arg("--dir").arg(&directory));
+    Running::line(&mut made.0.stdout, "ready ");
+    drop(made);
+    let config = directory.join("veribus.toml");
+    let check = || veribus().args(["config", "check", "--config"]).arg(&config).output().expect("the binary runs");
+    let issue = || {
+        let mut command = veribus();
+        command.args(["token", "issue", "--sub", "a", "--issuer", "i", "--audience", "a", "--key"]);
+        command.arg(directory.join("issuer.key")).output().expect("the binary runs")
+    };
+    let mode = |name: &str, mode| {
+        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(mode)).expect("changed");
+    };
+    mode("server.key", 0o666);
+    mode("issuer.key", 0o666);
+    for (command, option, path) in [("serve", "--config", &config), ("dev", "--dir", &directory)] {
+        let refused = veribus().args([command, option]).arg(path).output().expect("the binary runs");
+        assert!(code(&refused) == 2 && told(&refused).contains("chmod 600"), "{refused:?}");
+    }
+    let checked = check();
+    let printed = String::from_utf8_lossy(&checked.stdout);
+    assert!(code(&checked) == 2 && printed.contains("mode 0666") && printed.contains("chmod"), "{printed}");
+    assert!(code(&issue()) == 2 && told(&issue()).contains("issuer.key"), "{:?}", issue());
+
+    mode("server.key", 0o644);
+    mode("issuer.key", 0o644);
+    let checked = check();
+    let printed = String::from_utf8_lossy(&checked.stdout);
+    assert!(code(&checked) == 0 && printed.contains("mode 0644"), "{printed}");
+    assert!(code(&issue()) == 0 && told(&issue()).starts_with("warning: "), "{:?}", issue());
+    let mut serving = Running::start(veribus().args(["serve", "--config"]).arg(&config));
+    Running::line(&mut serving.0.stdout, "ready ");
+    drop(serving.0.stdout.take());
+    serving.0.kill().expect("killed");
+    let mut log = String::new();
+    serving.0.stderr.take().expect("not taken").read_to_string(&mut log).expect("text");
+    assert!(log.contains("WARN") && log.contains("server.key` has mode 0644"), "{log}");
+
+    mode("server.key", 0o600);
+    mode("issuer.key", 0o600);
+    assert!(!String::from_utf8_lossy(&check().stdout).contains("mode 0"));
+    assert_eq!((code(&issue()), told(&issue())), (0, String::new()));
+}
+
+#[test]
 fn an_address_in_use_ends_with_code_1_and_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
