@@ -12,7 +12,7 @@ use crate::{
     config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
     decide::{Bundle, BundleError},
     inspect::{Inspector, InspectorSettings},
-    seal::{RootKeyLook, RootKeySource, RootKeys},
+    seal::{Exposed, RootKeyLook, RootKeySource, RootKeys, SecretFile},
     server::{
         KeysError,
         issuers::{self, Keys},
@@ -58,7 +58,7 @@ pub async fn check_file(path: &Path) -> Vec<Check> {
 async fn checks(config: &Config) -> Vec<Check> {
     let mut checks = vec![
         Check::new("settings", Ok(format!("node `{}`, listening on {}", config.node.name, config.server.listen))),
-        Check::new("certificate", certificate(&config.server)),
+        certificate(&config.server),
     ];
     for one in &config.identity.issuers {
         checks.push(issuer(one).await);
@@ -96,18 +96,29 @@ fn root_key(config: &Config) -> Check {
     }
 }
 
-fn certificate(server: &ServerConfig) -> Result<String, String> {
+fn certificate(server: &ServerConfig) -> Check {
+    const NAME: &str = "certificate";
+    match pair(server) {
+        Ok((detail, None)) => Check::new(NAME, Ok(detail)),
+        Ok((_, Some(exposed))) => Check::warning(NAME, exposed.to_string()),
+        Err(fault) => Check::new(NAME, Err(fault)),
+    }
+}
+
+/// The broker's certificate and key, and whether everybody may read the key.
+fn pair(server: &ServerConfig) -> Result<(String, Option<Exposed>), String> {
     let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
-    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
-        .map_err(|error| error.to_string())?;
+    let key = SecretFile::read(&server.private_key_file).map_err(|error| error.to_string())?;
+    tls::server_config(&server.certificate_file, &key, clients).map_err(|error| error.to_string())?;
     let own = format!("`{}` and its key", server.certificate_file.display());
-    Ok(match clients {
+    let detail = match clients {
         None => own,
         Some(ClientAuthorities { file, is_required }) => {
             let necessity = if is_required { "required" } else { "optional" };
             format!("{own}; those of clients are {necessity}, by `{}`", file.display())
         }
-    })
+    };
+    Ok((detail, key.exposed().cloned()))
 }
 
 /// An issuer that cannot be reached is no fault: the broker starts, and asks again until it can.
@@ -203,17 +214,37 @@ mod tests {
         assert_eq!(failed(&directory).await, ["certificate"]);
     }
 
+    #[tokio::test]
+    async fn a_key_that_others_may_replace_is_a_fault_and_one_that_they_may_read_a_warning() {
+        let (_outer, directory) = directory();
+        let (file, real) = (directory.root().join("server.key"), directory.root().join("real.key"));
+        for is_link in [false, true] {
+            if is_link {
+                fs::rename(&file, &real).expect("moved");
+                symlink("real.key", &file).expect("linked");
+            }
+            for (mode, ok, warning) in [(0o666, false, false), (0o644, true, true), (0o600, true, false)] {
+                fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("changed");
+                let checks = all_checks(&directory).await;
+                let check = checks.iter().find(|check| check.name == "certificate").expect("a certificate");
+                assert_eq!((check.ok, check.warning), (ok, warning), "{mode:o}: {check:?}");
+                let is_told = check.detail.contains("server.key") && check.detail.contains("chmod");
+                assert_eq!(is_told, mode != 0o600, "{check:?}");
+            }
+        }
+    }
+
     #[test]
     fn authorities_of_clients_that_are_none_are_found() {
         let (_outer, directory) = directory();
         let mut config = Config::load(&directory.config_path()).expect("valid settings");
         config.server.client_certificates = ClientCertificates::Required;
         config.server.client_ca_file = Some(directory.root().join("ca.pem"));
-        assert!(certificate(&config.server).is_ok_and(|detail| detail.contains("required")));
+        assert!(pair(&config.server).is_ok_and(|(detail, _)| detail.contains("required")));
         config.server.client_ca_file = Some(directory.root().join("jwks.json"));
-        assert!(certificate(&config.server).is_err_and(|fault| fault.contains("jwks.json")));
+        assert!(pair(&config.server).is_err_and(|fault| fault.contains("jwks.json")));
         config.server.client_ca_file = None;
-        assert!(certificate(&config.server).is_err(), "never for want of a file as if it were off");
+        assert!(!certificate(&config.server).ok, "never for want of a file as if it were off");
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ use crate::{
     publish::Publisher,
     quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, Fingerprints, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
-    seal::{KeyRing, RootKeys},
+    seal::{KeyRing, RootKeys, SecretFile, SecretFileError},
     share::{ShareStages, Sharing},
     state::{Changes, StateReader},
     subscribe::Reading,
@@ -74,6 +74,9 @@ pub enum ServerError {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A private key cannot be read, or others may replace it.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// An issuer cannot be trusted as it is configured.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
@@ -126,6 +129,7 @@ impl ServerError {
         match self {
             Self::Name(_)
             | Self::Tls(_)
+            | Self::Secret(_)
             | Self::Issuer(_)
             | Self::Policy(_)
             | Self::Rules(_)
@@ -449,9 +453,13 @@ fn writer_gone() -> ServerError {
     ServerError::Start("the writer of the audit log is gone".to_owned())
 }
 
-fn server_tls(server: &ServerConfig) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+fn server_tls(server: &ServerConfig) -> Result<Arc<rustls::ServerConfig>, ServerError> {
     let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
-    tls::server_config(&server.certificate_file, &server.private_key_file, clients)
+    let private_key = SecretFile::read(&server.private_key_file)?;
+    if let Some(exposed) = private_key.exposed() {
+        tracing::warn!("{exposed}");
+    }
+    Ok(tls::server_config(&server.certificate_file, &private_key, clients)?)
 }
 
 fn proof_settings(config: &Config) -> ProofSettings {

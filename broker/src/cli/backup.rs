@@ -6,7 +6,7 @@ use clap::Args;
 use data_encoding::HEXLOWER;
 use futures_util::StreamExt as _;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use owo_colors::OwoColorize as _;
+use owo_colors::Style;
 use serde_json::{Value, json};
 use tokio::task::{block_in_place, spawn_blocking};
 use veribus_client::Client;
@@ -49,13 +49,12 @@ pub(super) async fn backup(args: BackupArgs) -> Result<(), Failure> {
     }
     let Contents { entries, records, bytes, .. } = &verified;
     let text = format!(
-        "{} {entries} entries, {records} records, {} in {}, head {}",
-        "backed up".green().bold(),
+        " {entries} entries, {records} records, {} in {}, head {}",
         HumanBytes(*bytes),
         args.dir.display(),
         HEXLOWER.encode(&verified.head)
     );
-    output::line(text)?;
+    output::line(done("backed up").text(text))?;
     Ok(output::line(root_key_text(&verified))?)
 }
 
@@ -69,13 +68,9 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<(), Failure> {
         return Ok(output::json(&facts(&verified))?);
     }
     let Contents { entries, records, head, .. } = &verified;
-    let text = format!(
-        "{} {entries} entries and {records} records to {}, head {}",
-        "restored".green().bold(),
-        directory.display(),
-        HEXLOWER.encode(head)
-    );
-    output::line(text)?;
+    let text =
+        format!(" {entries} entries and {records} records to {}, head {}", directory.display(), HEXLOWER.encode(head));
+    output::line(done("restored").text(text))?;
     Ok(output::line(root_key_text(&verified))?)
 }
 
@@ -92,6 +87,10 @@ async fn receive(client: &Client, mut receiver: Receiver) -> Result<Contents, Fa
     let verified = block_in_place(|| receiver.finish())?;
     progress.finish_and_clear();
     Ok(verified)
+}
+
+fn done(word: &str) -> output::Line {
+    output::Line::new().styled(word, Style::new().green().bold())
 }
 
 fn facts(verified: &Contents) -> Value {

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 
-use super::{failure::Failure, output};
+use super::{
+    failure::Failure,
+    output::{self, Cell},
+};
 use crate::check::{Check, check_file};
 
 #[derive(Debug, Subcommand)]

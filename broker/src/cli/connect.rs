@@ -1,11 +1,14 @@
 //! Which broker a command talks to, and as whom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use veribus_client::{Client, DpopKey};
 
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    secret::{look, secret},
+};
 
 /// The arguments of every command that is a client.
 #[derive(Debug, Default, Args)]
@@ -38,13 +41,18 @@ impl ConnectArgs {
         let token_file = given(self.token_file, "--token-file", "VERIBUS_TOKEN_FILE")?;
         let mut builder = Client::builder(url).ca_file(ca).token_file(token_file);
         if let (Some(chain), Some(key)) = (self.client_cert, self.client_key) {
+            look(&key)?;
             builder = builder.client_certificate_files(chain, key);
         }
         if let Some(key) = self.dpop_key {
-            builder = builder.dpop(DpopKey::from_pem_file(key)?);
+            builder = builder.dpop(dpop_key(&key)?);
         }
         Ok(builder.connect().await?)
     }
+}
+
+fn dpop_key(path: &Path) -> Result<DpopKey, Failure> {
+    DpopKey::from_pem(secret(path)?.content()).map_err(|error| Failure::usage(format!("`{}`: {error}", path.display())))
 }
 
 fn given<T>(value: Option<T>, option: &str, variable: &str) -> Result<T, Failure> {

@@ -30,9 +30,11 @@ pub(super) async fn run(args: DevArgs) -> Result<(), Failure> {
 
 fn failure(error: DevError) -> Failure {
     match error {
-        DevError::Config(_) | DevError::Certificate { .. } | DevError::Issuer { .. } | DevError::KeySet { .. } => {
-            Failure::usage(error)
-        }
+        DevError::Config(_)
+        | DevError::Certificate { .. }
+        | DevError::Issuer { .. }
+        | DevError::KeySet { .. }
+        | DevError::Secret(_) => Failure::usage(error),
         DevError::Read { .. } | DevError::Write { .. } | DevError::RootKey(_) => Failure::failed(error),
     }
 }

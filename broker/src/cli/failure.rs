@@ -33,7 +33,7 @@ impl Failure {
     /// Says it on one line, and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         if let Self::Usage(reason) | Self::Failed(reason) = self {
-            output::complain(&one_line(reason));
+            output::complain(one_line(reason));
         }
         ExitCode::from(self.code())
     }

@@ -21,6 +21,7 @@ mod logging;
 mod output;
 mod policy;
 mod publish;
+mod secret;
 mod serve;
 mod start;
 mod state;

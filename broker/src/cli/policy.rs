@@ -125,8 +125,7 @@ fn answer(query: &str, value: Option<Json>) -> Json {
 }
 
 fn shown(value: Option<&Json>) -> String {
-    // Written out, so that a terminal does not take it for itself.
-    value.map_or_else(|| "undefined".to_owned(), |value| value.to_string().replace('\u{7f}', "\\u007f"))
+    value.map_or_else(|| "undefined".to_owned(), output::json_text)
 }
 
 fn read(path: &PathBuf) -> Result<String, Failure> {

@@ -4,11 +4,15 @@ use std::{fs, io, path::PathBuf};
 
 use clap::Args;
 use data_encoding::HEXLOWER;
-use owo_colors::OwoColorize as _;
+use owo_colors::Style;
 use serde_json::{Value, json};
 use veribus_client::{Decision, Error, Message, Receipt, Refusal};
 
-use super::{connect::ConnectArgs, failure::Failure, output};
+use super::{
+    connect::ConnectArgs,
+    failure::Failure,
+    output::{self, Line},
+};
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -94,11 +98,11 @@ fn accepted(receipt: &Receipt, as_json: bool) -> Result<(), Failure> {
         output::json(&receipt_json(receipt))?;
     } else {
         let word = match receipt.decision {
-            Decision::Allow => "allowed".green().bold().to_string(),
-            Decision::Quarantine => "quarantined".yellow().bold().to_string(),
+            Decision::Allow => Line::new().styled("allowed", Style::new().green().bold()),
+            Decision::Quarantine => Line::new().styled("quarantined", Style::new().yellow().bold()),
         };
-        let line = summary(&word, &receipt.decision_id, receipt.audit_index, receipt.duplicate);
-        output::line(format_args!("{line}{}", audience(receipt)))?;
+        let line = summary(word, &receipt.decision_id, receipt.audit_index, receipt.duplicate);
+        output::line(line.text(audience(receipt)))?;
     }
     match receipt.decision {
         Decision::Allow => Ok(()),
@@ -111,15 +115,16 @@ fn refused(refusal: &Refusal, as_json: bool) -> Result<(), Failure> {
         output::json(&refusal_json(refusal))?;
     } else {
         let (id, index) = (refusal.decision_id.as_deref().unwrap_or_default(), refusal.audit_index.unwrap_or_default());
-        let line = summary(&"denied".red().bold().to_string(), id, index, refusal.duplicate);
-        output::line(format_args!("{line}  {}: {}", refusal.reason, refusal.message))?;
+        let word = Line::new().styled("denied", Style::new().red().bold());
+        let line = summary(word, id, index, refusal.duplicate);
+        output::line(line.text(format_args!("  {}: {}", refusal.reason, refusal.message)))?;
     }
     Err(Failure::Reported)
 }
 
-fn summary(word: &str, decision_id: &str, audit_index: u64, duplicate: bool) -> String {
+fn summary(word: Line, decision_id: &str, audit_index: u64, duplicate: bool) -> Line {
     let again = if duplicate { "  (as decided before)" } else { "" };
-    format!("{word}  decision {decision_id}  entry {audit_index}{again}")
+    word.text(format_args!("  decision {decision_id}  entry {audit_index}{again}"))
 }
 
 /// A sender should not have to ask the log why nobody answers.
@@ -194,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_duplicate_says_so() {
-        assert_eq!(summary("allowed", "dev-7", 7, false), "allowed  decision dev-7  entry 7");
-        assert!(summary("allowed", "dev-7", 7, true).ends_with("(as decided before)"));
+        let told = |duplicate| summary("allowed".into(), "dev-7", 7, duplicate).as_str().to_owned();
+        assert_eq!(told(false), "allowed  decision dev-7  entry 7");
+        assert!(told(true).ends_with("(as decided before)"));
     }
 }

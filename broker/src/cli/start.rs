@@ -42,7 +42,7 @@ fn failure(error: ServerError) -> Failure {
 /// A broker does not stop because nobody reads what it says.
 fn announce(ready: &str, after_ready: &str) {
     let said =
-        output::line(ready).and_then(|()| if after_ready.is_empty() { Ok(()) } else { output::line(after_ready) });
+        output::line(ready).and_then(|()| if after_ready.is_empty() { Ok(()) } else { output::lines(after_ready) });
     if let Err(error) = said {
         info!(%error, "standard output is closed");
     }

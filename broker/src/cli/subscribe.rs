@@ -3,7 +3,7 @@
 use clap::Args;
 use data_encoding::BASE64;
 use futures_util::StreamExt as _;
-use owo_colors::OwoColorize as _;
+use owo_colors::Style;
 use serde_json::{Map, Value, json};
 use veribus_client::{Delivery, Gap, SubscriptionEvent, SubscriptionEvents};
 
@@ -56,10 +56,13 @@ fn show(delivery: &Delivery, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return Ok(output::json(&to_json(delivery))?);
     }
-    let data = delivery.text().map_or_else(|_| format!("({} bytes)", delivery.data().len()), output::visible);
-    let (topic, sender) = (delivery.topic(), &delivery.sender.agent);
-    let (kind, index) = (&delivery.message.r#type, delivery.audit_index);
-    Ok(output::line(format_args!("{} {} from {} entry {index}  {data}", topic.cyan(), kind, sender.green()))?)
+    let data = delivery.text().map_or_else(|_| format!("({} bytes)", delivery.data().len()), str::to_owned);
+    let line = output::Line::new()
+        .styled(delivery.topic(), Style::new().cyan())
+        .text(format_args!(" {} from ", delivery.message.r#type))
+        .styled(&delivery.sender.agent, Style::new().green())
+        .text(format_args!(" entry {}  {data}", delivery.audit_index));
+    Ok(output::line(line)?)
 }
 
 fn gap_line(gap: &Gap) -> String {

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     issue::{KeyKind, PublishedKeys, TokenIssuer},
     model::Clock,
-    seal::RootKeys,
+    seal::{RootKeys, SecretFile},
 };
 
 const ISSUER: &str = "veribus-dev";
@@ -159,8 +159,7 @@ impl DevDirectory {
             let key = KeyKind::Es256.generate_pem().map_err(issuing(&path))?;
             write_private(&path, key.as_bytes()).map_err(writing(&path))?;
         }
-        let key = fs::read_to_string(&path).map_err(reading(&path))?;
-        TokenIssuer::from_pem(ISSUER, AUDIENCE, &key).map_err(issuing(&path))
+        TokenIssuer::from_pem(ISSUER, AUDIENCE, secret(&path)?.text()?).map_err(issuing(&path))
     }
 
     fn write_configuration(&self) -> Result<(), DevError> {
@@ -233,13 +232,14 @@ root_key_file = "{ROOT_KEY}"
     fn write_certificates(&self) -> Result<(), DevError> {
         let authority_key = self.keep_or_generate_key("ca.key")?;
         let server_key = self.keep_or_generate_key("server.key")?;
+        let (authority_key, server_key) = (authority_key.text()?, server_key.text()?);
         let (ca, server) = (self.ca_path(), self.path("server.pem"));
         if !ca.exists() {
-            let pem = certificates::authority(&authority_key).map_err(certificate(&ca))?;
+            let pem = certificates::authority(authority_key).map_err(certificate(&ca))?;
             write_public(&ca, pem.as_bytes()).map_err(writing(&ca))?;
         }
         let sign = |listen| {
-            let pem = certificates::server(&authority_key, &server_key, listen).map_err(certificate(&server))?;
+            let pem = certificates::server(authority_key, server_key, listen).map_err(certificate(&server))?;
             write_public(&server, pem.as_bytes()).map_err(writing(&server))
         };
         // The configuration is not valid before there is some certificate; the address in it may be another one.
@@ -249,13 +249,13 @@ root_key_file = "{ROOT_KEY}"
         if configured == listen { Ok(()) } else { sign(configured) }
     }
 
-    fn keep_or_generate_key(&self, name: &str) -> Result<String, DevError> {
+    fn keep_or_generate_key(&self, name: &str) -> Result<SecretFile, DevError> {
         let path = self.path(name);
         if !path.exists() {
             let key = certificates::generate_key().map_err(certificate(&path))?;
             write_private(&path, key.as_bytes()).map_err(writing(&path))?;
         }
-        fs::read_to_string(&path).map_err(reading(&path))
+        secret(&path)
     }
 
     fn keep_or_write(&self, name: &str, content: &str) -> Result<(), DevError> {
@@ -265,6 +265,14 @@ root_key_file = "{ROOT_KEY}"
         }
         write_public(&path, content.as_bytes()).map_err(writing(&path))
     }
+}
+
+fn secret(path: &Path) -> Result<SecretFile, DevError> {
+    let file = SecretFile::read(path)?;
+    if let Some(exposed) = file.exposed() {
+        tracing::warn!("{exposed}");
+    }
+    Ok(file)
 }
 
 /// Whether the directory is ours to close to others: new, empty, or made by an earlier start. One that somebody else owns

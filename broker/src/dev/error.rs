@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::{
     config::ConfigError,
     issue::{IssueError, PublishedKeysError},
-    seal::RootKeyError,
+    seal::{RootKeyError, SecretFileError},
 };
 
 /// What can go wrong with a development directory.
@@ -56,6 +56,9 @@ pub enum DevError {
         /// What is wrong.
         source: PublishedKeysError,
     },
+    /// A private key in it cannot be read, or others may replace it.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// The root key cannot be made.
     #[error(transparent)]
     RootKey(#[from] RootKeyError),

@@ -1,4 +1,7 @@
 //! Files that appear whole or not at all, and are never readable by others for a moment.
+//!
+//! A secret goes to a regular file and nowhere else: not through a link, which somebody else may have laid, and not into a
+//! device or a pipe. What all may read goes where [`super::OutputFile`] says.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -9,27 +12,26 @@ use std::{
 
 use tempfile::NamedTempFile;
 
+use super::output_file::{OutputFile, OutputTarget};
+
 const PUBLIC: u32 = 0o644;
 const PRIVATE_DIRECTORY: u32 = 0o700;
 
 /// Writes a file that only its owner may read (0600), in place of any earlier one.
 ///
 /// # Errors
-/// What the system says; an earlier file is then as it was.
+/// What the system says, or that something else than a regular file is there; what is there is then as it was.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    // Such a file is made with mode 0600 and O_EXCL.
-    put(path, content, NamedTempFile::new_in(directory_of(path))?)
+    private(path, content)?.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 /// Writes a file that only its owner may read (0600), where there is none.
 ///
 /// # Errors
-/// What the system says; a file that is there stays as it is.
+/// As [`write_private`]; a file that is there stays as it is.
 pub fn write_new_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = NamedTempFile::new_in(directory_of(path))?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|error| error.error)?;
+    private(path, content)?.persist_noclobber(path).map_err(|error| error.error)?;
     Ok(())
 }
 
@@ -38,9 +40,9 @@ pub fn write_new_private(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What the system says; an earlier file is then as it was.
 pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
-    let file = NamedTempFile::new_in(directory_of(path))?;
-    file.as_file().set_permissions(Permissions::from_mode(PUBLIC))?;
-    put(path, content, file)
+    let mut out = OutputFile::create(OutputTarget::of(path)?, PUBLIC)?;
+    out.write_all(content)?;
+    out.finish()
 }
 
 /// Makes a directory that only its owner may enter (0700), or makes an existing one so.
@@ -52,11 +54,19 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY))
 }
 
-fn put(path: &Path, content: &[u8], mut file: NamedTempFile) -> io::Result<()> {
+/// The content, durable, beside where it is to be.
+fn private(path: &Path, content: &[u8]) -> io::Result<NamedTempFile> {
+    if path.as_os_str() == "-" || fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a secret goes to a regular file of its own, not through a link, into a device or to standard output",
+        ));
+    }
+    // Such a file is made with mode 0600 and O_EXCL.
+    let mut file = NamedTempFile::new_in(directory_of(path))?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    Ok(file)
 }
 
 /// The directory that a file is in.
@@ -67,6 +77,10 @@ pub fn directory_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -95,6 +109,25 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).expect("read"), b"first");
         assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_secret_goes_through_no_link_and_into_no_pipe() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let names = ["real", "link", "dangling", "pipe"];
+        let [real, link, dangling, pipe] = names.map(|name| directory.path().join(name));
+        fs::write(&real, "mine").expect("written");
+        symlink(&real, &link).expect("linked");
+        symlink("nothing", &dangling).expect("linked");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
+        for path in [&link, &dangling, &pipe, Path::new("-")] {
+            for write in [write_private, write_new_private] {
+                let error = write(path, b"secret").expect_err("refused");
+                assert!(error.to_string().contains("regular file"), "{}: {error}", path.display());
+            }
+        }
+        assert_eq!(fs::read(&real).expect("read"), b"mine");
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), names.len());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Sealing at rest: each value under a key of its own, which depends on the scope's key and on everything about the write.
 //!
 //! In scope: the sealing format (`sealed`, over `envelope`; written down in `proto/docs/sealing.md`), the keys of the scopes
-//! and their epochs (`ring`, as they are stored: `stored`), the root key that wraps them (`root`) and the file that it comes
-//! from (`root_file`, which alone does any I/O).
+//! and their epochs (`ring`, as they are stored: `stored`), the root key that wraps them (`root`), the file that it comes from
+//! (`root_file`), and the files that other private keys come from (`secret_file`). These two alone do any I/O.
 //!
 //! Out of scope: end-to-end secrecy: the broker holds the keys and can read what it seals. This protects the disk, the
 //! storage engine and their backups. Who may read or write (see `decide`), when changes of keys are committed (see `record`),
@@ -15,6 +15,7 @@ mod ring;
 mod root;
 mod root_file;
 mod sealed;
+mod secret_file;
 mod stored;
 
 pub use envelope::{OVERHEAD_BYTES, OpenError, SealError};
@@ -24,3 +25,4 @@ pub use ring::{KEY_PREFIX, KeyChange, KeyFact, KeyRing, KeyRingError, NoKey};
 pub use root::{RootKey, RootKeyId, WrapContext};
 pub use root_file::{RootKeyError, RootKeyLook, RootKeySource, RootKeys};
 pub use sealed::{Context, open, seal};
+pub use secret_file::{Exposed, SecretFile, SecretFileError};

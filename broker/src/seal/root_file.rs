@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 use super::{
     envelope::SealError,
     root::{LocalRootKey, RootKey, RootKeyId},
+    secret_file::mode_beyond,
 };
 
 /// What stands before the key in the file.
@@ -338,8 +339,7 @@ fn check(path: &Path, metadata: &Metadata, user: u32) -> Result<(), RootKeyError
     if !metadata.is_file() {
         return Err(RootKeyError::NotRegular(path.to_owned()));
     }
-    let mode = metadata.mode() & 0o7777;
-    if mode & !MODE_MAX != 0 {
+    if let Some(mode) = mode_beyond(metadata, !MODE_MAX) {
         return Err(RootKeyError::Mode { path: path.to_owned(), mode });
     }
     if metadata.uid() != user {

@@ -15,6 +15,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _};
 use thiserror::Error;
 
+use crate::seal::SecretFile;
+
 /// Why there is no TLS.
 #[derive(Debug, Error)]
 pub enum TlsError {
@@ -67,18 +69,18 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The server's settings from a certificate chain and its key, PEM both. Clients are asked for certificates only where there
+/// The server's settings from a certificate chain, in a file, and its key, PEM both. Clients are asked for certificates only where there
 /// are authorities for those.
 ///
 /// # Errors
 /// [`TlsError`].
 pub fn server_config(
     certificate_file: &Path,
-    private_key_file: &Path,
+    private_key: &SecretFile,
     clients: Option<ClientAuthorities<'_>>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(certificate_file)?;
-    let key = private_key(private_key_file)?;
+    let key = key_in(private_key)?;
     let pair = |source| TlsError::Pair { certificate: certificate_file.to_owned(), source };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -117,8 +119,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if chain.is_empty() { Err(TlsError::Pem { path: path.to_owned(), what }) } else { Ok(chain) }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| pem_error(path, "private key", error))
+fn key_in(file: &SecretFile) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(file.content()).map_err(|error| pem_error(file.path(), "private key", error))
 }
 
 fn pem_error(path: &Path, what: &'static str, error: pem::Error) -> TlsError {
@@ -145,7 +147,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("cert.pem");
         std::fs::write(&file, "not a certificate").expect("written");
-        let error = server_config(&file, &file, None).expect_err("no certificate").to_string();
+        let key = SecretFile::read(&file).expect("a file");
+        let error = server_config(&file, &key, None).expect_err("no certificate").to_string();
         assert!(error.contains("cert.pem") && error.contains("certificate"), "{error}");
     }
 }

@@ -14,7 +14,10 @@ mod token;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
-    os::unix::process::ExitStatusExt as _,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _, symlink},
+        process::ExitStatusExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
@@ -192,11 +195,75 @@ fn a_log_verifies_in_place_and_exported_and_a_flipped_byte_is_named() {
 }
 
 #[test]
+fn an_export_goes_into_a_pipe_and_to_standard_output_and_replaces_neither_a_pipe_nor_a_link() {
+    let broker = Broker::start();
+    let place = |name: &str| broker.directory.join(name);
+    let [pipe, link, real] = ["pipe", "link", "real"].map(place);
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    symlink("real", &link).expect("linked");
+    // Open at both ends, so that nobody waits for anybody.
+    let mut both = fs::File::options().read(true).write(true).open(&pipe).expect("opened");
+    let exported = broker.audit(&["export", pipe.to_str().expect("text")]);
+    assert_eq!(code(&exported), 0, "{}", told(&exported));
+    assert!(fs::symlink_metadata(&pipe).expect("there").file_type().is_fifo());
+    let mut first = [0; 4];
+    both.read_exact(&mut first).expect("something is in the pipe");
+
+    assert_eq!(code(&broker.audit(&["export", link.to_str().expect("text")])), 0);
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+    let written = fs::read(&real).expect("what the link leads to");
+    assert_eq!(fs::metadata(&real).expect("there").permissions().mode() & 0o777, 0o600);
+
+    let printed = broker.audit(&["export", "-"]);
+    assert!(printed.stdout.starts_with(&written) && written.starts_with(&first), "the log only grows");
+    assert!(told(&printed).contains("exported "), "{}", told(&printed));
+    fs::write(&real, printed.stdout).expect("written");
+    let verified = veribus().args(["audit", "verify", "--file"]).arg(&real).output().expect("the binary runs");
+    assert_eq!(code(&verified), 0);
+}
+
+#[test]
 fn only_an_auditor_reads_the_log() {
     let broker = Broker::start();
     let refused = broker.run("finance-agent", &["audit", "query"]);
     assert_eq!((code(&refused), refused.stdout.len()), (1, 0));
     assert!(told(&refused).contains("MISSING_PERMISSION"), "{}", told(&refused));
+}
+
+#[test]
+fn what_agents_wrote_steers_no_terminal_and_means_the_same_to_programs() {
+    // Without NUL, which no argument holds, and white space, which a line shows as a space.
+    let steers: String = ('\u{1}'..='\u{8}').chain('\u{e}'..='\u{1f}').chain('\u{7f}'..='\u{9f}').collect();
+    let steers = steers + "\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}\u{feff}\u{e0041}";
+    let is_raw = |output: &Output| {
+        let text =
+            [&output.stdout[..], &output.stderr[..]].map(|bytes| String::from_utf8(bytes.to_vec()).expect("text"));
+        text.concat().contains(|c| c != '\n' && steers.contains(c))
+    };
+    let broker = Broker::start();
+    let text = format!("a{steers}z");
+    let put = broker.run("support-agent", &["state", "put", "tickets/1", "--data", &text]);
+    assert_eq!(code(&put), 0, "{put:?}");
+    let got = broker.run("support-agent", &["state", "get", "tickets/1"]);
+    assert_eq!(got.stdout, text.as_bytes(), "a program gets the value as it is");
+    let got = broker.run("support-agent", &["state", "get", "tickets/1", "--json"]);
+    assert_eq!((is_raw(&got), &json(&got)["value"]), (false, &Value::from(&*text)));
+
+    let revoke = ["revoke", "--issuer", "veribus-dev", "--token-id", "t", "--reason", &text];
+    let revoked = broker.run("operator", &revoke);
+    assert_eq!(code(&revoked), 0, "{revoked:?}");
+    let listed = broker.run("operator", &["revocations", "--json"]);
+    assert_eq!((is_raw(&listed), &json(&listed)["reason"]), (false, &Value::from(&*text)));
+    for shown in [
+        broker.run("operator", &["revocations"]),
+        broker.audit(&["query"]),
+        broker.audit(&["query", "--json"]),
+        broker.run("operator", &["reinstate", &text]),
+        broker.run("support-agent", &["state", "get", &format!("tickets/{text}")]),
+        veribus().args(["token", "inspect", &text]).output().expect("the binary runs"),
+    ] {
+        assert!(!is_raw(&shown), "{shown:?}");
+    }
 }
 
 #[test]
@@ -253,6 +320,54 @@ fn wrong_usage_ends_with_code_2_and_one_line() {
         assert!(told.starts_with("veribus: ") && told.lines().count() == 1, "{told}");
     }
     assert_eq!(code(&run(&["no-such-command"])), 2);
+}
+
+#[test]
+fn a_key_that_others_may_replace_is_refused_and_one_that_they_may_read_is_told() {
+    let outer = tempfile::tempdir().expect("a directory");
+    let directory = outer.path().join("dev");
+    let mut made = Running::start(veribus().arg("dev").arg("--dir").arg(&directory));
+    Running::line(&mut made.0.stdout, "ready ");
+    drop(made);
+    let config = directory.join("veribus.toml");
+    let check = || veribus().args(["config", "check", "--config"]).arg(&config).output().expect("the binary runs");
+    let issue = || {
+        let mut command = veribus();
+        command.args(["token", "issue", "--sub", "a", "--issuer", "i", "--audience", "a", "--key"]);
+        command.arg(directory.join("issuer.key")).output().expect("the binary runs")
+    };
+    let mode = |name: &str, mode| {
+        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(mode)).expect("changed");
+    };
+    mode("server.key", 0o666);
+    mode("issuer.key", 0o666);
+    for (command, option, path) in [("serve", "--config", &config), ("dev", "--dir", &directory)] {
+        let refused = veribus().args([command, option]).arg(path).output().expect("the binary runs");
+        assert!(code(&refused) == 2 && told(&refused).contains("chmod 600"), "{refused:?}");
+    }
+    let checked = check();
+    let printed = String::from_utf8_lossy(&checked.stdout);
+    assert!(code(&checked) == 2 && printed.contains("mode 0666") && printed.contains("chmod"), "{printed}");
+    assert!(code(&issue()) == 2 && told(&issue()).contains("issuer.key"), "{:?}", issue());
+
+    mode("server.key", 0o644);
+    mode("issuer.key", 0o644);
+    let checked = check();
+    let printed = String::from_utf8_lossy(&checked.stdout);
+    assert!(code(&checked) == 0 && printed.contains("mode 0644"), "{printed}");
+    assert!(code(&issue()) == 0 && told(&issue()).starts_with("warning: "), "{:?}", issue());
+    let mut serving = Running::start(veribus().args(["serve", "--config"]).arg(&config));
+    Running::line(&mut serving.0.stdout, "ready ");
+    drop(serving.0.stdout.take());
+    serving.0.kill().expect("killed");
+    let mut log = String::new();
+    serving.0.stderr.take().expect("not taken").read_to_string(&mut log).expect("text");
+    assert!(log.contains("WARN") && log.contains("server.key` has mode 0644"), "{log}");
+
+    mode("server.key", 0o600);
+    mode("issuer.key", 0o600);
+    assert!(!String::from_utf8_lossy(&check().stdout).contains("mode 0"));
+    assert_eq!((code(&issue()), told(&issue())), (0, String::new()));
 }
 
 #[test]

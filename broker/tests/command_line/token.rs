@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::Output,
+    process::{Command, Output},
 };
 
 use serde_json::Value;
@@ -97,6 +97,46 @@ fn nothing_that_is_there_is_written_over() {
     assert_eq!(code(&keys.generate("b", &[])), 1);
     assert_eq!(fs::read(keys.path("b")).expect("read"), b"mine");
     assert_eq!((fs::read(keys.path("a")).expect("read"), keys.set()), (key, set));
+}
+
+#[test]
+fn a_key_set_behind_a_link_gets_the_key_and_the_link_stays() {
+    let keys = Keys::new();
+    let link = keys.path("link");
+    symlink("jwks.json", &link).expect("linked");
+    for (kid, keys_then) in [("a", 1), ("b", 2)] {
+        let mut command = veribus();
+        command.args(["token", "keygen", "--kid", kid, "--out"]).arg(keys.path(kid)).arg("--jwks").arg(&link);
+        assert_eq!(code(&command.output().expect("the binary runs")), 0);
+        assert_eq!(keys.set()["keys"].as_array().map(Vec::len), Some(keys_then), "behind the link");
+    }
+    let mut retire = veribus();
+    retire.args(["token", "retire", "--kid", "a", "--jwks"]).arg(&link);
+    assert_eq!(code(&retire.output().expect("the binary runs")), 0);
+    assert_eq!(keys.set()["keys"].as_array().map(Vec::len), Some(1));
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+}
+
+#[test]
+fn a_key_set_can_be_printed_and_a_secret_goes_to_no_link_and_into_no_device() {
+    let keys = Keys { jwks: "-".into(), ..Keys::new() };
+    let made = keys.generate("a", &[]);
+    assert_eq!((code(&made), &json(&made)["keys"][0]["kid"]), (0, &"a".into()));
+    assert_eq!(told(&made).trim(), "a");
+    assert_eq!(code(&keys.retire("a")), 2, "nothing to take it from");
+
+    let keys = Keys::new();
+    keys.generate("a", &[]);
+    fs::write(keys.path("real"), "mine").expect("written");
+    symlink("real", keys.path("link")).expect("linked");
+    assert!(Command::new("mkfifo").arg(keys.path("pipe")).status().expect("mkfifo runs").success());
+    let token = |name: &str| keys.issue(&["a"], &["--out", keys.path(name).to_str().expect("text")]);
+    for refused in [keys.generate("link", &[]), keys.generate("pipe", &[]), token("link"), token("pipe")] {
+        assert_eq!(code(&refused), 1);
+        assert!(told(&refused).contains("a regular file of its own"), "{}", told(&refused));
+    }
+    assert_eq!(fs::read(keys.path("real")).expect("read"), b"mine");
+    assert_eq!(inspect(&keys.issue(&["a"], &["--out", "-"]))["claims"]["sub"], "finance-agent");
 }
 
 #[test]

@@ -108,7 +108,7 @@ const ONLY: [(&str, &str, &[&str]); 11] = [
     ("seal", "engine", &["Record"]),
     ("check", "transport", &["tls"]),
     ("check", "server", &["KeysError", "issuers", "shared"]),
-    ("transport", "seal", &["KeyFact"]),
+    ("transport", "seal", &["KeyFact", "SecretFile"]),
     ("transport", "state", &["Metadata", "OpenedValue"]),
     ("backup", "server", &["OpenError", "open_data", "wait_until_closed"]),
     ("backup", "seal", &["KEY_PREFIX", "KeyRing", "KeyRingError", "RootKeyId"]),

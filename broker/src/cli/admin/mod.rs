@@ -44,8 +44,7 @@ pub(super) async fn revocations(args: RevocationsArgs) -> Result<(), Failure> {
     }
     let mut table = output::new_table(["ID", "ISSUER", "WHAT", "ENDS", "REASON"]);
     for one in &all {
-        let texts = [&one.id, &one.issuer, &audit::revocation_text(one), &ends(one), &one.reason];
-        table.add_row(texts.map(|text| output::visible(text)));
+        table.add_row([&one.id, &one.issuer, &audit::revocation_text(one), &ends(one), &one.reason]);
     }
     Ok(output::table(&table)?)
 }

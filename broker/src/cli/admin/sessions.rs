@@ -80,10 +80,10 @@ fn row(session: &Session) -> [String; 7] {
     let actor = session.actor.clone().unwrap_or_default();
     [
         session.id.to_string(),
-        output::visible(&actor.agent),
-        output::visible(&actor.issuer),
-        output::visible(session.method.rsplit('/').next().unwrap_or_default()),
-        output::visible(&session.peer),
+        actor.agent,
+        actor.issuer,
+        session.method.rsplit('/').next().unwrap_or_default().to_owned(),
+        session.peer.clone(),
         opened_at(session),
         instant::from_seconds(session.token_expires_at),
     ]

@@ -2,55 +2,71 @@
 
 use std::{
     io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
 use futures_util::StreamExt as _;
-use tempfile::NamedTempFile;
 use veribus_client::{AuditFilter, Client};
 use veribus_proto::entries;
 
-use crate::cli::{connect::ConnectArgs, failure::Failure, output};
+use crate::{
+    cli::{connect::ConnectArgs, failure::Failure, output},
+    dev::{OutputFile, OutputTarget},
+};
+
+const MODE: u32 = 0o600;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ExportArgs {
-    /// Where to write; only its owner can read it
+    /// Where to write, `-` for standard output; a file only its owner can read. A device or a pipe is written into
     file: PathBuf,
     #[command(flatten)]
     connection: ConnectArgs,
 }
 
 pub(super) async fn run(args: ExportArgs) -> Result<(), Failure> {
-    let about = |error: &dyn ToString| {
-        Failure::failed(format!("cannot write `{}`: {}", args.file.display(), error.to_string()))
+    let about = |error| match error {
+        Fault::Entries(failure) => failure,
+        // Whoever reads a pipe may stop when they have enough.
+        Fault::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => error.into(),
+        Fault::Output(error) => Failure::failed(format!("cannot write `{}`: {error}", args.file.display())),
     };
+    let target = OutputTarget::of(&args.file).map_err(|error| about(error.into()))?;
+    let is_standard_output = target == OutputTarget::StandardOutput;
     let client = args.connection.connect().await?;
-    let file = NamedTempFile::new_in(directory_of(&args.file)).map_err(|error| about(&error))?;
-    let mut out = BufWriter::new(file);
-    let count = write(&client, &mut out, about).await?;
-    let file = out.into_inner().map_err(|error| about(&error))?;
-    file.as_file().sync_all().map_err(|error| about(&error))?;
-    file.persist(&args.file).map_err(|error| about(&error))?;
-    Ok(output::line(format_args!("exported {count} entries to {}", args.file.display()))?)
+    let file = OutputFile::create(target, MODE).map_err(|error| about(error.into()))?;
+    let count = write(&client, file).await.map_err(about)?;
+    let told = format!("exported {count} entries to {}", args.file.display());
+    if is_standard_output {
+        output::note(told);
+        return Ok(());
+    }
+    Ok(output::line(told)?)
 }
 
-async fn write(
-    client: &Client,
-    out: &mut impl Write,
-    about: impl Fn(&dyn ToString) -> Failure,
-) -> Result<u64, Failure> {
+enum Fault {
+    Entries(Failure),
+    Output(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+async fn write(client: &Client, file: OutputFile) -> Result<u64, Fault> {
+    let mut out = BufWriter::new(file);
     let mut stored = client.audit().query(AuditFilter::all(), 0, 0);
     let (mut count, mut framed) = (0_u64, Vec::new());
     while let Some(entry) = stored.next().await {
         framed.clear();
-        entries::push(&mut framed, &entry?.bytes).map_err(|error| about(&error))?;
-        out.write_all(&framed).map_err(|error: io::Error| about(&error))?;
+        let entry = entry.map_err(|error| Fault::Entries(error.into()))?;
+        entries::push(&mut framed, &entry.bytes).map_err(|error| Fault::Entries(Failure::failed(error)))?;
+        out.write_all(&framed)?;
         count = count.saturating_add(1);
     }
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
     Ok(count)
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }

@@ -13,7 +13,7 @@ use clap::Args;
 use data_encoding::HEXLOWER;
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use owo_colors::OwoColorize as _;
+use owo_colors::Style;
 use serde_json::json;
 use thiserror::Error;
 use veribus_client::{AuditFilter, Client};
@@ -115,7 +115,8 @@ fn tell(chain: &ChainVerifier, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return Ok(output::json(&json!({"verified": true, "entries": entries, "head": head}))?);
     }
-    Ok(output::line(format_args!("{} {entries} entries, head {head}", "verified".green().bold()))?)
+    let line = output::Line::new().styled("verified", Style::new().green().bold());
+    Ok(output::line(line.text(format_args!(" {entries} entries, head {head}")))?)
 }
 
 fn broken(fault: &Fault, as_json: bool) -> Failure {

@@ -1,11 +1,14 @@
 //! What the demo shows: a table for people, JSON for programs.
 
-use comfy_table::{Cell, Color};
-use owo_colors::OwoColorize as _;
+use comfy_table::Color;
+use owo_colors::Style;
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::{failure::Failure, output};
+use super::super::{
+    failure::Failure,
+    output::{self, Cell},
+};
 
 /// What became of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,11 +72,15 @@ pub(super) fn print(steps: &[Step], findings: &Findings, as_json: bool) -> Resul
         }))?);
     }
     print_table(steps)?;
-    let chain = if findings.chain_ok { "whole".green().to_string() } else { "broken".red().to_string() };
-    let summary = format!("{as_expected} of {} steps as expected", steps.len());
-    let summary =
-        if as_expected == steps.len() { summary.green().bold().to_string() } else { summary.red().bold().to_string() };
-    output::line(format_args!("\n{summary}; {} entries in the audit log, chain {chain}", findings.entries))?;
+    let (good, bad) = (Style::new().green(), Style::new().red());
+    let summary = if as_expected == steps.len() { good } else { bad };
+    let (chain, is_whole) = if findings.chain_ok { ("whole", good) } else { ("broken", bad) };
+    let line = output::Line::new()
+        .styled(format_args!("{as_expected} of {} steps as expected", steps.len()), summary.bold())
+        .text(format_args!("; {} entries in the audit log, chain ", findings.entries))
+        .styled(chain, is_whole);
+    output::line("")?;
+    output::line(line)?;
     Ok(())
 }
 

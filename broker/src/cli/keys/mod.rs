@@ -93,7 +93,7 @@ async fn status(args: StatusArgs) -> Result<(), Failure> {
     if args.json {
         return found.keys.iter().try_for_each(|one| Ok(output::json(&key_json(one, Some(&found.root_key_id)))?));
     }
-    output::line(format_args!("root key {}", output::visible(&found.root_key_id)))?;
+    output::line(format_args!("root key {}", found.root_key_id))?;
     print(&found.keys)
 }
 
@@ -110,7 +110,7 @@ async fn rotate(args: RotateArgs) -> Result<(), Failure> {
 async fn rewrap(args: RewrapArgs) -> Result<(), Failure> {
     let client = args.connection.connect().await?;
     let done = client.admin().rewrap_keys().await?;
-    let (id, keys, entry) = (output::visible(&done.root_key_id), done.keys_rewrapped, done.audit_index);
+    let (id, keys, entry) = (&done.root_key_id, done.keys_rewrapped, done.audit_index);
     if args.json {
         let object = json!({ "root_key_id": id, "keys_rewrapped": keys, "audit_index": entry });
         return Ok(output::json(&object)?);
@@ -131,7 +131,7 @@ fn row(key: &KeyEpoch) -> [String; 4] {
         Some(at) => format!("shredded {}", moment(Some(at))),
         None => if key.current { "current" } else { "readable" }.to_owned(),
     };
-    [output::visible(&key.scope), key.epoch.to_string(), moment(key.created_at.as_ref()), state]
+    [key.scope.clone(), key.epoch.to_string(), moment(key.created_at.as_ref()), state]
 }
 
 fn key_json(key: &KeyEpoch, root_key_id: Option<&str>) -> serde_json::Value {

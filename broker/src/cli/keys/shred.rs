@@ -31,7 +31,7 @@ pub(super) async fn run(args: ShredArgs) -> Result<(), Failure> {
     }
     let client = args.connection.connect().await?;
     let done = client.admin().shred_key(&args.scope, args.epoch).await?;
-    let (id, entry) = (output::visible(&done.root_key_id), done.audit_index);
+    let (id, entry) = (&done.root_key_id, done.audit_index);
     if args.json {
         let object = json!({
             "scope": args.scope, "epoch": args.epoch, "root_key_id": id, "audit_index": entry,

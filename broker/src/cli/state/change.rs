@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use data_encoding::HEXLOWER;
-use owo_colors::OwoColorize as _;
+use owo_colors::Style;
 use serde_json::{Value, json};
 use veribus_client::Error;
 
@@ -74,8 +74,7 @@ pub(super) async fn put(args: PutArgs) -> Result<(), Failure> {
             "content_salt": HEXLOWER.encode(&written.content_salt),
         }))?);
     }
-    let word = "written".green().bold().to_string();
-    Ok(output::line(format_args!("{word}  revision {revision}  decision {decision_id}"))?)
+    told("written", revision, decision_id)
 }
 
 pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
@@ -92,8 +91,12 @@ pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
             &json!({"key": args.key, "outcome": word, "revision": revision, "decision_id": decision_id}),
         )?);
     }
-    let word = word.green().bold().to_string();
-    Ok(output::line(format_args!("{word}  revision {revision}  decision {decision_id}"))?)
+    told(word, revision, decision_id)
+}
+
+fn told(word: &str, revision: u64, decision_id: &str) -> Result<(), Failure> {
+    let line = output::Line::new().styled(word, Style::new().green().bold());
+    Ok(output::line(line.text(format_args!("  revision {revision}  decision {decision_id}")))?)
 }
 
 /// What the broker decided is printed where programs look for it; everything else is told to the user.

@@ -35,7 +35,7 @@ pub(super) async fn run(args: GetArgs) -> Result<(), Failure> {
 /// Programs get the value as it is.
 fn print(value: &StateValue) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
-        return Ok(output::line(shown::visible(value))?);
+        return Ok(output::line(shown::text(value))?);
     }
     let mut out = io::stdout().lock();
     out.write_all(&value.value)?;

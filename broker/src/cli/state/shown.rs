@@ -6,26 +6,26 @@ use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 use veribus_client::{StateMetadata, StateValue};
 
-use crate::cli::{instant, output};
+use crate::cli::instant;
 
 pub(super) const COLUMNS: [&str; 7] = ["KEY", "REVISION", "BYTES", "TYPE", "WRITER", "WRITTEN", "ENDS"];
 
 /// One row of a listing.
 pub(super) fn row(metadata: &StateMetadata) -> [String; 7] {
     [
-        output::visible(&metadata.key),
+        metadata.key.clone(),
         metadata.revision.to_string(),
         metadata.size_bytes.to_string(),
-        output::visible(&metadata.content_type),
-        output::visible(&metadata.writer.agent),
+        metadata.content_type.clone(),
+        metadata.writer.agent.clone(),
         time(metadata.written_at),
         metadata.expires_at.map_or_else(|| "-".to_owned(), time),
     ]
 }
 
-/// A value fit for a terminal.
-pub(super) fn visible(value: &StateValue) -> String {
-    value.text().map_or_else(|_| format!("({} bytes)", value.value.len()), output::visible)
+/// A value in a line: as text if it is, else how long it is.
+pub(super) fn text(value: &StateValue) -> String {
+    value.text().map_or_else(|_| format!("({} bytes)", value.value.len()), str::to_owned)
 }
 
 pub(super) fn value_json(value: &StateValue) -> Value {

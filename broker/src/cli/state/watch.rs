@@ -2,7 +2,7 @@
 
 use clap::Args;
 use futures_util::TryStreamExt as _;
-use owo_colors::OwoColorize as _;
+use owo_colors::Style;
 use serde_json::{Value, json};
 use veribus_client::{StateChange, StateWatch};
 
@@ -55,14 +55,16 @@ const fn word(change: &StateChange) -> &'static str {
     }
 }
 
-fn to_line(change: &StateChange) -> String {
-    let (word, key, revision) = (word(change), output::visible(change.key()), change.revision());
-    let beginning = format!("{word:<8}  {}  revision {revision}", key.cyan());
+fn to_line(change: &StateChange) -> output::Line {
+    let beginning = output::Line::new()
+        .text(format_args!("{:<8}  ", word(change)))
+        .styled(change.key(), Style::new().cyan())
+        .text(format_args!("  revision {}", change.revision()));
     match change {
-        StateChange::Put(value) => {
-            let writer = output::visible(&value.metadata.writer.agent);
-            format!("{beginning} from {}  {}", writer.green(), shown::visible(value))
-        }
+        StateChange::Put(value) => beginning
+            .text(" from ")
+            .styled(&value.metadata.writer.agent, Style::new().green())
+            .text(format_args!("  {}", shown::text(value))),
         _ => beginning,
     }
 }
@@ -86,6 +88,7 @@ mod tests {
     fn what_is_gone_is_told_with_its_revision() {
         let gone = StateChange::Expired { key: "a/\u{1b}b".to_owned(), revision: 7 };
         assert_eq!(to_json(&gone), json!({"key": "a/\u{1b}b", "revision": 7, "change": "expired"}));
-        assert!(to_line(&gone).contains("revision 7") && to_line(&gone).contains("a/\u{fffd}b"));
+        let line = to_line(&gone);
+        assert!(line.as_str().contains("revision 7") && line.as_str().contains("a/\\u{1b}b"), "{line:?}");
     }
 }

@@ -3,8 +3,7 @@
 use std::{fs, io, path::Path};
 
 use clap::Args;
-use comfy_table::Table;
-use owo_colors::OwoColorize as _;
+use owo_colors::Style;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -30,7 +29,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
         return Ok(output::json(&json!({"verified": false, "header": header, "claims": claims}))?);
     }
     let UnixSeconds(now) = Clock::system().now().seconds();
-    output::line(format_args!("{} anybody could have written this", "not verified:".yellow().bold()))?;
+    let warning = output::Line::new().styled("not verified:", Style::new().yellow().bold());
+    output::line(warning.text(" anybody could have written this"))?;
     Ok(output::table(&table(&header, &claims, now))?)
 }
 
@@ -51,7 +51,7 @@ fn decode(token: &str) -> Result<(Value, Map<String, Value>), jsonwebtoken::erro
     Ok((header, claims))
 }
 
-fn table(header: &Value, claims: &Map<String, Value>, now: i64) -> Table {
+fn table(header: &Value, claims: &Map<String, Value>, now: i64) -> output::Table {
     let mut table = output::new_table(["PART", "NAME", "VALUE"]);
     for (name, value) in header.as_object().into_iter().flatten() {
         add_rows(&mut table, "header", name, value, now);
@@ -63,7 +63,7 @@ fn table(header: &Value, claims: &Map<String, Value>, now: i64) -> Table {
 }
 
 /// One row for a value, or one for each that an object holds, such as `cnf.jkt`.
-fn add_rows(table: &mut Table, part: &str, name: &str, value: &Value, now: i64) {
+fn add_rows(table: &mut output::Table, part: &str, name: &str, value: &Value, now: i64) {
     match value {
         Value::Object(members) if !members.is_empty() => {
             for (member, value) in members {
@@ -71,7 +71,7 @@ fn add_rows(table: &mut Table, part: &str, name: &str, value: &Value, now: i64) 
             }
         }
         _ => {
-            table.add_row([part, &output::visible(name), &output::visible(&shown(name, value, now))]);
+            table.add_row([part, name, &shown(name, value, now)]);
         }
     }
 }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn header_and_claims_are_shown_with_times_in_words() {
         let (header, claims) = decode(&token()).expect("decodes");
-        let text = table(&header, &claims, 1_790_000_060).to_string();
+        let text = table(&header, &claims, 1_790_000_060).text();
         for part in [
             "a-key",
             "at+jwt",

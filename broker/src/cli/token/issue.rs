@@ -41,7 +41,7 @@ pub(in crate::cli) struct IssueArgs {
     /// How long the token is valid
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     lifetime: humantime::Duration,
-    /// Write the token to a file that only its owner can read, instead of to standard output
+    /// Write the token to a regular file that only its owner can read; `-` is standard output [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub(super) fn run(args: &IssueArgs) -> Result<(), Failure> {
     let confirmation = confirmation(args)?;
     let issuer = args.signer.open()?;
     let token = issuer.issue(&claims(&issuer, args, confirmation.as_ref())).map_err(Failure::failed)?;
-    match &args.out {
+    match args.out.as_deref().filter(|path| path.as_os_str() != "-") {
         None => Ok(output::line(token)?),
         Some(path) => write_private(path, format!("{token}\n").as_bytes())
             .map_err(|error| Failure::failed(format!("cannot write `{}`: {error}", path.display()))),

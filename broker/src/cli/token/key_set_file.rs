@@ -2,13 +2,12 @@
 
 use std::{
     fs::{self, File},
-    io,
     path::Path,
 };
 
 use crate::{
     cli::failure::Failure,
-    dev::{directory_of, write_public},
+    dev::{OutputTarget, directory_of, write_public},
     issue::{PublishedKeys, PublishedKeysError},
 };
 
@@ -18,16 +17,24 @@ pub(super) fn read(path: &Path) -> Result<PublishedKeys, Failure> {
     PublishedKeys::from_json(&text).map_err(|error| about(path, error))
 }
 
-/// Puts what `change` makes of the set in its place, in one step; a set that is not there is empty if `may_be_new`.
+/// Puts what `change` makes of the set in its place, in one step. Where `may_be_new`, a set that is not there is empty, and
+/// so is one that is only written to: standard output, a device, a pipe.
 pub(super) fn change<T>(
     path: &Path,
     may_be_new: bool,
     change: impl FnOnce(&mut PublishedKeys) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    let target = OutputTarget::of(path).map_err(|error| about(path, error))?;
+    let file = if let OutputTarget::File(file) = &target { Some(file.as_path()) } else { None };
     // Held until the end. The directory, since the file itself is replaced.
-    let lock = File::open(directory_of(path)).and_then(|directory| directory.lock().map(|()| directory));
-    let _lock = lock.map_err(|error| about(path, error))?;
-    let mut keys = if may_be_new && is_absent(path) { PublishedKeys::empty() } else { read(path)? };
+    let lock =
+        file.map(|file| File::open(directory_of(file)).and_then(|directory| directory.lock().map(|()| directory)));
+    let _lock = lock.transpose().map_err(|error| about(path, error))?;
+    let mut keys = match file {
+        Some(file) if !may_be_new || file.exists() => read(path)?,
+        None if !may_be_new => return Err(about(path, "no key set can be read from there")),
+        Some(_) | None => PublishedKeys::empty(),
+    };
     let done = change(&mut keys)?;
     write_public(path, keys.to_json().as_bytes())
         .map_err(|error| Failure::failed(format!("cannot write `{}`: {error}", path.display())))?;
@@ -37,10 +44,6 @@ pub(super) fn change<T>(
 /// What the set refuses.
 pub(super) fn refused(path: &Path) -> impl FnOnce(PublishedKeysError) -> Failure {
     move |error| Failure::failed(format!("`{}`: {error}", path.display()))
-}
-
-fn is_absent(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn about(path: &Path, fault: impl ToString) -> Failure {

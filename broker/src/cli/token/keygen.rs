@@ -41,10 +41,11 @@ impl From<Algorithm> for KeyKind {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KeygenArgs {
-    /// Where the private key goes: a new file, that only its owner can read
+    /// Where the private key goes: a new regular file, that only its owner can read
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// The key set to which the public key is added at the end; made if it is not there
+    /// The key set to which the public key is added at the end; made if it is not there, `-` for a new one on standard
+    /// output
     #[arg(long, value_name = "FILE")]
     jwks: PathBuf,
     /// What the key signs with
@@ -79,6 +80,10 @@ pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
         let _ = fs::remove_file(&args.out);
     }
     changed?;
+    if args.jwks.as_os_str() == "-" {
+        output::note(issuer.key_id());
+        return Ok(());
+    }
     Ok(output::line(issuer.key_id())?)
 }
 

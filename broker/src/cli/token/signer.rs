@@ -1,15 +1,15 @@
 //! Which key signs: one that is given, or of several the one that a key set lists last.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use zeroize::Zeroizing;
 
 use super::key_set_file;
 use crate::{
-    cli::failure::Failure,
+    cli::{failure::Failure, secret::secret},
     dev::DevDirectory,
     issue::{IssueError, KeyKind, Listed, PublishedKeys, TokenIssuer},
+    seal::SecretFile,
 };
 
 #[derive(Debug, Args)]
@@ -40,45 +40,43 @@ impl SignerArgs {
         if let Some(dir) = &self.dir {
             return DevDirectory::issuer_of(dir).map_err(Failure::usage);
         }
-        match (&self.jwks, self.key.as_slice()) {
-            (Some(jwks), keys) if !keys.is_empty() => self.newest(&key_set_file::read(jwks)?),
-            (None, [_]) => self.build(self.key.first(), None, self.kid.clone()),
+        let keys = self.key.iter().map(|path| secret(path)).collect::<Result<Vec<_>, _>>()?;
+        match (&self.jwks, keys.as_slice()) {
+            (Some(jwks), keys) if !keys.is_empty() => self.newest(&key_set_file::read(jwks)?, keys),
+            (None, [key]) => self.build(key, None, self.kid.clone()),
+            (None, []) => Err(incomplete()),
             _ => Err(Failure::usage("of several keys only `--jwks` says which is the newest")),
         }
     }
 
     /// The key that was added last, or the one of the name that was asked for.
-    fn newest(&self, keys: &PublishedKeys) -> Result<TokenIssuer, Failure> {
+    fn newest(&self, set: &PublishedKeys, keys: &[SecretFile]) -> Result<TokenIssuer, Failure> {
         let mut newest = None;
-        for path in &self.key {
-            let key = self.build(Some(path), None, None)?;
-            let listed = keys.find(key.public_key());
+        for key in keys {
+            let issuer = self.build(key, None, None)?;
+            let listed = set.find(issuer.public_key());
             let wanted = |listed: &Listed<'_>| self.kid.as_deref().is_none_or(|kid| kid == listed.key_id);
-            let found = listed.filter(wanted).map(|listed| (listed, path));
+            let found = listed.filter(wanted).map(|listed| (listed, key));
             newest = newest.into_iter().chain(found).max_by_key(|(listed, _)| listed.place);
         }
-        let Some((listed, path)) = newest else {
+        let Some((listed, key)) = newest else {
             return Err(Failure::failed("none of the keys is in the key set under that name: nobody would accept it"));
         };
-        self.build(Some(path), listed.algorithm.and_then(KeyKind::named), Some(listed.key_id.to_owned()))
+        self.build(key, listed.algorithm.and_then(KeyKind::named), Some(listed.key_id.to_owned()))
     }
 
-    fn build(
-        &self,
-        path: Option<&PathBuf>,
-        kind: Option<KeyKind>,
-        key_id: Option<String>,
-    ) -> Result<TokenIssuer, Failure> {
-        let (Some(path), Some(issuer), Some(audience)) = (path, &self.issuer, &self.audience) else {
-            return Err(Failure::usage("give `--dir`, or `--key`, `--issuer` and `--audience`"));
-        };
-        let about = |fault: &dyn ToString| Failure::usage(format!("`{}`: {}", path.display(), fault.to_string()));
-        let pem = Zeroizing::new(fs::read_to_string(path).map_err(|error| about(&error))?);
+    fn build(&self, key: &SecretFile, kind: Option<KeyKind>, key_id: Option<String>) -> Result<TokenIssuer, Failure> {
+        let (Some(issuer), Some(audience)) = (&self.issuer, &self.audience) else { return Err(incomplete()) };
+        let pem = key.text().map_err(Failure::usage)?;
         let made: Result<_, IssueError> = match (kind, key_id) {
-            (Some(kind), key_id) => TokenIssuer::of_kind(issuer, audience, &pem, kind, key_id),
-            (None, Some(key_id)) => TokenIssuer::with_key_id(issuer, audience, &pem, key_id),
-            (None, None) => TokenIssuer::from_pem(issuer, audience, &pem),
+            (Some(kind), key_id) => TokenIssuer::of_kind(issuer, audience, pem, kind, key_id),
+            (None, Some(key_id)) => TokenIssuer::with_key_id(issuer, audience, pem, key_id),
+            (None, None) => TokenIssuer::from_pem(issuer, audience, pem),
         };
-        made.map_err(|error| about(&error))
+        made.map_err(|error| Failure::usage(format!("`{}`: {error}", key.path().display())))
     }
+}
+
+fn incomplete() -> Failure {
+    Failure::usage("give `--dir`, or `--key`, `--issuer` and `--audience`")
 }

@@ -1,0 +1,213 @@
+//! Files with private keys, and who else may use them: judged on the open file, before what is in it counts.
+//!
+//! Links are followed and what they lead to is judged, since orchestrators lay secrets as links. What others may write is
+//! refused: they choose the key. What everybody may read is used, and told. The root key is stricter, see `root_file`.
+
+use std::{
+    fmt,
+    fs::{self, File, Metadata},
+    io::{self, Read as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// A key with a chain of certificates is some ten thousand bytes long.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const OTHERS_WRITE: u32 = 0o002;
+const OTHERS_READ: u32 = 0o004;
+/// All that a mode consists of.
+const MODE: u32 = 0o7777;
+
+/// Why a file with a secret is not used.
+#[derive(Debug, Error)]
+pub enum SecretFileError {
+    /// The system says no.
+    #[error("cannot read `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Everybody may write it.
+    #[error(
+        "`{path}` has mode {mode:04o}: everybody on this machine may put another key there; make it private \
+         (`chmod 600 {path}`) and, if others had access, replace the key"
+    )]
+    Writable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is much too long.
+    #[error("`{0}` is longer than any key")]
+    TooLong(PathBuf),
+}
+
+/// A secret that everybody may read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "`{path}` has mode {mode:04o}: everybody on this machine may read the key in it; make it private (`chmod 600 {path}`)"
+)]
+pub struct Exposed {
+    path: PathBuf,
+    mode: u32,
+}
+
+/// The content of a file that nobody but its owner and its group may write.
+pub struct SecretFile {
+    path: PathBuf,
+    content: Zeroizing<Vec<u8>>,
+    exposed: Option<Exposed>,
+}
+
+impl SecretFile {
+    /// Opens, judges and reads the file.
+    ///
+    /// # Errors
+    /// [`SecretFileError`].
+    pub fn read(path: &Path) -> Result<Self, SecretFileError> {
+        let file = File::open(path).map_err(at(path))?;
+        let metadata = file.metadata().map_err(at(path))?;
+        let exposed = judge(path, &metadata)?;
+        // Room for all of it from the beginning: what grows leaves copies behind.
+        let room = metadata.len().min(FILE_BYTES_MAX).saturating_add(1024);
+        let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(room).unwrap_or_default()));
+        let read = file.take(FILE_BYTES_MAX.saturating_add(1)).read_to_end(&mut content).map_err(at(path))?;
+        if read as u64 > FILE_BYTES_MAX {
+            return Err(SecretFileError::TooLong(path.to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), content, exposed })
+    }
+
+    /// Judges a file that somebody else will read.
+    ///
+    /// # Errors
+    /// [`SecretFileError`].
+    pub fn look(path: &Path) -> Result<Option<Exposed>, SecretFileError> {
+        judge(path, &fs::metadata(path).map_err(at(path))?)
+    }
+
+    /// The file, as it was named.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+
+    /// What is in it, which must be text.
+    ///
+    /// # Errors
+    /// [`SecretFileError::Read`].
+    pub fn text(&self) -> Result<&str, SecretFileError> {
+        let not_text = |error| at(&self.path)(io::Error::new(io::ErrorKind::InvalidData, error));
+        std::str::from_utf8(&self.content).map_err(not_text)
+    }
+
+    /// Whether everybody may read it.
+    #[must_use]
+    pub const fn exposed(&self) -> Option<&Exposed> {
+        self.exposed.as_ref()
+    }
+}
+
+/// Nothing of the content.
+impl fmt::Debug for SecretFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// The mode of a file, if it permits anything of `forbidden`.
+pub(super) fn mode_beyond(metadata: &Metadata, forbidden: u32) -> Option<u32> {
+    let mode = metadata.mode() & MODE;
+    (mode & forbidden != 0).then_some(mode)
+}
+
+fn judge(path: &Path, metadata: &Metadata) -> Result<Option<Exposed>, SecretFileError> {
+    if metadata.file_type().is_char_device() {
+        // A terminal, for example: its mode says nothing about what comes from it.
+        return Ok(None);
+    }
+    if let Some(mode) = mode_beyond(metadata, OTHERS_WRITE) {
+        return Err(SecretFileError::Writable { path: path.to_owned(), mode });
+    }
+    Ok(mode_beyond(metadata, OTHERS_READ).map(|mode| Exposed { path: path.to_owned(), mode }))
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> SecretFileError {
+    move |source| SecretFileError::Read { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_judged_by_its_mode_and_a_link_by_what_it_leads_to() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (file, link) = (directory.path().join("a.key"), directory.path().join("link.key"));
+        fs::write(&file, "secret").expect("written");
+        symlink("a.key", &link).expect("linked");
+        for path in [&file, &link] {
+            let with_mode = |mode| {
+                fs::set_permissions(&file, Permissions::from_mode(mode)).expect("changed");
+                SecretFile::read(path)
+            };
+            for mode in [0o600, 0o400, 0o640, 0o660] {
+                let secret = with_mode(mode).expect("read");
+                assert_eq!((secret.content(), secret.exposed()), (&b"secret"[..], None), "{mode:o}");
+            }
+            for mode in [0o644, 0o604, 0o444] {
+                let told = with_mode(mode).expect("read").exposed().expect("a warning").to_string();
+                assert!(told.contains(&format!("{mode:04o}")) && told.contains("chmod"), "{told}");
+                assert!(told.contains(&path.display().to_string()), "{told}");
+                assert!(SecretFile::look(path).expect("there").is_some());
+            }
+            for mode in [0o666, 0o602, 0o646] {
+                let told = with_mode(mode).expect_err("refused").to_string();
+                assert!(told.contains(&format!("{mode:04o}")) && told.contains("chmod"), "{told}");
+                assert!(told.contains(&path.display().to_string()), "{told}");
+                assert!(matches!(SecretFile::look(path), Err(SecretFileError::Writable { .. })));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_too_long_or_no_text_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.key");
+        assert!(matches!(SecretFile::read(&path), Err(SecretFileError::Read { .. })));
+        let long = File::create(&path).expect("made");
+        long.set_permissions(Permissions::from_mode(0o600)).expect("changed");
+        long.set_len(FILE_BYTES_MAX).expect("grown");
+        assert!(SecretFile::read(&path).is_ok());
+        long.set_len(FILE_BYTES_MAX + 1).expect("grown");
+        assert!(matches!(SecretFile::read(&path), Err(SecretFileError::TooLong(_))));
+        fs::write(&path, b"\xff").expect("written");
+        assert!(SecretFile::read(&path).expect("read").text().is_err());
+    }
+
+    #[test]
+    fn what_is_shown_of_it_is_not_its_content() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.key");
+        fs::write(&path, "hunter2").expect("written");
+        let shown = format!("{:?}", SecretFile::read(&path).expect("read"));
+        assert!(!shown.contains("hunter2") && !shown.contains("104"), "{shown}");
+    }
+}
