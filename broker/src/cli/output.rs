@@ -10,6 +10,8 @@ use comfy_table::{ContentArrangement, Table};
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
 
+use super::logging;
+
 /// Prints one result line at once.
 pub(super) fn line(text: impl Display) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
@@ -43,8 +45,15 @@ pub(super) fn new_table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table 
 
 /// Tells the user something that is no result.
 pub(super) fn note(text: impl Display) {
-    // There is nobody left to tell that standard error is closed.
-    let _ = writeln!(anstream::stderr().lock(), "{text}");
+    let Some(queue) = logging::queue() else {
+        // There is nobody left to tell that standard error is closed.
+        let _ = writeln!(anstream::stderr().lock(), "{text}");
+        return;
+    };
+    let mut line = AutoStream::new(Vec::new(), AutoStream::choice(&io::stderr()));
+    if writeln!(line, "{text}").is_ok() {
+        queue.push(&line.into_inner());
+    }
 }
 
 /// Tells the user what went wrong.

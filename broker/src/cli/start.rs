@@ -1,5 +1,7 @@
 //! Runs a broker from its ready line to its last breath. The only place that starts the server.
 
+use std::thread;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
@@ -21,7 +23,7 @@ pub(super) async fn run(
     let mut stop = StopSignals::new()?;
     let mut server = start(config, StartOptions::default()).await.map_err(failure)?;
     before_ready(&server)?;
-    announce(&ready_line(&server), after_ready);
+    announce(ready_line(&server), after_ready.to_owned())?;
     tokio::select! {
         name = stop.next() => info!(signal = name, "told to stop"),
         error = server.failed() => return Err(failure(error)),
@@ -39,13 +41,18 @@ fn failure(error: ServerError) -> Failure {
     if error.is_configuration() { Failure::usage(error) } else { Failure::failed(error) }
 }
 
-/// A broker does not stop because nobody reads what it says.
-fn announce(ready: &str, after_ready: &str) {
-    let said =
-        output::line(ready).and_then(|()| if after_ready.is_empty() { Ok(()) } else { output::line(after_ready) });
-    if let Err(error) = said {
-        info!(%error, "standard output is closed");
-    }
+/// A broker does not stop, and is not held up, because nobody reads what it says: on a thread of its own, which is not waited
+/// for.
+fn announce(ready: String, after_ready: String) -> Result<(), Failure> {
+    let say = move || {
+        let said =
+            output::line(ready).and_then(|()| if after_ready.is_empty() { Ok(()) } else { output::line(after_ready) });
+        if let Err(error) = said {
+            info!(%error, "standard output cannot be written");
+        }
+    };
+    let started = thread::Builder::new().name("announce".to_owned()).spawn(say);
+    started.map(drop).map_err(|error| Failure::failed(format!("cannot start: {error}")))
 }
 
 fn ready_line(server: &RunningServer) -> String {
