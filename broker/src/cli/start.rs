@@ -3,7 +3,7 @@
 use std::thread;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{error, info};
 
 use super::{failure::Failure, output};
 use crate::{
@@ -21,16 +21,27 @@ pub(super) async fn run(
     after_ready: &str,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::new()?;
-    let mut server = start(config, StartOptions::default()).await.map_err(failure)?;
+    let server = start(config, StartOptions::default()).await.map_err(failure)?;
     before_ready(&server)?;
     announce(ready_line(&server), after_ready.to_owned())?;
+    serve(server, &mut stop).await
+}
+
+/// Serves until told to stop or until it cannot go on, and drains in either case.
+async fn serve(mut server: RunningServer, stop: &mut StopSignals) -> Result<(), Failure> {
+    let ended = tokio::select! {
+        name = stop.next() => {
+            info!(signal = name, "told to stop");
+            Ok(())
+        }
+        error = server.failed() => {
+            error!(%error, "cannot go on");
+            Err(failure(error))
+        }
+    };
     tokio::select! {
-        name = stop.next() => info!(signal = name, "told to stop"),
-        error = server.failed() => return Err(failure(error)),
-    }
-    tokio::select! {
-        drained = server.drain() => drained.map_err(failure),
-        name = stop.next() => Err(Failure::failed(format!("{name} came before the drain was over"))),
+        drained = server.drain() => ended.and(drained.map_err(failure)),
+        name = stop.next() => ended.and(Err(Failure::failed(format!("{name} came before the drain was over")))),
     }
 }
 
@@ -80,5 +91,27 @@ impl StopSignals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dev::{DevDirectory, DevOptions},
+        server::TaskHandles,
+    };
+
+    #[tokio::test]
+    async fn a_broker_that_cannot_go_on_drains_and_names_what_ended() {
+        let (place, tasks) = (tempfile::tempdir().expect("a directory"), TaskHandles::default());
+        let directory = DevDirectory::create_or_reuse(place.path(), DevOptions::default()).expect("made");
+        let config = directory.config().expect("valid");
+        let options = StartOptions { tasks: tasks.clone(), ..StartOptions::default() };
+        let server = start(config, options).await.expect("starts");
+        assert!(tasks.end("disk watch"));
+        let ended = serve(server, &mut StopSignals::new().expect("signals")).await;
+        let told = "the task `disk watch` has ended unexpectedly: it was aborted";
+        assert_eq!(ended, Err(Failure::Failed(told.to_owned())));
     }
 }
