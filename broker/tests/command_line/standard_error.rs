@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, PipeReader, PipeWriter, Write as _},
+    io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -110,4 +110,18 @@ fn a_client_whose_complaint_cannot_be_written_ends_as_it_would() {
     allowed.env("VERIBUS_LOG", "trace").stderr(File::create("/dev/full").expect("a device"));
     let allowed = allowed.output().expect("the binary runs");
     assert_eq!((code(&allowed), &json(&allowed)["verified"]), (0, &true.into()));
+}
+
+#[test]
+fn a_hangup_is_ignored_and_said_to_be() {
+    let (reader, writer) = io::pipe().expect("a pipe");
+    let mut broker = serve("info", writer);
+    signal(&broker, "-HUP");
+    let said = BufReader::new(reader).lines().map(|line| line.expect("text")).find(|line| line.contains("SIGHUP"));
+    assert!(said.is_some_and(|line| line.contains("SIGHUP is ignored: ")), "it ended");
+    let ca = broker.directory.join("ca.pem");
+    let health = veribus().args(["health", "--url", &broker.url, "--ca"]).arg(ca).output().expect("the binary runs");
+    assert_eq!(code(&health), 0, "{}", told(&health));
+    signal(&broker, "-TERM");
+    assert_eq!(ended(&mut broker), Some(0));
 }
