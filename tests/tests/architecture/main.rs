@@ -115,13 +115,12 @@ const ONLY: [(&str, &str, &[&str]); 11] = [
 ];
 
 /// Who starts tasks: the supervisor those that the broker cannot be without, the others those of one connection or call.
-const SPAWNING: [&str; 7] = [
+const SPAWNING: [&str; 6] = [
     "deliver::inbox",
     "server::supervisor",
     "transport::backup_stream",
     "transport::listener",
     "transport::pipeline",
-    "transport::session_body",
     "transport::subscribe_stream",
 ];
 
