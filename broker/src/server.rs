@@ -378,7 +378,7 @@ impl Builder {
             metrics_address = listener.local_addr().ok();
             supervisor.spawn("metrics listener", exposition::serve(listener, metrics, recorder.clone(), log));
         }
-        tracing::info!(%address, metrics = ?metrics_address, "serving");
+        tracing::info!(%address, metrics = metrics_address.map(tracing::field::display), "serving");
         Ok(RunningServer {
             address,
             metrics_address,

@@ -3,12 +3,14 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
+    net::SocketAddr,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use serde_json::Value;
 
 use super::{Broker, Running, code, json, told, veribus};
 
@@ -124,4 +126,24 @@ fn a_hangup_is_ignored_and_said_to_be() {
     assert_eq!(code(&health), 0, "{}", told(&health));
     signal(&broker, "-TERM");
     assert_eq!(ended(&mut broker), Some(0));
+}
+
+#[test]
+fn the_log_names_addresses_as_they_are_written() {
+    let (reader, writer) = io::pipe().expect("a pipe");
+    let place = tempfile::tempdir().expect("a directory");
+    let mut command = veribus();
+    command.args(["dev", "--metrics", "127.0.0.1:0", "--dir"]).arg(place.path()).stdout(Stdio::null()).stderr(writer);
+    let _broker = Running(command.spawn().expect("the binary runs"));
+    drop(command);
+    let mut lines = BufReader::new(reader).lines().map(|line| line.expect("text"));
+    let serving: Value = lines.find_map(|line| serde_json::from_str(&line).ok().filter(is_serving)).expect("it serves");
+    for name in ["address", "metrics"] {
+        let address = serving[name].as_str().expect("text");
+        assert!(address.parse::<SocketAddr>().is_ok(), "{name} is `{address}`");
+    }
+}
+
+fn is_serving(line: &Value) -> bool {
+    line["message"] == "serving"
 }
