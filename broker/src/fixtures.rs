@@ -168,3 +168,10 @@ pub(crate) fn state_table_with(store: &SharedLogStore, settings: StateSettings) 
     let keys = KeyRing::load(Vec::new(), root).expect("no keys yet");
     StateTable::new(store.clone(), settings, Arc::new(keys), Arc::new(Changes::new()))
 }
+
+/// The words that a function of this source gives, one for each arm of its match.
+pub(crate) fn words_of<'a>(source: &'a str, function: &str) -> BTreeSet<&'a str> {
+    let (_, rest) = source.split_once(&format!("const fn {function}(")).expect("the function");
+    let (body, _) = rest.split_once("\n    }\n").expect("its end");
+    body.split("=> \"").skip(1).filter_map(|arm| arm.split('"').next()).collect()
+}

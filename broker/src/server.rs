@@ -207,7 +207,7 @@ struct Builder {
 
 impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
-        let (clock, metrics) = (options.clock, Metrics::default());
+        let (clock, metrics) = (options.clock, exposition::metrics());
         let supervisor = Supervisor::new(options.tasks);
         let tls = server_tls(&config.server)?;
         let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics, &supervisor)?);

@@ -62,6 +62,7 @@ impl RemoteKeys {
         metrics: Metrics,
         spawn: impl FnOnce(BoxFuture<'static, ()>) -> AbortHandle,
     ) -> Self {
+        metrics.keys_to_refresh(&issuer);
         let shared = Arc::new(Shared {
             issuer,
             source,
