@@ -54,25 +54,31 @@ pub(super) struct Supervisor {
 
 /// What runs, by name, so that a test can end each. Nothing in the configuration leads here.
 #[derive(Clone, Default)]
-pub struct TaskHandles(Arc<Mutex<Vec<(TaskName, Option<AbortHandle>)>>>);
+pub struct TaskHandles(Arc<Mutex<Vec<Started>>>);
+
+struct Started {
+    name: TaskName,
+    /// `None` for a thread.
+    task: Option<AbortHandle>,
+}
 
 impl TaskHandles {
     /// The names of all tasks and threads that were started, in this order.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        self.0.lock().iter().map(|(name, _)| name.to_string()).collect()
+        self.0.lock().iter().map(|started| started.name.to_string()).collect()
     }
 
     /// Ends a task, and says whether it could: a thread cannot be ended from outside.
     #[must_use]
     pub fn end(&self, name: &str) -> bool {
         let tasks = self.0.lock();
-        let task = tasks.iter().find(|(known, _)| known == name).and_then(|(_, task)| task.as_ref());
+        let task = tasks.iter().find(|started| started.name == name).and_then(|started| started.task.as_ref());
         task.map(AbortHandle::abort).is_some()
     }
 
     fn end_all(&self) {
-        self.0.lock().iter().filter_map(|(_, task)| task.as_ref()).for_each(AbortHandle::abort);
+        self.0.lock().iter().filter_map(|started| started.task.as_ref()).for_each(AbortHandle::abort);
     }
 }
 
@@ -97,13 +103,13 @@ impl Supervisor {
             task.as_mut().await;
             watched.returns();
         });
-        self.tasks.0.lock().push((name, Some(running.abort_handle())));
+        self.tasks.0.lock().push(Started { name, task: Some(running.abort_handle()) });
         running
     }
 
     /// Takes a thread in: it ends when what this gives is dropped.
     pub(super) fn thread(&self, name: &'static str) -> Watched {
-        self.tasks.0.lock().push((name.into(), None));
+        self.tasks.0.lock().push(Started { name: name.into(), task: None });
         self.watched(name.into())
     }
 

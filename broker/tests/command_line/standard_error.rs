@@ -41,7 +41,7 @@ fn ended(broker: &mut Broker) -> Option<i32> {
         if let Some(status) = broker.process.0.try_wait().expect("a child") {
             return status.code();
         }
-        thread::sleep(LOOK_EVERY);
+        thread::park_timeout(LOOK_EVERY);
     }
     panic!("it does not end");
 }
