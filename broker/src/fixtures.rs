@@ -183,3 +183,10 @@ fn key_ring() -> KeyRing {
     let root = RootKeys::new(RootKeySource::File(file)).settle(&BTreeSet::new()).expect("read");
     KeyRing::load(Vec::new(), root).expect("no keys yet")
 }
+
+/// The words that a function of this source gives, one for each arm of its match.
+pub(crate) fn words_of<'a>(source: &'a str, function: &str) -> BTreeSet<&'a str> {
+    let (_, rest) = source.split_once(&format!("const fn {function}(")).expect("the function");
+    let (body, _) = rest.split_once("\n    }\n").expect("its end");
+    body.split("=> \"").skip(1).filter_map(|arm| arm.split('"').next()).collect()
+}

@@ -159,7 +159,43 @@ impl Default for Metrics {
     }
 }
 
+/// The words under which a broker counts some things: what is counted there is shown from the start, with zero.
+#[derive(Debug, Clone)]
+pub struct KnownWords {
+    /// Why callers are refused.
+    pub authentication_refusals: Vec<&'static str>,
+    /// Why messages are not delivered.
+    pub undelivered: Vec<&'static str>,
+    /// Which quotas there are.
+    pub quotas: Vec<&'static str>,
+}
+
+const REFRESH_OUTCOMES: [&str; 2] = ["failed", "ok"];
+
 impl Metrics {
+    /// With a zero for each of these.
+    #[must_use]
+    pub fn with_known(known: KnownWords) -> Self {
+        let metrics = Self::default();
+        for reason in known.authentication_refusals {
+            drop(metrics.0.authentication_refusals.get_or_create(&Reason { reason }));
+        }
+        for reason in known.undelivered {
+            drop(metrics.0.undelivered.get_or_create(&Reason { reason }));
+        }
+        for quota in known.quotas {
+            drop(metrics.0.quota_refusals.get_or_create(&Quota { quota }));
+        }
+        metrics
+    }
+
+    /// An issuer's keys will be fetched.
+    pub fn keys_to_refresh(&self, issuer: &Issuer) {
+        for outcome in REFRESH_OUTCOMES {
+            drop(self.0.key_refreshes.get_or_create(&RefreshLabel { issuer: issuer.as_str().to_owned(), outcome }));
+        }
+    }
+
     /// A message's way ended.
     pub fn message(&self, end: MessageEnd) {
         if let Some(counter) = self.0.messages.get(end as usize) {
@@ -193,7 +229,8 @@ impl Metrics {
 
     /// An issuer's keys were fetched, or could not be.
     pub fn keys_refreshed(&self, issuer: &Issuer, succeeded: bool) {
-        let outcome = if succeeded { "ok" } else { "failed" };
+        let [failed, ok] = REFRESH_OUTCOMES;
+        let outcome = if succeeded { ok } else { failed };
         self.0.key_refreshes.get_or_create(&RefreshLabel { issuer: issuer.as_str().to_owned(), outcome }).inc();
     }
 

@@ -55,15 +55,23 @@ use crate::{
 mod exposition;
 pub(crate) mod issuers;
 pub(crate) mod shared;
+mod supervisor;
 
 pub use crate::engine::sled::{OpenError, wait_until_closed};
 pub use issuers::IssuerError;
 pub use shared::KeysError;
+use supervisor::{Supervisor, Watched};
+pub use supervisor::{TaskEnd, TaskEnded, TaskHandles};
 
 /// The largest requests of the services that are open to everybody, and of the auditors' and operators': names and filters only.
 const HEALTH_BYTES_MAX: usize = 1024;
 const REFLECTION_BYTES_MAX: usize = 8 * 1024;
 const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// The thread that everything is recorded by.
+const AUDIT_WRITER: &str = "audit writer";
+/// How long a drain waits for what ends with the connections to be noted in the log.
+const NOTES_MAX: Duration = Duration::from_secs(10);
 
 /// Why the broker does not run.
 #[derive(Debug, Error)]
@@ -117,9 +125,9 @@ pub enum ServerError {
     /// The writer ended: nothing can be recorded any more.
     #[error("the audit log has ended: {0}")]
     Writer(#[from] WriterEnd),
-    /// The gRPC server ended.
-    #[error("the server ended: {0}")]
-    Transport(#[from] tonic::transport::Error),
+    /// Something that the broker cannot be without ended.
+    #[error(transparent)]
+    Task(#[from] TaskEnded),
 }
 
 impl ServerError {
@@ -135,12 +143,9 @@ impl ServerError {
             | Self::Rules(_)
             | Self::Keys(_)
             | Self::ReadRules { .. } => true,
-            Self::Open(_)
-            | Self::Log(_)
-            | Self::Listen { .. }
-            | Self::Start(_)
-            | Self::Writer(_)
-            | Self::Transport(_) => false,
+            Self::Open(_) | Self::Log(_) | Self::Listen { .. } | Self::Start(_) | Self::Writer(_) | Self::Task(_) => {
+                false
+            }
         }
     }
 }
@@ -152,6 +157,8 @@ pub struct StartOptions {
     pub clock: Clock,
     /// Keeps the log, instead of sled in the data directory.
     pub store: Option<SharedLogStore>,
+    /// Learns what runs, and can end it.
+    pub tasks: TaskHandles,
 }
 
 /// A broker that serves.
@@ -167,8 +174,9 @@ pub struct RunningServer {
     tasks: TaskTracker,
     refusals: Arc<Refusals>,
     overruns: Arc<Overruns>,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
-    background: Vec<JoinHandle<()>>,
+    connections: Arc<ConnectionCounts>,
+    serving: JoinHandle<()>,
+    supervisor: Supervisor,
     /// `None` once its end was told.
     writer: Option<oneshot::Receiver<Result<(), WriterEnd>>>,
 }
@@ -184,6 +192,7 @@ pub async fn start(config: Config, options: StartOptions) -> Result<RunningServe
 /// Every stage, built and not yet connected to a socket.
 struct Builder {
     config: Config,
+    supervisor: Supervisor,
     clock: Clock,
     metrics: Metrics,
     authenticator: Arc<Authenticator>,
@@ -203,9 +212,10 @@ struct Builder {
 
 impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
-        let (clock, metrics) = (options.clock, Metrics::default());
+        let (clock, metrics) = (options.clock, exposition::metrics());
+        let supervisor = Supervisor::new(options.tasks);
         let tls = server_tls(&config.server)?;
-        let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics)?);
+        let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics, &supervisor)?);
         let authenticator = Arc::new(Authenticator::new(verifier, proof_settings(&config), clock.clone()));
         let revocations = Arc::clone(authenticator.revocations());
         let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
@@ -224,6 +234,7 @@ impl Builder {
             Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations, table)?;
         Ok(Self {
             config,
+            supervisor,
             clock,
             metrics,
             authenticator,
@@ -245,6 +256,7 @@ impl Builder {
     async fn serve(self) -> Result<RunningServer, ServerError> {
         let Self {
             config,
+            supervisor,
             clock,
             metrics,
             authenticator,
@@ -263,7 +275,7 @@ impl Builder {
         } = self;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
-        let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)))?;
+        let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)), supervisor.thread(AUDIT_WRITER))?;
         let started = Draft::started(env!("CARGO_PKG_VERSION"), decider.policy_sha256());
         recorder.report(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
 
@@ -349,26 +361,34 @@ impl Builder {
             .add_service(AdminServiceServer::new(admin).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX));
         let counts = ConnectionCounts::new(connection_limits(limits), metrics.clone());
         let stop_accepting = stop_serving.child_token();
-        let incoming =
-            listener::incoming(listener, tls, counts, listener_limits(limits), stop_accepting, close_all.clone());
+        let (accepting, incoming) = listener::incoming(
+            listener,
+            tls,
+            Arc::clone(&counts),
+            listener_limits(limits),
+            stop_accepting,
+            close_all.clone(),
+        );
+        supervisor.spawn("accept loop", accepting);
         let stopped = stop_serving.clone().cancelled_owned();
-        let serving = tokio::spawn(routes.serve_with_incoming_shutdown(incoming, stopped));
+        let serving = supervisor.spawn("gRPC server", async {
+            if let Err(error) = routes.serve_with_incoming_shutdown(incoming, stopped).await {
+                tracing::error!(%error, "the gRPC server ended");
+            }
+        });
 
-        let disk = recorder.disk().clone();
-        let mut background = vec![
-            tokio::spawn(watch_disk(disk)),
-            tokio::spawn(watch_sessions(sessions)),
-            tokio::spawn(shared::watch_due(reader, recorder.clone(), due_clock)),
-            tokio::spawn(Refusals::record(Arc::downgrade(&refusals), recorder.clone())),
-            tokio::spawn(Overruns::record(Arc::downgrade(&overruns), recorder.clone())),
-        ];
+        supervisor.spawn("disk watch", watch_disk(recorder.disk().clone()));
+        supervisor.spawn("sessions watch", watch_sessions(sessions));
+        supervisor.spawn("due values watch", shared::watch_due(reader, recorder.clone(), due_clock));
+        supervisor.spawn("refusals record", Refusals::record(Arc::downgrade(&refusals), recorder.clone()));
+        supervisor.spawn("overruns record", Overruns::record(Arc::downgrade(&overruns), recorder.clone()));
         let mut metrics_address = None;
         if let Some(listen_on) = config.metrics.listen {
             let listener = listen(listen_on).await?;
             metrics_address = listener.local_addr().ok();
-            background.push(tokio::spawn(exposition::serve(listener, metrics, recorder.clone(), log)));
+            supervisor.spawn("metrics listener", exposition::serve(listener, metrics, recorder.clone(), log));
         }
-        tracing::info!(%address, metrics = ?metrics_address, "serving");
+        tracing::info!(%address, metrics = metrics_address.map(tracing::field::display), "serving");
         Ok(RunningServer {
             address,
             metrics_address,
@@ -381,8 +401,9 @@ impl Builder {
             tasks,
             refusals,
             overruns,
+            connections: counts,
             serving,
-            background,
+            supervisor,
             writer: Some(writer),
         })
     }
@@ -401,15 +422,19 @@ impl RunningServer {
         self.metrics_address
     }
 
-    /// Waits until the broker cannot go on. Safe to drop and call again.
+    /// Waits until the broker cannot go on, because something ended that it cannot be without. Safe to drop and call again.
     pub async fn failed(&mut self) -> ServerError {
-        let Some(writer) = &mut self.writer else { return writer_gone() };
-        let ended = writer.await;
-        self.writer = None;
-        match ended {
-            Ok(Err(end)) => end.into(),
-            Ok(Ok(())) | Err(_) => writer_gone(),
+        let ended = self.supervisor.first_end().await;
+        if ended.task == AUDIT_WRITER
+            && let Some(writer) = &mut self.writer
+        {
+            let why = writer.await;
+            self.writer = None;
+            if let Ok(Err(end)) = why {
+                return end.into();
+            }
         }
+        ended.into()
     }
 
     /// Shuts down in good order: takes nothing new, answers what is in flight, tells streams to reconnect, closes what is
@@ -426,21 +451,27 @@ impl RunningServer {
         self.drain.cancel();
         self.stop_serving.cancel();
         let mut serving = self.serving;
-        if tokio::time::timeout(self.drain_max, &mut serving).await.is_err() {
+        let connections_end = async {
+            // A server that ended by itself has left its connections open.
+            if (&mut serving).await.is_err() {
+                self.connections.all_closed().await;
+            }
+        };
+        if tokio::time::timeout(self.drain_max, connections_end).await.is_err() {
             tracing::warn!("some connections did not end in time: closed");
-            self.close_all.cancel();
-            serving.abort();
         }
+        self.close_all.cancel();
+        serving.abort();
         self.tasks.close();
         // Each task writes one note; a writer that is gone ends them at once.
-        self.tasks.wait().await;
+        if tokio::time::timeout(NOTES_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some ends of subscriptions were not recorded in time");
+        }
         for draft in self.refusals.end_of_second().into_iter().chain(self.overruns.end_of_second()) {
             self.recorder.note(draft).await.ok();
         }
         self.recorder.finish(Draft::stopped()).await.ok();
-        for task in self.background {
-            task.abort();
-        }
+        self.supervisor.end_all();
         let Some(writer) = self.writer else { return Err(writer_gone()) };
         match writer.await {
             Ok(ended) => ended.map_err(Into::into),
@@ -610,12 +641,20 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
 }
 
-fn run_writer(writer: Writer, deliverer: Deliverer) -> Result<oneshot::Receiver<Result<(), WriterEnd>>, ServerError> {
+fn run_writer(
+    writer: Writer,
+    deliverer: Deliverer,
+    watched: Watched,
+) -> Result<oneshot::Receiver<Result<(), WriterEnd>>, ServerError> {
     let (ended, receiver) = oneshot::channel();
-    thread::Builder::new()
-        .name("audit-writer".to_owned())
-        .spawn(move || drop(ended.send(writer.run(deliverer))))
-        .map_err(|error| ServerError::Start(error.to_string()))?;
+    let run = move || {
+        // Dropped last, so that the reason is known once the end is.
+        let watched = watched;
+        drop(ended.send(writer.run(deliverer)));
+        watched.returns();
+    };
+    let thread = thread::Builder::new().name("audit-writer".to_owned()).spawn(run);
+    thread.map_err(|error| ServerError::Start(error.to_string()))?;
     Ok(receiver)
 }
 

@@ -17,7 +17,7 @@ use veribus_broker::{
     },
     issue::Claims,
     model::Clock,
-    server::{RunningServer, ServerError, StartOptions, start},
+    server::{RunningServer, ServerError, StartOptions, TaskHandles, start},
 };
 use veribus_client::Client;
 
@@ -42,6 +42,7 @@ pub struct Setup {
     configure: Option<Configure>,
     clock: Clock,
     store: Option<SharedLogStore>,
+    tasks: TaskHandles,
 }
 
 impl Setup {
@@ -82,6 +83,12 @@ impl Setup {
         self
     }
 
+    /// With its tasks in reach.
+    pub fn tasks(mut self, tasks: &TaskHandles) -> Self {
+        self.tasks = tasks.clone();
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -111,7 +118,7 @@ impl Setup {
         if let Some(configure) = self.configure {
             configure(&mut config);
         }
-        let options = StartOptions { clock: self.clock.clone(), store: self.store };
+        let options = StartOptions { clock: self.clock.clone(), store: self.store, tasks: self.tasks };
         let server = start(config.clone(), options).await?;
         let home = Home { directory, config, clock: self.clock, _place: place };
         Ok(TestBroker { home, server })
@@ -151,7 +158,7 @@ impl Home {
     pub async fn start(self) -> Result<TestBroker> {
         let server = patiently(async {
             loop {
-                let options = StartOptions { clock: self.clock.clone(), store: None };
+                let options = StartOptions { clock: self.clock.clone(), ..StartOptions::default() };
                 match start(self.config.clone(), options).await {
                     // As in `left_log`.
                     Err(ServerError::Open(OpenError::InUse(_))) => tokio::task::yield_now().await,

@@ -18,6 +18,8 @@ pub enum Fault {
     PersistedButReportedFailed,
     /// Everything was written, but the disk did not confirm it.
     Sync,
+    /// A panic, before anything was written.
+    Panic,
 }
 
 #[derive(Debug, Default)]
@@ -61,11 +63,12 @@ impl FaultyStore {
 }
 
 impl LogStore for FaultyStore {
+    #[expect(clippy::panic, reason = "as a store with a defect would")]
     fn append(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError> {
         let mut state = self.state();
         state.appends += 1;
         let fault = state.fault.take();
-        if fault != Some(Fault::NotPersisted) {
+        if !matches!(fault, Some(Fault::NotPersisted | Fault::Panic)) {
             state.chunks.extend_from_slice(chunks);
             state.change(records);
         }
@@ -74,6 +77,7 @@ impl LogStore for FaultyStore {
             Some(Fault::NotPersisted | Fault::PersistedButReportedFailed) => {
                 Err(AppendError::Write("failed on command".to_owned()))
             }
+            Some(Fault::Panic) => panic!("on command"),
             Some(Fault::Sync) => Err(AppendError::Fatal(io::Error::other("failed on command"))),
         }
     }

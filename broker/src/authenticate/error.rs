@@ -111,6 +111,37 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Every word of [`TokenError::reason`], but those of proofs.
+    pub const REASONS: [&'static str; 27] = [
+        "missing",
+        "not_bearer",
+        "too_long",
+        "not_compact",
+        "not_strict_json",
+        "forbidden_header",
+        "wrong_type",
+        "algorithm",
+        "no_key_id",
+        "other_kind",
+        "unknown_issuer",
+        "unknown_key",
+        "key_withdrawn",
+        "key_algorithm_mismatch",
+        "signature",
+        "audience",
+        "claim",
+        "lifetime_too_long",
+        "expired",
+        "not_yet_valid",
+        "revoked",
+        "confirmation",
+        "unbound",
+        "certificate_missing",
+        "certificate_mismatch",
+        "other_agent",
+        "other_binding",
+    ];
+
     /// The stable word under which refusals are counted and recorded.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -180,4 +211,17 @@ pub enum KeySetError {
     /// Nothing that we could verify with.
     #[error("the key set holds no signature key with a `kid` for an algorithm that is allowed")]
     NoUsableKey,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::fixtures::words_of;
+
+    #[test]
+    fn every_reason_is_listed() {
+        assert_eq!(words_of(include_str!("error.rs"), "reason"), BTreeSet::from(TokenError::REASONS));
+    }
 }

@@ -106,10 +106,12 @@ impl Cli {
             .build()
             .map_err(|error| Failure::failed(format!("cannot start: {error}")))
             .and_then(|runtime| runtime.block_on(self.command.run()));
-        match done {
+        let code = match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => failure.report(),
-        }
+        };
+        logging::finish();
+        code
     }
 }
 

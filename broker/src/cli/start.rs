@@ -1,7 +1,9 @@
 //! Runs a broker from its ready line to its last breath. The only place that starts the server.
 
+use std::thread;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{error, info};
 
 use super::{failure::Failure, output};
 use crate::{
@@ -19,16 +21,27 @@ pub(super) async fn run(
     after_ready: &str,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::new()?;
-    let mut server = start(config, StartOptions::default()).await.map_err(failure)?;
+    let server = start(config, StartOptions::default()).await.map_err(failure)?;
     before_ready(&server)?;
-    announce(&ready_line(&server), after_ready);
+    announce(ready_line(&server), after_ready.to_owned())?;
+    serve(server, &mut stop).await
+}
+
+/// Serves until told to stop or until it cannot go on, and drains in either case.
+async fn serve(mut server: RunningServer, stop: &mut StopSignals) -> Result<(), Failure> {
+    let ended = tokio::select! {
+        name = stop.next() => {
+            info!(signal = name, "told to stop");
+            Ok(())
+        }
+        error = server.failed() => {
+            error!(%error, "cannot go on");
+            Err(failure(error))
+        }
+    };
     tokio::select! {
-        name = stop.next() => info!(signal = name, "told to stop"),
-        error = server.failed() => return Err(failure(error)),
-    }
-    tokio::select! {
-        drained = server.drain() => drained.map_err(failure),
-        name = stop.next() => Err(Failure::failed(format!("{name} came before the drain was over"))),
+        drained = server.drain() => ended.and(drained.map_err(failure)),
+        name = stop.next() => ended.and(Err(Failure::failed(format!("{name} came before the drain was over")))),
     }
 }
 
@@ -39,13 +52,18 @@ fn failure(error: ServerError) -> Failure {
     if error.is_configuration() { Failure::usage(error) } else { Failure::failed(error) }
 }
 
-/// A broker does not stop because nobody reads what it says.
-fn announce(ready: &str, after_ready: &str) {
-    let said =
-        output::line(ready).and_then(|()| if after_ready.is_empty() { Ok(()) } else { output::lines(after_ready) });
-    if let Err(error) = said {
-        info!(%error, "standard output is closed");
-    }
+/// A broker does not stop, and is not held up, because nobody reads what it says: on a thread of its own, which is not waited
+/// for.
+fn announce(ready: String, after_ready: String) -> Result<(), Failure> {
+    let say = move || {
+        let said = output::line(ready)
+            .and_then(|()| if after_ready.is_empty() { Ok(()) } else { output::lines(&after_ready) });
+        if let Err(error) = said {
+            info!(%error, "standard output cannot be written");
+        }
+    };
+    let started = thread::Builder::new().name("announce".to_owned()).spawn(say);
+    started.map(drop).map_err(|error| Failure::failed(format!("cannot start: {error}")))
 }
 
 fn ready_line(server: &RunningServer) -> String {
@@ -59,19 +77,50 @@ fn ready_line(server: &RunningServer) -> String {
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    /// Ends a process that does not listen for it; here it means nothing.
+    hangup: Signal,
 }
 
 impl StopSignals {
     fn new() -> Result<Self, Failure> {
         let listen =
             |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => info!("SIGHUP is ignored: settings are read at the start only"),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dev::{DevDirectory, DevOptions},
+        server::TaskHandles,
+    };
+
+    #[tokio::test]
+    async fn a_broker_that_cannot_go_on_drains_and_names_what_ended() {
+        let (place, tasks) = (tempfile::tempdir().expect("a directory"), TaskHandles::default());
+        let directory = DevDirectory::create_or_reuse(place.path(), DevOptions::default()).expect("made");
+        let config = directory.config().expect("valid");
+        let options = StartOptions { tasks: tasks.clone(), ..StartOptions::default() };
+        let server = start(config, options).await.expect("starts");
+        assert!(tasks.end("disk watch"));
+        let ended = serve(server, &mut StopSignals::new().expect("signals")).await;
+        let told = "the task `disk watch` has ended unexpectedly: it was aborted";
+        assert_eq!(ended, Err(Failure::Failed(told.to_owned())));
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    NARROWED,
+    DROPPED_OLDEST, NARROWED,
     queue::{EndReason, Pushed},
     router::{Router, Subscription},
 };
@@ -71,7 +71,7 @@ impl Round<'_> {
                 self.queued += 1;
                 for index in indexes {
                     self.queued -= 1;
-                    self.miss(recipient, "dropped_oldest", index);
+                    self.miss(recipient, DROPPED_OLDEST, index);
                 }
             }
         }

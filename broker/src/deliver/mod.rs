@@ -13,6 +13,13 @@ mod router;
 
 /// Why a message was not handed over that a subscriber may no longer have under its fresh token.
 const NARROWED: &str = "narrowed";
+/// Why a message was not handed over that made room for a later one.
+const DROPPED_OLDEST: &str = "dropped_oldest";
+
+/// Every reason for which messages are counted as undelivered.
+pub fn undelivered_reasons() -> impl Iterator<Item = &'static str> {
+    EndReason::ALL.into_iter().map(EndReason::as_str).chain([NARROWED, DROPPED_OLDEST])
+}
 
 pub use deliverer::Deliverer;
 pub use inbox::{Inbox, InboxError, InboxTerms};

@@ -45,6 +45,18 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// Every one.
+    pub const ALL: [Self; 8] = [
+        Self::ClientGone,
+        Self::SlowSubscriber,
+        Self::TokenExpired,
+        Self::Revoked,
+        Self::KeyWithdrawn,
+        Self::NotPermitted,
+        Self::Disconnected,
+        Self::Draining,
+    ];
+
     /// The stable word in the log and in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -126,3 +126,9 @@ async fn what_comes_to_a_queue_after_its_subscriber_was_revoked_is_refused_there
     bench.record(again).await;
     assert_eq!(bench.undelivered().await.len(), 1, "it is in no audience any more");
 }
+
+#[test]
+fn every_end_is_listed() {
+    let listed: std::collections::BTreeSet<_> = EndReason::ALL.map(EndReason::as_str).into();
+    assert_eq!(crate::fixtures::words_of(include_str!("queue.rs"), "as_str"), listed);
+}

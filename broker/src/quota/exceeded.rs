@@ -20,6 +20,9 @@ pub enum QuotaKind {
 }
 
 impl QuotaKind {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::Messages, Self::Bytes, Self::Streams, Self::Subscriptions, Self::Agents];
+
     /// The stable word under which refusals are counted and recorded.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -41,4 +44,20 @@ pub struct QuotaExceeded {
     pub kind: QuotaKind,
     /// When the same would pass if nothing else is sent; `None` where it never would.
     pub retry_after: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::fixtures::words_of;
+
+    #[test]
+    fn every_quota_is_listed() {
+        assert_eq!(
+            words_of(include_str!("exceeded.rs"), "as_str"),
+            BTreeSet::from(QuotaKind::ALL.map(QuotaKind::as_str))
+        );
+    }
 }

@@ -4,6 +4,7 @@ use std::{fs, io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
+use super::supervisor::Supervisor;
 use crate::{
     authenticate::{
         Access, Algorithms, ClaimPaths, IssuerKeys, KeySet, KeySetError, KeySource, RemoteKeys, RemoteKeysSettings,
@@ -61,8 +62,13 @@ pub(crate) enum Keys {
 }
 
 /// A verifier that trusts the configured issuers, and waits for none of them.
-pub(super) fn verifier(config: &IdentityConfig, clock: Clock, metrics: &Metrics) -> Result<Verifier, IssuerError> {
-    let trust = |issuer| trusted(issuer, config, &clock, metrics);
+pub(super) fn verifier(
+    config: &IdentityConfig,
+    clock: Clock,
+    metrics: &Metrics,
+    supervisor: &Supervisor,
+) -> Result<Verifier, IssuerError> {
+    let trust = |issuer| trusted(issuer, config, &clock, metrics, supervisor);
     let issuers = config.issuers.iter().map(trust).collect::<Result<_, _>>()?;
     let settings = VerifierSettings {
         leeway_s: config.leeway_s,
@@ -77,13 +83,16 @@ fn trusted(
     identity: &IdentityConfig,
     clock: &Clock,
     metrics: &Metrics,
+    supervisor: &Supervisor,
 ) -> Result<TrustedIssuer, IssuerError> {
     let issuer = Issuer::parse(&config.issuer)?;
     let keys = match keys(config)? {
         Keys::Local(keys) => keys.into(),
         Keys::Remote(source) => {
             let settings = remote_settings(identity);
-            let keys = RemoteKeys::start(issuer.clone(), *source, settings, clock.clone(), metrics.clone());
+            let name = format!("keys of {issuer}");
+            let spawn = |task| supervisor.spawn(name, task).abort_handle();
+            let keys = RemoteKeys::start(issuer.clone(), *source, settings, clock.clone(), metrics.clone(), spawn);
             IssuerKeys::Remote(keys)
         }
     };

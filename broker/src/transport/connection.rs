@@ -20,7 +20,10 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tonic::transport::server::Connected;
 
 use crate::{
@@ -44,6 +47,7 @@ pub struct ConnectionLimits {
 pub struct ConnectionCounts {
     limits: ConnectionLimits,
     total: AtomicUsize,
+    open: TaskTracker,
     per_address: DashMap<IpAddr, usize>,
     per_identity: DashMap<(Issuer, AgentId), usize>,
     metrics: Metrics,
@@ -56,6 +60,7 @@ impl ConnectionCounts {
         Arc::new(Self {
             limits,
             total: AtomicUsize::new(0),
+            open: TaskTracker::new(),
             per_address: DashMap::new(),
             per_identity: DashMap::new(),
             metrics,
@@ -75,6 +80,7 @@ impl ConnectionCounts {
         self.metrics.connections(1);
         Some(ConnectionInfo(Arc::new(Entered {
             counts: Arc::clone(self),
+            _open: self.open.token(),
             peer,
             switch,
             certificate_sha256: OnceLock::new(),
@@ -82,6 +88,12 @@ impl ConnectionCounts {
             excused: AtomicBool::new(false),
             identities: Mutex::default(),
         })))
+    }
+
+    /// Waits until there is no connection any more, once none is taken in.
+    pub async fn all_closed(&self) {
+        self.open.close();
+        self.open.wait().await;
     }
 }
 
@@ -92,6 +104,7 @@ pub struct ConnectionInfo(Arc<Entered>);
 /// The connection's place in the counts, given back when the last of its users is gone.
 struct Entered {
     counts: Arc<ConnectionCounts>,
+    _open: TaskTrackerToken,
     peer: SocketAddr,
     switch: CancellationToken,
     /// Set when the handshake is done, if the client showed a certificate.

@@ -30,7 +30,7 @@ const HEALTH_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait after a failed accept: it fails again at once while file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until `stop` is cancelled; `close_all` closes every connection.
+/// A task that accepts until `stop` is cancelled, and the connections it accepts; `close_all` closes every one.
 pub fn incoming(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -38,16 +38,16 @@ pub fn incoming(
     limits: ListenerLimits,
     stop: CancellationToken,
     close_all: CancellationToken,
-) -> ReceiverStream<Result<Connection, std::io::Error>> {
+) -> (impl Future<Output = ()> + Send + use<>, ReceiverStream<Result<Connection, std::io::Error>>) {
     let (ready, stream) = mpsc::channel(READY_MAX);
     let acceptor = Acceptor { tls: TlsAcceptor::from(tls), counts, limits, close_all, ready };
-    tokio::spawn(async move {
+    let accepting = async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = acceptor.run(listener) => {}
         }
-    });
-    ReceiverStream::new(stream)
+    };
+    (accepting, ReceiverStream::new(stream))
 }
 
 #[derive(Clone)]

@@ -77,8 +77,9 @@ impl Overruns {
                 continue;
             }
             for draft in overruns.end_of_second() {
+                // As with refusals.
                 if recorder.note(draft).await.is_err() {
-                    return;
+                    break;
                 }
             }
         }

@@ -86,8 +86,9 @@ impl Refusals {
             };
             drop(refusals);
             for draft in drafts {
+                // A writer that is gone ends the broker, and it is the writer's end that is told.
                 if recorder.note(draft).await.is_err() {
-                    return;
+                    break;
                 }
             }
         }

@@ -9,6 +9,7 @@
 mod backup;
 mod keys;
 mod policy;
+mod standard_error;
 mod token;
 
 use std::{

@@ -114,6 +114,16 @@ const ONLY: [(&str, &str, &[&str]); 11] = [
     ("backup", "seal", &["KEY_PREFIX", "KeyRing", "KeyRingError", "RootKeyId"]),
 ];
 
+/// Who starts tasks: the supervisor those that the broker cannot be without, the others those of one connection or call.
+const SPAWNING: [&str; 6] = [
+    "deliver::inbox",
+    "server::supervisor",
+    "transport::backup_stream",
+    "transport::listener",
+    "transport::pipeline",
+    "transport::subscribe_stream",
+];
+
 /// Crates that the domain may be made of.
 const PURE_CRATES: [&str; 2] = ["bytes", "thiserror"];
 /// Modules of the standard library that reach outside.
@@ -207,6 +217,19 @@ fn the_domain_reaches_nothing_outside() -> Result<()> {
             assert!(!is_outside && !is_foreign, "{mention:?}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn tasks_are_started_by_the_supervisor_or_live_no_longer_than_a_connection() -> Result<()> {
+    let mut spawning = BTreeSet::new();
+    for file in broker_source()? {
+        let tasks = |mention: &&source::Mention| !mention.is_inside && mention.path == ["tokio", "spawn"];
+        spawning.extend(mentions(&file).iter().filter(tasks).map(|mention| mention.module.join("::")));
+    }
+    spawning.retain(|module| !module.starts_with("cli::"));
+    let known = SPAWNING.map(str::to_owned);
+    assert_eq!(spawning, BTreeSet::from(known));
     Ok(())
 }
 

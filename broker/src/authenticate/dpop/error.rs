@@ -74,6 +74,31 @@ pub enum ProofError {
 }
 
 impl ProofError {
+    /// Every word of [`ProofError::reason`].
+    pub const REASONS: [&'static str; 21] = [
+        "dpop_missing",
+        "dpop_several",
+        "dpop_as_bearer",
+        "dpop_unbound_token",
+        "dpop_needs_server.public_url",
+        "dpop_too_long",
+        "dpop_form",
+        "dpop_forbidden_header",
+        "dpop_type",
+        "dpop_algorithm",
+        "dpop_key",
+        "dpop_private_key",
+        "dpop_signature",
+        "dpop_claim",
+        "dpop_other_key",
+        "dpop_other_call",
+        "dpop_other_token",
+        "dpop_old",
+        "dpop_early",
+        "dpop_replayed",
+        "dpop_too_many",
+    ];
+
     /// See [`TokenError::reason`](crate::authenticate::TokenError::reason).
     #[must_use]
     pub const fn reason(self) -> &'static str {
@@ -100,5 +125,18 @@ impl ProofError {
             Self::Replayed => "dpop_replayed",
             Self::TooMany => "dpop_too_many",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::fixtures::words_of;
+
+    #[test]
+    fn every_reason_is_listed() {
+        assert_eq!(words_of(include_str!("error.rs"), "reason"), BTreeSet::from(ProofError::REASONS));
     }
 }

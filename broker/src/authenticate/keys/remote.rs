@@ -11,6 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::RngExt as _;
 use tokio::{
@@ -51,7 +52,7 @@ pub struct RemoteKeys {
 }
 
 impl RemoteKeys {
-    /// Begins to fetch, in the background of the runtime that this is called in.
+    /// Begins to fetch, in a task that `spawn` starts.
     #[must_use]
     pub fn start(
         issuer: Issuer,
@@ -59,7 +60,9 @@ impl RemoteKeys {
         settings: RemoteKeysSettings,
         clock: Clock,
         metrics: Metrics,
+        spawn: impl FnOnce(BoxFuture<'static, ()>) -> AbortHandle,
     ) -> Self {
+        metrics.keys_to_refresh(&issuer);
         let shared = Arc::new(Shared {
             issuer,
             source,
@@ -71,7 +74,7 @@ impl RemoteKeys {
             wanted: Notify::new(),
             fetches: watch::Sender::new(0),
         });
-        let task = tokio::spawn(Arc::clone(&shared).keep_fresh()).abort_handle();
+        let task = spawn(Box::pin(Arc::clone(&shared).keep_fresh()));
         Self { shared, task }
     }
 

@@ -14,8 +14,11 @@ use std::{
     io::{self, Write as _},
 };
 
+use anstream::AutoStream;
 use owo_colors::Style;
 use serde::Serialize;
+
+use super::logging;
 
 pub(super) use json::json_text;
 pub(super) use line::Line;
@@ -50,8 +53,16 @@ pub(super) fn table(table: &Table) -> io::Result<()> {
 
 /// Tells the user something that is no result.
 pub(super) fn note(text: impl Into<Line>) {
-    // There is nobody left to tell that standard error is closed.
-    let _ = writeln!(anstream::stderr().lock(), "{}", text.into().as_str());
+    let text = text.into();
+    let Some(queue) = logging::queue() else {
+        // There is nobody left to tell that standard error is closed.
+        let _ = writeln!(anstream::stderr().lock(), "{}", text.as_str());
+        return;
+    };
+    let mut line = AutoStream::new(Vec::new(), AutoStream::choice(&io::stderr()));
+    if writeln!(line, "{}", text.as_str()).is_ok() {
+        queue.push(&line.into_inner());
+    }
 }
 
 /// Tells the user what went wrong.

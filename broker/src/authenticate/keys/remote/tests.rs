@@ -56,6 +56,10 @@ struct Answers {
     key_sets: AtomicUsize,
 }
 
+fn spawn(task: BoxFuture<'static, ()>) -> AbortHandle {
+    tokio::spawn(task).abort_handle()
+}
+
 async fn answer(State(answers): State<Arc<Answers>>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     if path == "/keys" {
@@ -128,7 +132,7 @@ impl Provider {
     /// Recognises callers by keys that it knows by discovery.
     fn verifier(&self, settings: RemoteKeysSettings, clock: &Clock) -> Authenticator {
         let issuer = Issuer::parse(&self.name()).expect("an issuer");
-        let keys = RemoteKeys::start(issuer.clone(), self.source(), settings, clock.clone(), Metrics::default());
+        let keys = RemoteKeys::start(issuer.clone(), self.source(), settings, clock.clone(), Metrics::default(), spawn);
         let trusted = TrustedIssuer {
             issuer,
             audiences: vec!["veribus".to_owned()],
@@ -312,7 +316,7 @@ async fn a_task_fetches_no_more_once_its_keys_are_dropped() {
     provider.publish(&[&provider.signer("1")]);
     let settings = RemoteKeysSettings { ttl: Duration::from_millis(40), ..RARELY };
     let issuer = Issuer::parse(&provider.name()).expect("an issuer");
-    let keys = RemoteKeys::start(issuer, provider.source(), settings, Clock::manual(NOW), Metrics::default());
+    let keys = RemoteKeys::start(issuer, provider.source(), settings, Clock::manual(NOW), Metrics::default(), spawn);
     keys.fetch_once_more().await;
     let task = keys.task.clone();
     drop(keys);
