@@ -188,8 +188,9 @@ impl Administration {
 
 impl AdminStages {
     async fn revoke(&self, caller: &Caller, mut revocation: Revocation) -> Result<Revoking, ReadRefusal> {
-        revocation.expires_at =
-            revocation.expires_at.or_else(|| self.lifetime.runs_out(&revocation.target, self.now()));
+        // A clock that was set back would let it end too early.
+        let now = self.now().max(self.clock.confirmed().seconds());
+        revocation.expires_at = revocation.expires_at.or_else(|| self.lifetime.runs_out(&revocation.target, now));
         let draft = self.decide(caller, Access::Revoke(&revocation)).await?;
         if revocation.expires_at.is_some_and(|end| end <= self.now()) {
             let reason = RefusalReason::RevocationOver;

@@ -195,13 +195,34 @@ pub struct RecordConfig {
     pub dedup_senders_max: usize,
     /// How the subjects and correlation ids of messages stand in their entries.
     #[serde(default)]
-    pub subjects: SubjectRecording,
+    pub subjects: Subjects,
     /// The store's page cache.
     #[serde(default = "default_store_cache")]
     pub store_cache_bytes_max: u64,
     /// How many bytes of changes may wait to be taken in by a backup under way; past that the backup fails.
     #[serde(default = "default_backup_journal_bytes")]
     pub backup_journal_bytes_max: usize,
+}
+
+/// How the log says what a message is about; see [`SubjectRecording`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "as in `SubjectRecording`")]
+pub enum Subjects {
+    #[default]
+    Hashed,
+    Clear,
+    Off,
+}
+
+impl From<Subjects> for SubjectRecording {
+    fn from(setting: Subjects) -> Self {
+        match setting {
+            Subjects::Hashed => Self::Hashed,
+            Subjects::Clear => Self::Clear,
+            Subjects::Off => Self::Off,
+        }
+    }
 }
 
 /// What happens to a subscriber whose queue is full.

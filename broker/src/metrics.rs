@@ -37,6 +37,7 @@ struct Inner {
     registry: Registry,
     messages: [Counter; 4],
     duplicates: Counter,
+    clock_steps: Counter,
     stages: [Histogram; 5],
     commit_entries: Histogram,
     commit_seconds: Histogram,
@@ -120,6 +121,7 @@ impl Default for Metrics {
         let inner = Inner {
             messages: DECISIONS.map(|decision| decisions.get_or_create(&DecisionLabel { decision }).clone()),
             duplicates: Counter::default(),
+            clock_steps: Counter::default(),
             stages: STAGES.map(|stage| stages.get_or_create(&StageLabel { stage }).clone()),
             commit_entries: Histogram::new(ENTRIES),
             commit_seconds: Histogram::new(SECONDS),
@@ -138,6 +140,8 @@ impl Default for Metrics {
         };
         registry.register("messages", "Recorded messages by decision", decisions);
         registry.register("duplicates", "Publishes of an id that was recorded before", inner.duplicates.clone());
+        let help = "Times that the clock moved otherwise than time passed";
+        registry.register("clock_steps", help, inner.clock_steps.clone());
         registry.register_with_unit("stage", "Time a message spends in a stage", Unit::Seconds, stages);
         registry.register("commit_entries", "Entries in one commit", inner.commit_entries.clone());
         registry.register_with_unit("commit", "Time of one commit", Unit::Seconds, inner.commit_seconds.clone());
@@ -206,6 +210,11 @@ impl Metrics {
     /// A message id came again.
     pub fn duplicate(&self) {
         self.0.duplicates.inc();
+    }
+
+    /// The clock was set.
+    pub fn clock_stepped(&self) {
+        self.0.clock_steps.inc();
     }
 
     /// A stage took this long.

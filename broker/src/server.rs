@@ -229,7 +229,7 @@ impl Builder {
         let settings = writer_settings(&config)?;
         let shared::OpenState { roots, keys, node_key, changes, table, reader } =
             shared::open(&config.state, &store, &clock)?;
-        let fingerprints = Fingerprints::new(node_key, config.record.subjects);
+        let fingerprints = Fingerprints::new(node_key, config.record.subjects.into());
         let (writer, recorder, log) =
             Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations, table)?;
         Ok(Self {
@@ -378,6 +378,7 @@ impl Builder {
         });
 
         supervisor.spawn("disk watch", watch_disk(recorder.disk().clone()));
+        supervisor.spawn("clock watch", watch_clock(recorder.clone()));
         supervisor.spawn("sessions watch", watch_sessions(sessions));
         supervisor.spawn("due values watch", shared::watch_due(reader, recorder.clone(), due_clock));
         supervisor.spawn("refusals record", Refusals::record(Arc::downgrade(&refusals), recorder.clone()));
@@ -670,6 +671,14 @@ async fn watch_sessions(sessions: Arc<Sessions>) {
         interval.tick().await;
         sessions.end_fallen();
         sessions.cut_off_stuck(LOOKS_MAX);
+    }
+}
+
+async fn watch_clock(recorder: Recorder) {
+    let mut interval = tokio::time::interval(LOOK_EVERY);
+    loop {
+        interval.tick().await;
+        recorder.tick().await.ok();
     }
 }
 

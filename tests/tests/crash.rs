@@ -22,6 +22,7 @@ use veribus_tests::{
     streams::{PublishStream, receipt},
 };
 
+const TEXT: &str = "some text that says nothing in particular";
 const KILLS: usize = 20;
 const FRAME: usize = 20;
 const UNDER_WAY: usize = 8;
@@ -133,7 +134,7 @@ async fn publish_on(raw: Raw, name: String, answered: oneshot::Sender<()>) -> Re
     let (mut published, mut answered) = (Published::default(), Some(answered));
     for number in 0.. {
         let ids: Vec<_> = (0..FRAME).map(|part| format!("{name}-{number}-{part}")).collect();
-        let messages = ids.iter().map(|id| wire(id, "x", "some text that says nothing in particular")).collect();
+        let messages = ids.iter().map(|id| wire(id, "x", TEXT)).collect();
         published.unanswered.extend(ids);
         let is_over = stream.send(messages).await.is_err();
         if number < UNDER_WAY && !is_over {
@@ -162,7 +163,7 @@ async fn publish_again(
         let mut stream = PublishStream::open(&broker.raw(&token(directory, sender, "publish:>")?).await?).await?;
         let ids: Vec<_> = ids.iter().filter(|id| id.starts_with(sender)).collect();
         for part in ids.chunks(1_000) {
-            for outcome in stream.publish(part.iter().map(|id| wire(id, "x", "again")).collect()).await? {
+            for outcome in stream.publish(part.iter().map(|id| wire(id, "x", TEXT)).collect()).await? {
                 let receipt = receipt(&outcome)?;
                 acknowledged.insert(receipt.message_id.clone(), receipt.audit_index);
             }

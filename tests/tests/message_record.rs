@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tonic::Code;
-use veribus_broker::model::SubjectRecording;
+use veribus_broker::config::Subjects;
 use veribus_client::{AuditFilter, Client, Error, Message, StoredEntry};
 use veribus_proto::v1::{Decision, EntryKind, MessageFacts, PublishRequest};
 use veribus_tests::{
@@ -139,23 +139,23 @@ async fn facts(broker: &TestBroker, id: &str) -> Result<MessageFacts> {
 
 #[tokio::test]
 async fn messages_are_found_by_subject_and_correlation_id_and_only_the_setting_shows_them() -> Result<()> {
-    for recording in [SubjectRecording::Hashed, SubjectRecording::Clear, SubjectRecording::Off] {
+    for recording in [Subjects::Hashed, Subjects::Clear, Subjects::Off] {
         let setup = Setup::default().open_policy().configure(move |config| config.record.subjects = recording);
         let broker = setup.start().await?;
         let client = agent(&broker).await?;
         client.publish(note("1", "a", "x").subject("ticket 7").correlation_id("case 9")).await?;
         client.publish(note("2", "a", "x").subject("ticket 8").correlation_id("ticket 7")).await?;
         client.publish(note("3", "a", "x")).await?;
-        let is_kept = recording != SubjectRecording::Off;
+        let is_kept = recording != Subjects::Off;
         let expected = |id: &str| if is_kept { vec![id.to_owned()] } else { vec![] };
         assert_eq!(found(&client, AuditFilter::all().subject("ticket 7")).await?, expected("1"), "{recording:?}");
         assert_eq!(found(&client, AuditFilter::all().correlation_id("ticket 7")).await?, expected("2"));
         assert_eq!(found(&client, AuditFilter::all().subject("ticket")).await?, Vec::<String>::new());
         let (one, none) = (facts(&broker, "1").await?, facts(&broker, "3").await?);
         let (subject, hmac) = match recording {
-            SubjectRecording::Hashed => ("", 16),
-            SubjectRecording::Clear => ("ticket 7", 0),
-            SubjectRecording::Off => ("", 0),
+            Subjects::Hashed => ("", 16),
+            Subjects::Clear => ("ticket 7", 0),
+            Subjects::Off => ("", 0),
         };
         assert_eq!((&*one.subject, one.subject_hmac.len(), one.correlation_id_hmac.len()), (subject, hmac, hmac));
         ensure!(none.subject_hmac.is_empty() && none.subject.is_empty(), "what is empty is not hashed");
@@ -169,7 +169,7 @@ async fn messages_are_found_by_subject_and_correlation_id_and_only_the_setting_s
 #[tokio::test]
 async fn a_long_subject_in_clear_is_bounded_and_still_found() -> Result<()> {
     let setup = Setup::default().open_policy();
-    let broker = setup.configure(|config| config.record.subjects = SubjectRecording::Clear).start().await?;
+    let broker = setup.configure(|config| config.record.subjects = Subjects::Clear).start().await?;
     let client = agent(&broker).await?;
     let long = "é".repeat(500);
     client.publish(note("1", "a", "x").subject(&long)).await?;

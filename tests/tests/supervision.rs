@@ -21,12 +21,13 @@ use veribus_tests::{
 /// A thread, which ends by itself or not at all.
 const WRITER: &str = "audit writer";
 /// Whoever adds a task sees the tests below end it, and adds its name here.
-const TASKS: [&str; 10] = [
+const TASKS: [&str; 11] = [
     "keys of http://127.0.0.1:9",
     WRITER,
     "accept loop",
     "gRPC server",
     "disk watch",
+    "clock watch",
     "sessions watch",
     "due values watch",
     "refusals record",

@@ -124,7 +124,7 @@ impl Authenticator {
             return Err(ProofError::NoPublicUrl.into());
         };
         let expected = Expected { identity, thumbprint, token: &presented.token, method: presented.method };
-        Ok(proofs.check(proof, &expected, self.clock.now().seconds())?)
+        Ok(proofs.check(proof, &expected, &self.clock)?)
     }
 }
 

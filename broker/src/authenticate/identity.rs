@@ -167,8 +167,9 @@ impl Identity {
         if self.unrevoked_at.load(Ordering::Relaxed) == self.revocations.generation() {
             return Ok(());
         }
-        let generation = self.revocations.look_up(self, at.seconds()).map_err(|_| TokenError::Revoked)?;
-        self.unrevoked_at.store(generation, Ordering::Relaxed);
+        if let Some(generation) = self.revocations.look_up(self, at.seconds()).map_err(|_| TokenError::Revoked)? {
+            self.unrevoked_at.store(generation, Ordering::Relaxed);
+        }
         Ok(())
     }
 

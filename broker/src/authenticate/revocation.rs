@@ -139,20 +139,27 @@ impl Revocations {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether the token of `identity` is revoked; if not, of which generation that is true.
+    /// Whether the token of `identity` is revoked; if not, for which generation that is true whatever the clock says later:
+    /// `None` where a revocation names it that is over by the clock as it is now.
     ///
     /// # Errors
     /// The revocation that names it.
-    pub fn look_up(&self, identity: &Identity, now: UnixSeconds) -> Result<u64, Arc<Revoked>> {
+    pub fn look_up(&self, identity: &Identity, now: UnixSeconds) -> Result<Option<u64>, Arc<Revoked>> {
         let table = self.table.read();
         let keys = [
             Key::Token(identity.issuer().clone(), identity.token_id().clone()),
             Key::Agent(identity.issuer().clone(), identity.agent().clone()),
             Key::Issuer(identity.issuer().clone()),
         ];
-        let mut listed = keys.iter().filter_map(|key| table.by_key.get(key)).flatten();
-        let names = |one: &&Arc<Revoked>| !one.revocation.is_over(now) && one.revocation.names(identity);
-        listed.find(names).map_or_else(|| Ok(self.generation()), |found| Err(Arc::clone(found)))
+        let listed = keys.iter().filter_map(|key| table.by_key.get(key)).flatten();
+        let mut is_over = false;
+        for one in listed.filter(|one| one.revocation.names(identity)) {
+            if !one.revocation.is_over(now) {
+                return Err(Arc::clone(one));
+            }
+            is_over = true;
+        }
+        Ok((!is_over).then(|| self.generation()))
     }
 
     /// Puts revocations in force and lifts others, as one change.
@@ -164,14 +171,21 @@ impl Revocations {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Those that have ended by themselves.
+    /// Those that have ended by themselves, as the clock is now, and when.
     #[must_use]
-    pub fn over(&self, now: UnixSeconds) -> Vec<u64> {
+    pub fn over(&self, now: UnixSeconds) -> Vec<(u64, UnixSeconds)> {
         if self.next_end.load(Ordering::Relaxed) > now.0 {
             return Vec::new();
         }
         let table = self.table.read();
-        table.by_index.values().filter(|one| one.revocation.is_over(now)).map(|one| one.index).collect()
+        let over = table.by_index.values().filter(|one| one.revocation.is_over(now));
+        over.filter_map(|one| Some((one.index, one.revocation.expires_at?))).collect()
+    }
+
+    /// The one whose entry has this index, in force or not.
+    #[must_use]
+    pub fn at(&self, index: u64) -> Option<Arc<Revoked>> {
+        self.table.read().by_index.get(&index).cloned()
     }
 
     /// The one of this name, if it is in force.
@@ -196,7 +210,7 @@ impl Revocations {
         in_force.take(max).cloned().collect()
     }
 
-    /// How many there are.
+    /// How many there are, also those that are over.
     #[must_use]
     pub fn len(&self) -> usize {
         self.table.read().by_index.len()
@@ -242,6 +256,7 @@ mod tests {
         authenticate::TokenError,
         fixtures::{NOW, World},
         issue::KeyKind,
+        model::UnixMicros,
     };
 
     fn revoked(index: u64, target: RevocationTarget, expires_at: Option<UnixSeconds>) -> Revoked {
@@ -294,6 +309,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_over_for_a_moment_only_revokes_again_when_the_clock_is_set_right() {
+        let world = World::new(KeyKind::EdDsa);
+        let one = world.identity(&world.claims("one"));
+        let end = UnixSeconds(NOW.0 + 60);
+        world.verifier.revocations().change(vec![revoked(7, RevocationTarget::WholeIssuer, Some(end))], &[]);
+        world.clock.set(UnixMicros(end.0 * 1_000_000));
+        assert_eq!(one.check_standing(world.clock.now()), Ok(()), "as the clock is now");
+        world.clock.set(UnixMicros(NOW.0 * 1_000_000));
+        assert_eq!(one.check_standing(world.clock.now()), Err(TokenError::Revoked), "and that was not remembered");
+    }
+
+    #[test]
     fn one_that_is_over_revokes_nothing_and_is_to_be_forgotten() {
         let world = World::new(KeyKind::EdDsa);
         let one = world.identity(&world.claims("one"));
@@ -304,7 +331,7 @@ mod tests {
         assert_eq!((revocations.over(NOW), revocations.list(0, 9, NOW).len()), (vec![], 1));
         world.clock.advance(Duration::from_secs(60));
         assert_eq!(one.check_standing(world.clock.now()), Ok(()));
-        assert_eq!((revocations.over(end), revocations.list(0, 9, end).len()), (vec![7], 0));
+        assert_eq!((revocations.over(end), revocations.list(0, 9, end).len()), (vec![(7, end)], 0));
         assert!(revocations.find("test-7", end).is_none() && revocations.find("test-7", NOW).is_some());
         assert!(revocations.find("other-7", NOW).is_none(), "of another node");
     }

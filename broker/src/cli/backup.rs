@@ -106,9 +106,6 @@ fn facts(verified: &Contents) -> Value {
 
 fn root_key_text(verified: &Contents) -> String {
     let ids: Vec<_> = verified.root_keys.iter().map(|id| format!("`{id}`")).collect();
-    if ids.is_empty() {
-        return "no value was sealed yet: the broker may start with any root key".to_owned();
-    }
     format!(
         "the keys in it are wrapped by root key {}, which is not in it: without that key no value can be read and no broker \
          starts from it; keep its file (`state.root_key_file`) safe, elsewhere",

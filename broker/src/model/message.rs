@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::Deserialize;
 
 use super::{ContentType, Destination, MessageId, MessageType, Topic, UnixMicros};
 
@@ -13,11 +12,9 @@ pub const ATTRIBUTES_MAX: usize = 32;
 pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// How the log says what a message is about (its `subject` and `correlation_id`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubjectRecording {
     /// As an HMAC under the node's key: it can be searched for by who knows the text, and not be read.
-    #[default]
     Hashed,
     /// In clear, to whoever may read the log.
     Clear,

@@ -20,5 +20,5 @@ pub use message::{ATTRIBUTES_MAX, Message, SubjectRecording, TEXT_BYTES_MAX};
 pub use quota::{Ceiling, QuotaOverrides, QuotaTerms};
 pub use receipt::{Outcome, Receipt, RefusalReason, RefusedReceipt};
 pub use state::{Epoch, HISTORY_MAX, Revision, Scope, StateKey, StateKeyError, StatePrefix, Write};
-pub use time::{Clock, UnixMicros, UnixSeconds};
+pub use time::{Clock, StepWatch, UnixMicros, UnixSeconds};
 pub use topic::{Topic, TopicError, TopicPattern};

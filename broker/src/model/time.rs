@@ -2,10 +2,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Seconds since the Unix epoch (a JWT's `NumericDate` without fraction).
@@ -24,39 +24,215 @@ impl UnixMicros {
     }
 }
 
-/// Tells the time.
-#[derive(Debug, Clone, Default)]
-pub struct Clock(Option<Arc<AtomicI64>>);
+/// Tells the time, and how much of it passes: a clock may be set, and what it says for a moment must not decide anything for
+/// good.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    source: Source,
+    confirmed: Arc<Mutex<Confirmed>>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    System { started: Instant },
+    Manual(Arc<Manual>),
+}
+
+/// In microseconds.
+#[derive(Debug)]
+struct Manual {
+    now: AtomicI64,
+    running: AtomicI64,
+}
+
+/// The latest moment that is known to have come, as of some running time.
+#[derive(Debug)]
+struct Confirmed {
+    moment: UnixMicros,
+    as_of: Duration,
+    /// Since when the clock is ahead of what has passed.
+    ahead_since: Option<Duration>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
 
 impl Clock {
+    /// How long a clock that was set forward must go on saying so.
+    pub const CONFIRMED_AFTER: Duration = Duration::from_secs(600);
+    /// How far the clock and the time that passes may part before that counts as a step.
+    const STEP_MIN: Duration = Duration::from_secs(2);
+
     /// The system's clock.
     #[must_use]
-    pub const fn system() -> Self {
-        Self(None)
+    pub fn system() -> Self {
+        Self::of(Source::System { started: Instant::now() })
     }
 
-    /// A clock that stands at `start` until [`Clock::advance`] moves it.
+    /// A clock that stands at `start` until [`Clock::advance`] or [`Clock::set`] moves it.
     #[must_use]
     pub fn manual(start: UnixSeconds) -> Self {
-        Self(Some(Arc::new(AtomicI64::new(start.0.saturating_mul(1_000_000)))))
+        let now = AtomicI64::new(start.0.saturating_mul(1_000_000));
+        Self::of(Source::Manual(Arc::new(Manual { now, running: AtomicI64::new(0) })))
     }
 
-    /// Moves a manual clock, and every clone of it, forward. The system's clock cannot be moved.
+    fn of(source: Source) -> Self {
+        let moment = source.now();
+        let confirmed = Confirmed { moment, as_of: source.running(), ahead_since: None };
+        Self { source, confirmed: Arc::new(Mutex::new(confirmed)) }
+    }
+
+    /// Time passes on a manual clock, and every clone of it.
     pub fn advance(&self, by: Duration) {
-        if let Some(micros) = &self.0 {
-            micros.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        if let Source::Manual(manual) = &self.source {
+            let by = micros(by);
+            manual.running.fetch_add(by, Ordering::SeqCst);
+            manual.now.fetch_add(by, Ordering::SeqCst);
         }
     }
 
-    /// The time now.
+    /// A manual clock, and every clone of it, is set to another time. None passes.
+    pub fn set(&self, to: UnixMicros) {
+        if let Source::Manual(manual) = &self.source {
+            manual.now.store(to.0, Ordering::SeqCst);
+        }
+    }
+
+    /// What the clock says now.
     #[must_use]
     pub fn now(&self) -> UnixMicros {
-        match &self.0 {
-            Some(micros) => UnixMicros(micros.load(Ordering::SeqCst)),
-            None => {
+        self.source.now()
+    }
+
+    /// How much time has passed since the clock was made, whatever it was set to.
+    #[must_use]
+    pub fn running(&self) -> Duration {
+        self.source.running()
+    }
+
+    /// A moment that has come, as far as anybody can know: what the clock says, unless it was set forward less than
+    /// [`Clock::CONFIRMED_AFTER`] ago. It never goes back. What cannot be undone goes by this.
+    #[must_use]
+    pub fn confirmed(&self) -> UnixMicros {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, running) = (self.now(), self.running());
+        let passed = running.saturating_sub(confirmed.as_of);
+        let expected = UnixMicros(confirmed.moment.0.saturating_add(micros(passed)));
+        confirmed.as_of = running;
+        if now.0 <= expected.0.saturating_add(micros(Self::STEP_MIN)) {
+            confirmed.moment = confirmed.moment.max(now);
+            confirmed.ahead_since = None;
+        } else if running.saturating_sub(*confirmed.ahead_since.get_or_insert(running)) >= Self::CONFIRMED_AFTER {
+            confirmed.moment = now;
+            confirmed.ahead_since = None;
+        } else {
+            confirmed.moment = expected;
+        }
+        confirmed.moment
+    }
+}
+
+impl Source {
+    fn now(&self) -> UnixMicros {
+        match self {
+            Self::Manual(manual) => UnixMicros(manual.now.load(Ordering::SeqCst)),
+            Self::System { .. } => {
                 let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 UnixMicros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
             }
         }
+    }
+
+    fn running(&self) -> Duration {
+        match self {
+            Self::Manual(manual) => {
+                Duration::from_micros(u64::try_from(manual.running.load(Ordering::SeqCst)).unwrap_or_default())
+            }
+            Self::System { started } => started.elapsed(),
+        }
+    }
+}
+
+/// Notices when a clock is set.
+#[derive(Debug)]
+pub struct StepWatch {
+    clock: Clock,
+    now: UnixMicros,
+    running: Duration,
+}
+
+impl StepWatch {
+    /// From now on.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        let (now, running) = (clock.now(), clock.running());
+        Self { clock, now, running }
+    }
+
+    /// By how much the clock was set since this was last asked, in microseconds: forward (positive) or back.
+    pub fn step_us(&mut self) -> Option<i64> {
+        let (now, running) = (self.clock.now(), self.clock.running());
+        let passed = micros(running.saturating_sub(self.running));
+        let step = now.0.saturating_sub(self.now.0).saturating_sub(passed);
+        (self.now, self.running) = (now, running);
+        (step.unsigned_abs() >= u64::try_from(Clock::STEP_MIN.as_micros()).unwrap_or(u64::MAX)).then_some(step)
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: UnixSeconds = UnixSeconds(1_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(seconds: i64) -> UnixMicros {
+        UnixMicros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn what_the_clock_says_for_a_moment_is_not_confirmed() {
+        let clock = Clock::manual(START);
+        clock.advance(DAY);
+        assert_eq!(clock.confirmed(), at(START.0 + 86_400), "time that passes is");
+        clock.set(at(START.0 + 10 * 86_400));
+        assert_eq!(clock.confirmed(), at(START.0 + 86_400));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(clock.confirmed(), at(START.0 + 86_402));
+        clock.set(at(START.0 + 86_403));
+        assert_eq!(clock.confirmed(), at(START.0 + 86_403));
+    }
+
+    #[test]
+    fn a_clock_that_goes_on_saying_so_is_believed_and_none_takes_it_back() {
+        let clock = Clock::manual(START);
+        clock.set(at(START.0 + 86_400));
+        assert_eq!(clock.confirmed(), at(START.0));
+        clock.advance(Clock::CONFIRMED_AFTER);
+        assert_eq!(clock.confirmed(), at(START.0 + 87_000));
+        clock.set(at(START.0));
+        assert_eq!(clock.confirmed(), at(START.0 + 87_000));
+    }
+
+    #[test]
+    fn a_step_is_told_from_time_that_passes_and_from_a_clock_that_is_slewed() {
+        let clock = Clock::manual(START);
+        let mut watch = StepWatch::new(clock.clone());
+        clock.advance(DAY);
+        assert_eq!(watch.step_us(), None);
+        clock.set(UnixMicros(clock.now().0 + 1_999_999));
+        assert_eq!(watch.step_us(), None);
+        clock.set(UnixMicros(clock.now().0 + 90_000_000_000));
+        assert_eq!((watch.step_us(), watch.step_us()), (Some(90_000_000_000), None));
+        clock.advance(Duration::from_secs(1));
+        clock.set(UnixMicros(clock.now().0 - 90_000_000_000));
+        assert_eq!(watch.step_us(), Some(-90_000_000_000));
     }
 }

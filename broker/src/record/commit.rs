@@ -39,10 +39,12 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    /// Begins after `end`. The entries' time is `now`, or that of the last entry where the clock went back.
+    /// Begins after `end`. The entries' time is `now`, or that of the last entry where the clock went back; then `now` stands
+    /// beside it.
     pub(super) fn new(origin: &NodeName, end: ChainEnd, now: UnixMicros) -> Self {
+        let clock_unix_us = (now < end.time).then_some(now.0);
         let end = ChainEnd { time: now.max(end.time), ..end };
-        let place = AuditEntry { origin: origin.as_str().to_owned(), ..AuditEntry::default() };
+        let place = AuditEntry { origin: origin.as_str().to_owned(), clock_unix_us, ..AuditEntry::default() };
         let (chunks, open, encoded) = (Vec::new(), Vec::new(), Vec::new());
         Self { end, chunks, open, open_first: end.next_index, place, encoded }
     }
@@ -202,7 +204,12 @@ mod tests {
     fn time_never_goes_back() {
         let origin = origin();
         let end = ChainEnd { time: UnixMicros(100), ..ChainEnd::GENESIS };
-        let (_, end) = Commit::new(&origin, end, UnixMicros(50)).finish();
+        let mut commit = Commit::new(&origin, end, UnixMicros(50));
+        commit.push(draft(1));
+        let (chunks, end) = commit.finish();
         assert_eq!(end.time, UnixMicros(100));
+        let entry = entries::iter(&chunks[0].bytes).next().expect("one").expect("whole").to_vec();
+        let entry = AuditEntry::decode(&*entry).expect("an entry");
+        assert_eq!((entry.time_unix_us, entry.clock_unix_us), (100, Some(50)), "what the clock says is not lost");
     }
 }

@@ -1,6 +1,9 @@
 //! An entry without its place in the chain: the writer adds index, link, time and origin.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use prost_types::Timestamp;
 use veribus_proto::{
@@ -10,7 +13,7 @@ use veribus_proto::{
 
 use super::{Fingerprints, Malformed, Recipient, revocation_facts};
 use crate::{
-    authenticate::{DelegatedActor, Identity},
+    authenticate::{DelegatedActor, Identity, Revoked},
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
     model::{
@@ -72,6 +75,26 @@ impl Draft {
         Self(AuditEntry {
             detail: "a write failed; the log was read back".to_owned(),
             ..entry(EntryKind::RecordRecovered)
+        })
+    }
+
+    /// The clock was set, by so many microseconds.
+    #[must_use]
+    pub(super) fn clock_stepped(step_us: i64) -> Self {
+        let direction = if step_us < 0 { "back" } else { "forward" };
+        let by = Duration::from_micros(step_us.unsigned_abs()).as_secs_f64();
+        let detail = format!("the clock went {direction} by {by:.3} s");
+        tracing::warn!(detail, "the clock does not go as time passes");
+        Self(AuditEntry { detail, ..entry(EntryKind::ClockStepped) })
+    }
+
+    /// A revocation that has ended by itself is not kept any more.
+    #[must_use]
+    pub(super) fn revocation_ended(revoked: &Revoked) -> Self {
+        Self(AuditEntry {
+            resource: revoked.revocation.to_string(),
+            revocation: Some(revocation_facts(&revoked.revocation, &revoked.id)),
+            ..entry(EntryKind::RevocationEnded)
         })
     }
 

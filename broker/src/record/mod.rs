@@ -22,6 +22,7 @@ mod reader;
 mod recorded;
 mod revocation;
 mod routed;
+mod running;
 mod tail;
 mod writer;
 

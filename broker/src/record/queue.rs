@@ -92,6 +92,8 @@ pub(super) enum Submission {
     /// Keys whose values' time may have run out.
     Due(Vec<DueKey>),
     Note(Draft),
+    /// Some time has passed.
+    Tick,
     /// The last entry: the writer ends after it.
     Finish(Draft),
     /// Nothing to record: answered once all that was handed in before is durable, with what came of handing it over.
@@ -315,6 +317,15 @@ impl Recorder {
     /// [`RecordError::Failed`] where the writer is gone.
     pub async fn note(&self, draft: Draft) -> Result<(), RecordError> {
         self.submissions.send(Submission::Note(draft)).await.map_err(|_| RecordError::Failed)
+    }
+
+    /// Has the writer look at what the passing of time and the setting of the clock have done. To be called about each
+    /// second.
+    ///
+    /// # Errors
+    /// [`RecordError::Failed`] where the writer is gone.
+    pub async fn tick(&self) -> Result<(), RecordError> {
+        self.submissions.send(Submission::Tick).await.map_err(|_| RecordError::Failed)
     }
 
     /// Waits until everything that was recorded before this is durable, also what its delivery left to be noted.

@@ -23,6 +23,7 @@ use super::{
     queue::Submission,
     revocation,
     routed::Ending,
+    running::RunningTime,
     tail,
 };
 use reply::Reply;
@@ -33,7 +34,10 @@ use crate::{
     decide::Permitted,
     engine::{AppendError, SharedLogStore},
     metrics::Metrics,
-    model::{Clock, DecisionId, NodeName, Outcome, Receipt, RefusalReason, RefusedReceipt, Revision, SubscriptionId},
+    model::{
+        Clock, DecisionId, NodeName, Outcome, Receipt, RefusalReason, RefusedReceipt, Revision, StepWatch,
+        SubscriptionId, UnixMicros,
+    },
     state::{StateTable, TableError},
 };
 
@@ -96,6 +100,8 @@ const KNOWN_AUDIENCES_MAX: NonZeroUsize = match NonZeroUsize::new(4_096) {
 /// With fewer entries than this, a commit waits for none; with more than that, it need not.
 const LINGER_ENTRIES_MIN: usize = 32;
 const LINGER_ENTRIES_MAX: usize = 512;
+/// How far the clock may be behind the log's last entry at start without being noted: less than that, it is adjusted often.
+const CLOCK_BEHIND_US_MIN: i64 = 2_000_000;
 /// How many commits may fail in a row.
 const FAILURES_MAX: u32 = 3;
 
@@ -108,6 +114,8 @@ pub struct Writer {
     committed: watch::Sender<u64>,
     settings: WriterSettings,
     clock: Clock,
+    steps: StepWatch,
+    running: RunningTime,
     metrics: Metrics,
     end: ChainEnd,
     duplicates: Duplicates,
@@ -144,13 +152,17 @@ impl Writer {
         let reader = LogReader::new(store.clone(), reader);
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
         state.begin(Revision(end.next_index.saturating_sub(1)));
-        let notes = Vec::new();
+        let running = RunningTime::load(&*store, clock.clone())?;
+        let mut notes = Vec::new();
+        notes.extend(clock_before(end.time, clock.now()).map(Draft::clock_stepped));
         let writer = Self {
             store,
             submissions,
             held_back: None,
             committed,
             settings,
+            steps: StepWatch::new(clock.clone()),
+            running,
             clock,
             metrics,
             end,
@@ -352,6 +364,10 @@ impl Writer {
                 commit.push(draft);
                 Reply::None
             }
+            Submission::Tick => {
+                self.tick(commit, changes);
+                Reply::None
+            }
             Submission::Barrier(reply) => Reply::Barrier(reply),
         }
     }
@@ -471,6 +487,12 @@ impl Writer {
     fn decision_id(&self, index: u64) -> DecisionId {
         DecisionId::new(self.settings.node.clone(), index)
     }
+}
+
+/// By how much the clock is behind the log's last entry, if it is.
+fn clock_before(last: UnixMicros, now: UnixMicros) -> Option<i64> {
+    let step = now.0.saturating_sub(last.0);
+    (step < -CLOCK_BEHIND_US_MIN).then_some(step)
 }
 
 impl Recipient {

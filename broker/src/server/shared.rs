@@ -114,7 +114,7 @@ pub(super) async fn watch_due(reader: StateReader, recorder: Recorder, clock: Cl
 
 /// `None` where there is nothing.
 async fn look_for_due(reader: &StateReader, clock: &Clock) -> Option<Vec<DueKey>> {
-    let (looking, now) = (reader.clone(), clock.now());
+    let (looking, now) = (reader.clone(), clock.confirmed().min(clock.now()));
     match tokio::task::spawn_blocking(move || looking.due(now, DUE_MAX)).await {
         Ok(Ok(due)) => (!due.is_empty()).then_some(due),
         Ok(Err(error)) => {

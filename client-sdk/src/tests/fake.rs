@@ -161,14 +161,12 @@ pub(super) fn receipt(message: &v1::Message, audit_index: u64) -> v1::Receipt {
     v1::Receipt {
         message_id: message.id.clone(),
         decision: v1::Decision::Allow.into(),
-        decision_id: format!(
-            "fake-{audit_index    recipients: Some(0),
-    }"
-        ),
+        decision_id: format!("fake-{audit_index}"),
         audit_index,
         content_salt: vec![7; 32],
         retained: false,
         duplicate: false,
+        recipients: Some(0),
     }
 }
 

@@ -33,6 +33,14 @@ pub(super) type Holder = (Issuer, AgentId);
 /// SHA-256 over the key's thumbprint and the proof's `jti`.
 pub(super) type ProofId = [u8; 32];
 
+/// When a proof is presented: by the clock, and what of that is confirmed ([`Clock::confirmed`](crate::model::Clock)). A proof
+/// is forgotten by the latter only: a clock that is ahead for a moment neither lets a proof come twice nor locks anybody out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Time {
+    pub(super) now: UnixSeconds,
+    pub(super) confirmed: UnixSeconds,
+}
+
 /// The memory.
 pub(super) struct Memory {
     limits: ProofLimits,
@@ -55,10 +63,10 @@ impl Memory {
         proof: ProofId,
         holder: Holder,
         end: UnixSeconds,
-        now: UnixSeconds,
+        time: Time,
     ) -> Result<(), ProofError> {
-        self.forget_ended(now);
-        if end <= self.closed_until {
+        self.forget_ended(time.confirmed);
+        if end < time.now || end <= self.closed_until {
             return Err(ProofError::Old);
         }
         if self.seen.contains(&proof) {
@@ -80,8 +88,8 @@ impl Memory {
         self.seen.len() < self.limits.total_max && held < share
     }
 
-    fn forget_ended(&mut self, now: UnixSeconds) {
-        self.closed_until = self.closed_until.max(UnixSeconds(now.0.saturating_sub(1)));
+    fn forget_ended(&mut self, confirmed: UnixSeconds) {
+        self.closed_until = self.closed_until.max(UnixSeconds(confirmed.0.saturating_sub(1)));
         while let Some((proof, holder)) = self.next_ended() {
             self.seen.remove(&proof);
             if let Some(held) = self.held.get_mut(&holder) {
@@ -106,8 +114,12 @@ impl Memory {
 mod tests {
     use super::*;
 
-    const NOW: UnixSeconds = UnixSeconds(1_000);
+    const NOW: Time = at(1_000);
     const END: UnixSeconds = UnixSeconds(1_060);
+
+    const fn at(seconds: i64) -> Time {
+        Time { now: UnixSeconds(seconds), confirmed: UnixSeconds(seconds) }
+    }
 
     fn memory(total_max: usize, per_agent_max: usize) -> Memory {
         Memory::new(ProofLimits { total_max, per_agent_max }, UnixSeconds(1_059))
@@ -128,11 +140,11 @@ mod tests {
     fn a_proof_counts_once_for_as_long_as_it_is_good() {
         let mut memory = memory(10, 10);
         assert_eq!(memory.remember(proof(1), holder(1), END, NOW), Ok(()));
-        for now in [NOW, END] {
+        for now in [NOW, at(END.0)] {
             assert_eq!(memory.remember(proof(1), holder(1), END, now), Err(ProofError::Replayed));
             assert_eq!(memory.remember(proof(1), holder(2), END, now), Err(ProofError::Replayed), "whoever sends it");
         }
-        let after = UnixSeconds(END.0 + 1);
+        let after = at(END.0 + 1);
         assert_eq!(memory.remember(proof(1), holder(1), END, after), Err(ProofError::Old));
         assert_eq!(memory.remember(proof(1), holder(1), END, NOW), Err(ProofError::Old), "nor if the clock goes back");
         assert_eq!(
@@ -148,6 +160,17 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_ahead_for_a_moment_locks_nobody_out_and_forgets_nothing() {
+        let mut memory = memory(10, 10);
+        assert_eq!(memory.remember(proof(1), holder(1), END, NOW), Ok(()));
+        let ahead = Time { now: UnixSeconds(91_000), ..NOW };
+        assert_eq!(memory.remember(proof(2), holder(1), END, ahead), Err(ProofError::Old));
+        assert_eq!(memory.remember(proof(3), holder(1), UnixSeconds(91_060), ahead), Ok(()));
+        assert_eq!(memory.remember(proof(1), holder(1), END, NOW), Err(ProofError::Replayed));
+        assert_eq!(memory.remember(proof(2), holder(1), END, NOW), Ok(()));
+    }
+
+    #[test]
     fn an_agent_fills_its_share_only_and_gets_it_back() {
         let mut memory = memory(1_000, 3);
         for number in 0..3 {
@@ -155,7 +178,7 @@ mod tests {
         }
         assert_eq!(memory.remember(proof(3), holder(1), END, NOW), Err(ProofError::TooMany));
         assert_eq!(memory.remember(proof(3), holder(2), END, NOW), Ok(()));
-        let later = UnixSeconds(END.0 + 1);
+        let later = at(END.0 + 1);
         assert_eq!(memory.remember(proof(4), holder(1), UnixSeconds(END.0 + 60), later), Ok(()));
     }
 

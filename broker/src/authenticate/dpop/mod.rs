@@ -18,12 +18,12 @@ use url::Url;
 
 pub use error::ProofError;
 pub use memory::ProofLimits;
-use memory::{Memory, ProofId};
+use memory::{Memory, ProofId, Time};
 use proof::Proof;
 use target::Target;
 
 use super::{Identity, token::BearerToken};
-use crate::model::UnixSeconds;
+use crate::model::{Clock, UnixSeconds};
 
 /// How far the clock of a client may be ahead.
 const AHEAD_MAX_S: i64 = 5;
@@ -75,7 +75,8 @@ impl Proofs {
     }
 
     /// Checks a proof. It is remembered only if everything else about it is right.
-    pub(super) fn check(&self, text: &str, expected: &Expected<'_>, now: UnixSeconds) -> Result<(), ProofError> {
+    pub(super) fn check(&self, text: &str, expected: &Expected<'_>, clock: &Clock) -> Result<(), ProofError> {
+        let time = Time { now: clock.now().seconds(), confirmed: clock.confirmed().seconds() };
         let proof = proof::verify(text)?;
         if !bool::from(proof.thumbprint.ct_eq(expected.thumbprint)) {
             return Err(ProofError::OtherKey);
@@ -86,13 +87,13 @@ impl Proofs {
         if !bool::from(proof.token_sha256.ct_eq(&expected.token.sha256())) {
             return Err(ProofError::OtherToken);
         }
-        if proof.issued_at.0 > now.0.saturating_add(AHEAD_MAX_S) {
+        if proof.issued_at.0 > time.now.0.saturating_add(AHEAD_MAX_S) {
             return Err(ProofError::Early);
         }
         // The last second at which it is good; the memory refuses it after that.
         let end = UnixSeconds(proof.issued_at.0.saturating_add(self.max_age_s));
         let holder = (expected.identity.issuer().clone(), expected.identity.agent().clone());
-        self.memory.lock().remember(id(&proof), holder, end, now)
+        self.memory.lock().remember(id(&proof), holder, end, time)
     }
 }
 

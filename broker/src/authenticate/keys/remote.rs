@@ -148,14 +148,12 @@ impl Shared {
 
     /// A key that is still listed counts for longer; one that is not, or is another one under the same name, ends.
     fn take(&self, fetched: KeySet, asked_at: UnixMicros) {
-        let ttl_us = i64::try_from(self.settings.ttl.as_micros()).unwrap_or(i64::MAX);
-        let end = UnixMicros(asked_at.0.saturating_add(ttl_us));
         let known = self.known.load_full();
         let next: HashMap<_, _> = fetched
             .into_keys()
             .map(|(kid, key)| {
                 let kept = known.find(&kid).filter(|old| old.is_the_same_as(&key)).map_or(key, Arc::clone);
-                kept.standing.count_until(end);
+                kept.standing.count_for(self.settings.ttl, asked_at);
                 (kid, kept)
             })
             .collect();

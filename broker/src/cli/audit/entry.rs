@@ -21,6 +21,9 @@ pub(super) const COLUMNS: [&str; 7] = ["INDEX", "TIME", "KIND", "DECISION", "AGE
 pub(super) struct EntryJson {
     index: u64,
     time: String,
+    /// The latest time in the log so far, where the clock was set back since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_before_clock_was_set_back: Option<String>,
     origin: String,
     kind: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -153,11 +156,13 @@ struct UndeliveredJson {
 impl EntryJson {
     /// The entry whose stored bytes are `bytes`.
     pub(super) fn new(entry: AuditEntry, bytes: &[u8]) -> Self {
-        let (kind, time) = (kind_word(&entry), instant::from_micros(entry.time_unix_us));
+        let (kind, time) = (kind_word(&entry), instant::from_micros(clock_time(&entry)));
+        let set_back = entry.clock_unix_us.map(|_| instant::from_micros(entry.time_unix_us));
         let actor = entry.actor.unwrap_or_default();
         Self {
             index: entry.index,
             time,
+            time_before_clock_was_set_back: set_back,
             origin: entry.origin,
             kind,
             issuer: actor.issuer,
@@ -189,6 +194,11 @@ impl EntryJson {
     }
 }
 
+/// What the clock said.
+fn clock_time(entry: &AuditEntry) -> i64 {
+    entry.clock_unix_us.unwrap_or(entry.time_unix_us)
+}
+
 fn delegated(actor: DelegatedActor) -> PartyJson {
     PartyJson { issuer: actor.issuer, agent: actor.agent, token_id: String::new() }
 }
@@ -202,7 +212,7 @@ pub(super) fn row(entry: &AuditEntry) -> [String; 7] {
     let agent = entry.actor.as_ref().map(|actor| actor.agent.clone()).unwrap_or_default();
     [
         entry.index.to_string(),
-        instant::from_micros(entry.time_unix_us),
+        instant::from_micros(clock_time(entry)),
         kind_word(entry),
         entry.decision.as_ref().map(|facts| decision_word(facts.decision())).unwrap_or_default(),
         agent,
@@ -223,7 +233,7 @@ fn about(entry: &AuditEntry) -> String {
         parts.extend((!decision.rules.is_empty()).then(|| decision.rules.join(",")));
         parts.extend((!decision.reason.is_empty()).then(|| decision.reason.clone()));
     }
-    parts.extend(entry.audience.as_ref().map(audience_words));
+    parts.extend(entry.audience.as_ref().and_then(audience_words));
     parts.extend(entry.undelivered.as_ref().map(undelivered_words));
     if let Some(revocation) = &entry.revocation {
         parts.extend((!revocation.id.is_empty()).then(|| format!("as {}", revocation.id)));
@@ -240,7 +250,7 @@ fn about(entry: &AuditEntry) -> String {
 const NAMED_MAX: usize = 4;
 
 /// Who gets the message; an audience that an earlier entry lists is named by that entry.
-fn audience_words(audience: &Audience) -> String {
+fn audience_words(audience: &Audience) -> Option<String> {
     let mut agents: Vec<&str> = audience.recipients.iter().map(|recipient| recipient.agent.as_str()).collect();
     agents.sort_unstable();
     agents.dedup();
@@ -249,7 +259,7 @@ fn audience_words(audience: &Audience) -> String {
     let mut words: Vec<String> = agents.into_iter().map(str::to_owned).collect();
     words.extend((others > 0).then(|| format!("{others} more")));
     words.extend(audience.listed_at.iter().take(NAMED_MAX).map(|index| format!("as in {index}")));
-    format!("for {}", words.join(", "))
+    (!words.is_empty()).then(|| format!("for {}", words.join(", ")))
 }
 
 fn undelivered_words(undelivered: &Undelivered) -> String {

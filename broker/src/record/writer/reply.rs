@@ -18,6 +18,7 @@ impl Submission {
             | Self::Follow(..)
             | Self::Keys(..)
             | Self::Due(_)
+            | Self::Tick
             | Self::Finish(_)
             | Self::Barrier(_) => None,
         }
@@ -39,7 +40,7 @@ impl Submission {
             Self::State(orders, ..) => orders.len(),
             Self::Due(due) => due.len(),
             Self::Access(..) | Self::Follow(..) | Self::Keys(..) | Self::Note(_) | Self::Finish(_) => 1,
-            Self::Barrier(_) => 0,
+            Self::Tick | Self::Barrier(_) => 0,
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Decisions on requests, and what takes effect with their entries: revocations at once, since nothing that they name may
 //! stand after them; their end only once that is durable. Whatever fails on the way leaves a revocation in force.
+//!
+//! Whether one is over is for the clock to say each time somebody asks. That it is over is not forgotten on a clock's word: only
+//! when it has been over for a day, on the clock and in running time, or when another one needs its place.
 
 use std::sync::Weak;
 
@@ -40,10 +43,11 @@ pub(super) struct Unrecorded {
 }
 
 impl Writer {
-    /// The changes that come with any commit: revocations that have ended are forgotten, and those that a failed commit
-    /// left behind are recorded again, under new names.
+    /// The changes that come with any commit: how long this has been running, and revocations that a failed commit left behind are
+    /// recorded again, under new names.
     pub(super) fn changes(&mut self, commit: &mut Commit) -> Changes {
         let mut changes = Changes::default();
+        changes.records.extend(self.running.record());
         let unrecorded = std::mem::take(&mut self.unrecorded);
         let former: Vec<u64> = unrecorded.iter().map(|one| one.index).collect();
         changes.records.extend(former.iter().map(|index| revocation::forgotten(*index)));
@@ -51,18 +55,53 @@ impl Writer {
         if !former.is_empty() {
             self.revocations.change(put, &former);
         }
-        // Looked for only now: a former index may be that of another revocation by this commit.
-        for index in self.revocations.over(self.clock.now().seconds()) {
-            changes.records.push(revocation::forgotten(index));
-            changes.lifted.push(index);
-        }
         changes
+    }
+
+    /// What the passing of time has done, and whoever set the clock.
+    pub(super) fn tick(&mut self, commit: &mut Commit, changes: &mut Changes) {
+        if let Some(step_us) = self.steps.step_us() {
+            self.metrics.clock_stepped();
+            self.notes.push(Draft::clock_stepped(step_us));
+        }
+        let (records, ended) = self.running.look(&self.revocations);
+        changes.records.extend(records);
+        for index in ended {
+            self.forget(index, commit, changes);
+        }
+    }
+
+    /// A revocation that is over is not kept any more, which has an entry.
+    fn forget(&mut self, index: u64, commit: &mut Commit, changes: &mut Changes) {
+        if changes.lifted.contains(&index) {
+            return;
+        }
+        if let Some(revoked) = self.revocations.at(index) {
+            commit.push(Draft::revocation_ended(&revoked));
+        }
+        changes.records.push(revocation::forgotten(index));
+        changes.records.extend(self.running.forget(index));
+        changes.lifted.push(index);
+    }
+
+    /// Makes room for one more revocation, if there is none: of those that are over, the one that has been for longest goes.
+    /// `false` where none is over.
+    fn make_room(&mut self, commit: &mut Commit, changes: &mut Changes) -> bool {
+        if self.revocations.len().saturating_sub(changes.lifted.len()) < self.settings.revocations_max {
+            return true;
+        }
+        let over = self.revocations.over(self.clock.now().seconds()).into_iter();
+        let longest = over.filter(|(index, _)| !changes.lifted.contains(index)).min_by_key(|(_, end)| *end);
+        if let Some((index, _)) = longest {
+            self.forget(index, commit, changes);
+        }
+        longest.is_some()
     }
 
     /// Records a decision on a request. Its asker's token may have run out or been revoked while it waited.
     pub(super) fn request(&mut self, request: Request, commit: &mut Commit, changes: &mut Changes) -> AccessReceipt {
         let Request { mut draft, asker, change } = request;
-        let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.cannot(&change, changes));
+        let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.cannot(&change, commit, changes));
         if let Some((rule, reason)) = refused {
             draft.deny(&rule, reason);
             let decision_id = self.decision_id(commit.push(draft));
@@ -76,6 +115,7 @@ impl Writer {
             }
             Change::Reinstate(revoked) => {
                 changes.records.push(revocation::forgotten(revoked.index));
+                changes.records.extend(self.running.forget(revoked.index));
                 changes.lifted.push(revoked.index);
                 commit.push(draft)
             }
@@ -100,9 +140,14 @@ impl Writer {
     }
 
     /// Why a change cannot be made, as things are now.
-    fn cannot(&self, change: &Change, changes: &Changes) -> Option<(String, RefusalReason)> {
+    fn cannot(
+        &mut self,
+        change: &Change,
+        commit: &mut Commit,
+        changes: &mut Changes,
+    ) -> Option<(String, RefusalReason)> {
         let (rule, reason) = match change {
-            Change::Revoke(_) if self.revocations.len() >= self.settings.revocations_max => {
+            Change::Revoke(_) if !self.make_room(commit, changes) => {
                 ("native/revocation-limit", RefusalReason::RevocationLimit)
             }
             // After a failed write another one may stand under its index.

@@ -91,9 +91,10 @@ impl Writer {
         Following { decision_id, changes: found, consumed }
     }
 
-    /// Records what the passing of time has done.
+    /// Records what the passing of time has done. What is over by a clock that was just set forward is hidden from readers,
+    /// and not removed yet.
     pub(super) fn due(&mut self, due: &[DueKey], commit: &mut Commit) {
-        let now = self.clock.now();
+        let now = self.clock.confirmed().min(self.clock.now());
         for key in due {
             if let Err(error) = self.one_due(key, now, commit) {
                 tracing::error!(%error, key = %key.0, "a value whose time has run out could not be removed");

@@ -1,15 +1,15 @@
 //! Revocations: in force from their entry on, whatever fails after that.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use veribus_proto::v1::EntryKind;
+use veribus_proto::v1::{AuditEntry, EntryKind};
 
 use super::{Bench, Delivered, Failure, NOW, index, kinds, record};
 use crate::{
     authenticate::{Identity, Revocation, RevocationTarget, Revoked, TokenError},
     decide::{Access, Verdict},
     fixtures::peer,
-    model::{AgentId, Issuer, Outcome, RefusalReason, UnixSeconds},
+    model::{AgentId, Issuer, Outcome, RefusalReason, UnixMicros, UnixSeconds},
     record::{AccessReceipt, Draft, RecordError, Recorder},
 };
 
@@ -108,7 +108,7 @@ async fn a_request_of_a_revoked_asker_is_denied_at_its_record() {
 }
 
 #[tokio::test]
-async fn a_restart_keeps_what_is_revoked_and_forgets_what_is_over_or_lifted() {
+async fn a_restart_keeps_what_is_revoked_and_forgets_what_is_lifted() {
     let bench = Bench::new();
     let (recorder, _reader, running) = bench.start().expect("started");
     revoke(&bench, &recorder, revocation("for-good", None)).await.expect("recorded");
@@ -125,11 +125,141 @@ async fn a_restart_keeps_what_is_revoked_and_forgets_what_is_over_or_lifted() {
     let (recorder, _reader, _running) = bench.start().expect("started again");
     let standings = ["for-good", "lifted", "for-a-minute"].map(|agent| bench.standing(agent));
     assert_eq!(standings, [Err(TokenError::Revoked), Ok(()), Err(TokenError::Revoked)]);
-    bench.world.clock.advance(std::time::Duration::from_secs(60));
+    bench.world.clock.advance(Duration::from_secs(60));
     assert_eq!(bench.standing("for-a-minute"), Ok(()));
     recorder.report(Draft::stopped()).await.expect("recorded");
-    assert_eq!(bench.store.kept.records.lock().len(), 1, "the store holds what is in force and nothing else");
-    assert_eq!(bench.world.verifier.revocations().len(), 1);
+    assert_eq!(kept_revocations(&bench), 2, "that it is over is not forgotten yet");
+}
+
+fn kept_revocations(bench: &Bench) -> usize {
+    bench.store.kept.records.lock().keys().filter(|key| key.starts_with(b"revocation/")).count()
+}
+
+async fn tick(recorder: &Recorder) {
+    recorder.tick().await.expect("queued");
+    recorder.caught_up().await.expect("done");
+    // What a tick leaves to be noted comes with the next commit.
+    recorder.caught_up().await.expect("done");
+}
+
+fn ended(bench: &Bench) -> Vec<AuditEntry> {
+    bench.store.entries().into_iter().filter(|entry| entry.kind() == EntryKind::RevocationEnded).collect()
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn set_ahead(bench: &Bench, by: Duration) {
+    let now = bench.world.clock.now();
+    bench.world.clock.set(UnixMicros(now.0 + i64::try_from(by.as_micros()).expect("small")));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_for_a_moment_ends_no_revocation_also_across_a_restart() {
+    let mut bench = Bench::new();
+    let end = UnixSeconds(NOW.0 + 3_600);
+    let (recorder, _reader, mut running) = bench.start().expect("started");
+    revoke(&bench, &recorder, revocation("sender", Some(end))).await.expect("recorded");
+    let mut recorder = recorder;
+    for restarted in [false, true] {
+        let right = bench.world.clock.now();
+        set_ahead(&bench, 49 * HOUR);
+        bench.world.clock.advance(Duration::from_secs(2));
+        tick(&recorder).await;
+        recorder.report(Draft::stopped()).await.expect("recorded");
+        if restarted {
+            // It comes up while the clock is wrong.
+            drop(recorder);
+            running.join().expect("no panic").expect("ended in order");
+            bench = bench.restarted();
+            let started = bench.start().expect("started again");
+            (recorder, running) = (started.0, started.2);
+            tick(&recorder).await;
+        }
+        bench.world.clock.set(UnixMicros(right.0 + 2_000_000));
+        tick(&recorder).await;
+        assert_eq!(bench.standing("sender"), Err(TokenError::Revoked), "restarted: {restarted}");
+        assert!(ended(&bench).is_empty());
+    }
+    drop(recorder);
+    running.join().expect("no panic").expect("ended in order");
+    let bench = bench.restarted();
+    let _started = bench.start().expect("started again");
+    assert_eq!(bench.standing("sender"), Err(TokenError::Revoked));
+    assert!(!bench.store.kept.records.lock().keys().any(|key| key.starts_with(b"running/over/")));
+}
+
+#[tokio::test]
+async fn a_revocation_is_forgotten_after_a_day_on_the_clock_and_a_day_of_running_with_an_entry() {
+    let bench = Bench::new();
+    let (recorder, _reader, running) = bench.start().expect("started");
+    revoke(&bench, &recorder, revocation("sender", Some(UnixSeconds(NOW.0 + 60)))).await.expect("recorded");
+    bench.world.clock.advance(Duration::from_secs(60));
+    tick(&recorder).await;
+    bench.world.clock.advance(12 * HOUR);
+    tick(&recorder).await;
+    drop(recorder);
+    running.join().expect("no panic").expect("ended in order");
+
+    let bench = bench.restarted();
+    let (recorder, _reader, _running) = bench.start().expect("started again");
+    // A clock alone, however far it goes, is not enough.
+    set_ahead(&bench, 30 * HOUR);
+    bench.world.clock.advance(11 * HOUR);
+    tick(&recorder).await;
+    assert_eq!((ended(&bench).len(), kept_revocations(&bench)), (0, 1));
+    bench.world.clock.advance(HOUR + Duration::from_secs(120));
+    tick(&recorder).await;
+    let entries = ended(&bench);
+    let named = entries[0].revocation.as_ref().expect("named");
+    assert_eq!((entries.len(), named.id.as_str(), kept_revocations(&bench)), (1, "test-0", 0));
+    assert_eq!(bench.world.verifier.revocations().len(), 0);
+    assert!(!bench.store.kept.records.lock().keys().any(|key| key.starts_with(b"running/over/")));
+}
+
+#[tokio::test]
+async fn what_is_over_takes_no_place_from_what_is_in_force() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    for (agent, after) in [("a", 120), ("b", 60), ("c", 9_000)] {
+        revoke(&bench, &recorder, revocation(agent, Some(UnixSeconds(NOW.0 + after)))).await.expect("recorded");
+    }
+    let full = revoke(&bench, &recorder, revocation("d", None)).await.expect("recorded");
+    assert_eq!(full.refused, Some(RefusalReason::RevocationLimit));
+    bench.world.clock.advance(Duration::from_secs(120));
+    for (agent, expected) in [("d", None), ("e", None), ("f", Some(RefusalReason::RevocationLimit))] {
+        let receipt = revoke(&bench, &recorder, revocation(agent, None)).await.expect("recorded");
+        assert_eq!(receipt.refused, expected, "{agent}");
+    }
+    let gone: Vec<_> = ended(&bench).into_iter().map(|entry| entry.resource).collect();
+    assert_eq!(gone, ["agent b of https://issuer.example", "agent a of https://issuer.example"], "longest over first");
+    assert_eq!(["c", "d", "e"].map(|agent| bench.standing(agent)), [const { Err(TokenError::Revoked) }; 3]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_has_an_entry_and_what_it_says_stands_beside_the_order() {
+    let bench = Bench::new();
+    let (recorder, _reader, running) = bench.start().expect("started");
+    set_ahead(&bench, 25 * HOUR);
+    tick(&recorder).await;
+    recorder.report(Draft::stopped()).await.expect("recorded");
+    bench.world.clock.set(UnixMicros(NOW.0 * 1_000_000));
+    tick(&recorder).await;
+    record(&recorder, bench.routed("right", true)).await.expect("recorded");
+    let entries = bench.store.entries();
+    let steps: Vec<_> = entries.iter().filter(|entry| entry.kind() == EntryKind::ClockStepped).collect();
+    let details: Vec<_> = steps.iter().map(|entry| entry.detail.as_str()).collect();
+    assert_eq!(details, ["the clock went forward by 90000.000 s", "the clock went back by 90000.000 s"]);
+    let last = entries.last().expect("one");
+    let ahead = (NOW.0 + 90_000) * 1_000_000;
+    assert_eq!((last.time_unix_us, last.clock_unix_us), (ahead, Some(NOW.0 * 1_000_000)));
+    drop(recorder);
+    running.join().expect("no panic").expect("ended in order");
+
+    let bench = bench.restarted();
+    let (recorder, _reader, _running) = bench.start().expect("started again");
+    tick(&recorder).await;
+    let last = bench.store.entries().pop().expect("one");
+    assert_eq!(last.detail, "the clock went back by 90000.000 s", "a start finds it behind the log");
 }
 
 #[tokio::test]
@@ -177,7 +307,8 @@ async fn of_two_that_a_failed_write_left_behind_only_the_one_that_is_over_ends()
     assert_eq!(bench.standing("another"), Ok(()));
     let bench = bench.restarted();
     let _started = bench.start().expect("started again");
-    assert_eq!((bench.standing("sender"), bench.store.kept.records.lock().len()), (Err(TokenError::Revoked), 1));
+    assert_eq!(["sender", "another"].map(|agent| bench.standing(agent)), [Err(TokenError::Revoked), Ok(())]);
+    assert_eq!(kept_revocations(&bench), 2, "one of them over");
 }
 
 #[tokio::test]
