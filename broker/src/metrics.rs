@@ -45,6 +45,7 @@ struct Inner {
     key_refreshes: Family<RefreshLabel, Counter>,
     undelivered: Family<Reason, Counter>,
     quota_refusals: Family<Quota, Counter>,
+    connection_refusals: Family<LimitLabel, Counter>,
     connections: Gauge,
     subscriptions: Gauge,
     queued_deliveries: Gauge,
@@ -69,6 +70,11 @@ struct RefreshLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Quota {
     quota: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,6 +135,7 @@ impl Default for Metrics {
             key_refreshes: Family::default(),
             undelivered: Family::default(),
             quota_refusals: Family::default(),
+            connection_refusals: Family::default(),
             connections: Gauge::default(),
             subscriptions: Gauge::default(),
             queued_deliveries: Gauge::default(),
@@ -151,6 +158,8 @@ impl Default for Metrics {
         registry.register("undelivered", "Messages that a recipient did not get", inner.undelivered.clone());
         let help = "Messages and calls of agents beyond their quota";
         registry.register("quota_refusals", help, inner.quota_refusals.clone());
+        let help = "Connections beyond a limit";
+        registry.register("connection_refusals", help, inner.connection_refusals.clone());
         registry.register("connections", "Open connections", inner.connections.clone());
         registry.register("subscriptions", "Live subscriptions", inner.subscriptions.clone());
         registry.register("queued_deliveries", "Messages that wait for a subscriber", inner.queued_deliveries.clone());
@@ -172,6 +181,8 @@ pub struct KnownWords {
     pub undelivered: Vec<&'static str>,
     /// Which quotas there are.
     pub quotas: Vec<&'static str>,
+    /// Which limits of connections there are.
+    pub connection_limits: Vec<&'static str>,
 }
 
 const REFRESH_OUTCOMES: [&str; 2] = ["failed", "ok"];
@@ -189,6 +200,9 @@ impl Metrics {
         }
         for quota in known.quotas {
             drop(metrics.0.quota_refusals.get_or_create(&Quota { quota }));
+        }
+        for limit in known.connection_limits {
+            drop(metrics.0.connection_refusals.get_or_create(&LimitLabel { limit }));
         }
         metrics
     }
@@ -251,6 +265,11 @@ impl Metrics {
     /// Messages or calls were beyond a quota.
     pub fn quota_refused(&self, quota: &'static str, count: u64) {
         self.0.quota_refusals.get_or_create(&Quota { quota }).inc_by(count);
+    }
+
+    /// A connection was refused.
+    pub fn connection_refused(&self, limit: &'static str) {
+        self.0.connection_refusals.get_or_create(&LimitLabel { limit }).inc();
     }
 
     /// Connections came (positive) or went (negative).

@@ -319,7 +319,7 @@ impl Builder {
             log: log.clone(),
             backup_journal_bytes_max: config.record.backup_journal_bytes_max,
         });
-        let admin = Admin::new(administration, drain.clone());
+        let admin = Admin::new(administration, recorder.clone(), drain.clone());
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
         let pipelines = Pipelines {
             recorder: recorder.clone(),
@@ -332,7 +332,15 @@ impl Builder {
         };
         let state = State::new(sharing, pipelines.clone());
         let broker = Broker::new(publisher, Arc::clone(&reading), Arc::clone(&authenticator), pipelines);
-        let audit = Audit::new(reading, log.clone(), fingerprints, Arc::clone(&refusals), clock.clone(), drain.clone());
+        let audit = Audit::new(
+            reading,
+            log.clone(),
+            recorder.clone(),
+            fingerprints,
+            Arc::clone(&refusals),
+            clock.clone(),
+            drain.clone(),
+        );
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<BrokerServiceServer<Broker>>().await;
         health.set_serving::<StateServiceServer<State>>().await;
@@ -365,6 +373,7 @@ impl Builder {
             listener,
             tls,
             Arc::clone(&counts),
+            Arc::clone(&refusals),
             listener_limits(limits),
             stop_accepting,
             close_all.clone(),

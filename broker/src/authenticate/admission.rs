@@ -15,7 +15,7 @@ use super::{
     confirmation::Confirmation,
     dpop::{Expected, ProofError, ProofSettings, Proofs},
     error::TokenError,
-    identity::{Identity, Verifier},
+    identity::{Bearer, Identity, Verifier},
     revocation::Revocations,
     token::{BearerToken, Scheme},
 };
@@ -93,6 +93,12 @@ impl Authenticator {
         }
         self.verifier.fetch_keys(&presented.token).await;
         self.authenticate(presented)
+    }
+
+    /// Whose a token is that [`Authenticator::authenticate`] has just refused, if its signature is good.
+    #[must_use]
+    pub fn bearer(&self, token: &BearerToken) -> Option<Bearer> {
+        self.verifier.bearer(token)
     }
 
     fn check_binding(&self, identity: &Identity, presented: &Presented<'_>) -> Result<(), TokenError> {

@@ -181,6 +181,27 @@ impl Identity {
     }
 }
 
+/// Whose a token is that is refused although its signature is good: for the record, and good for nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bearer {
+    /// Who vouches for it.
+    pub issuer: Issuer,
+    /// Of which agent.
+    pub agent: AgentId,
+    /// The token's `jti`.
+    pub token_id: TokenId,
+    /// SHA-256 of its JWS signing input.
+    pub token_sha256: [u8; 32],
+}
+
+impl From<&Identity> for Bearer {
+    fn from(identity: &Identity) -> Self {
+        let Identity { issuer, agent, token_id, token_sha256, .. } = identity;
+        let (issuer, agent, token_id) = (issuer.clone(), agent.clone(), token_id.clone());
+        Self { issuer, agent, token_id, token_sha256: *token_sha256 }
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Identity");
@@ -302,6 +323,12 @@ impl Verifier {
         };
         identity.check_standing(now)?;
         Ok(Verified(identity))
+    }
+
+    /// Whose a token is that was just refused, if its signature is good: that is remembered.
+    pub(super) fn bearer(&self, token: &BearerToken) -> Option<Bearer> {
+        let remembered = self.verified.get(&token.sha256())?;
+        remembered.key.is_good(self.clock.now()).then(|| Bearer::from(&*remembered))
     }
 
     /// Asks the issuer of a token for its keys, as often as the settings allow: it may have published the token's key just

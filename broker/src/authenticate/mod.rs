@@ -31,7 +31,7 @@ pub use confirmation::Confirmation;
 pub use delegation::DelegatedActor;
 pub use dpop::{ProofError, ProofLimits, ProofSettings};
 pub use error::{KeySetError, TokenError};
-pub use identity::{ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
+pub use identity::{Bearer, ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
 pub use keys::{
     Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, RemoteKeys,
     RemoteKeysSettings, SignatureAlgorithm, SourceError,

@@ -86,6 +86,18 @@ impl Permissions {
         self.0.iter().any(|one| matches!(one, Permission::Subscribe(pattern) if pattern.covers(wanted)))
     }
 
+    /// Whether anything may be subscribed to.
+    #[must_use]
+    pub fn subscribe_any(&self) -> bool {
+        self.0.iter().any(|one| matches!(one, Permission::Subscribe(_)))
+    }
+
+    /// Whether shared state in any scope may be read.
+    #[must_use]
+    pub fn state_read_any(&self) -> bool {
+        self.0.iter().any(|one| matches!(one, Permission::StateRead(_)))
+    }
+
     /// Whether shared state in `scope` may be read.
     #[must_use]
     pub fn state_read(&self, scope: &Scope) -> bool {

@@ -13,7 +13,7 @@ use veribus_proto::{
 
 use super::{Fingerprints, Malformed, Recipient, revocation_facts};
 use crate::{
-    authenticate::{DelegatedActor, Identity, Revoked},
+    authenticate::{Bearer, DelegatedActor, Identity, Revoked},
     decide::{Access, Decision, Verdict},
     inspect::Inspected,
     model::{
@@ -31,6 +31,9 @@ pub struct Draft(pub(super) AuditEntry);
 const LISTED_MAX: usize = 32;
 /// The longest rule name that an entry repeats, in bytes.
 const RULE_BYTES_MAX: usize = 128;
+
+/// The longest description of what is wrong with a request, in bytes.
+const FAULT_BYTES_MAX: usize = 512;
 
 /// Messages that a recipient of their audience did not get.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,7 +87,6 @@ impl Draft {
         let direction = if step_us < 0 { "back" } else { "forward" };
         let by = Duration::from_micros(step_us.unsigned_abs()).as_secs_f64();
         let detail = format!("the clock went {direction} by {by:.3} s");
-        tracing::warn!(detail, "the clock does not go as time passes");
         Self(AuditEntry { detail, ..entry(EntryKind::ClockStepped) })
     }
 
@@ -213,10 +215,18 @@ impl Draft {
         })
     }
 
-    /// Callers that were refused for the same reason from the same address.
+    /// Callers that were refused for the same reason from the same address. `bearer` is whose token it was, where that is
+    /// known.
     #[must_use]
-    pub fn authentication_refused(reason: &str, peer: Option<IpAddr>, method: &str, count: u64) -> Self {
+    pub fn authentication_refused(
+        reason: &str,
+        bearer: Option<&Bearer>,
+        peer: Option<IpAddr>,
+        method: &str,
+        count: u64,
+    ) -> Self {
         Self(AuditEntry {
+            actor: bearer.map(bearer_actor),
             peer: peer.map(|address| address.to_string()).unwrap_or_default(),
             resource: method.to_owned(),
             detail: reason.to_owned(),
@@ -227,6 +237,23 @@ impl Draft {
             }),
             count,
             ..entry(EntryKind::AuthenticationRefused)
+        })
+    }
+
+    /// Connections that were refused by the same limit, from the same address or of the same agent.
+    #[must_use]
+    pub fn connection_refused(limit: &str, bearer: Option<&Bearer>, peer: Option<IpAddr>, count: u64) -> Self {
+        Self(AuditEntry {
+            actor: bearer.map(bearer_actor),
+            peer: peer.map(|address| address.to_string()).unwrap_or_default(),
+            detail: limit.to_owned(),
+            decision: Some(v1::DecisionFacts {
+                decision: v1::Decision::Deny.into(),
+                reason: "CONNECTION_LIMIT".to_owned(),
+                ..v1::DecisionFacts::default()
+            }),
+            count,
+            ..entry(EntryKind::ConnectionRefused)
         })
     }
 
@@ -254,7 +281,7 @@ impl Draft {
             actor: Some(actor(agent)),
             peer: peer.to_string(),
             resource: method.to_owned(),
-            detail: detail.to_owned(),
+            detail: cut(detail, FAULT_BYTES_MAX),
             decision: Some(malformed_decision()),
             ..entry(EntryKind::Malformed)
         })
@@ -463,6 +490,16 @@ pub fn actor(identity: &Identity) -> v1::Actor {
         token_sha256: identity.token_sha256().to_vec(),
         confirmation: identity.confirmation().map(ToString::to_string).unwrap_or_default(),
         delegation: identity.actors().iter().map(delegated).collect(),
+    }
+}
+
+fn bearer_actor(bearer: &Bearer) -> v1::Actor {
+    v1::Actor {
+        issuer: bearer.issuer.as_str().to_owned(),
+        agent: bearer.agent.as_str().to_owned(),
+        token_id: bearer.token_id.as_str().to_owned(),
+        token_sha256: bearer.token_sha256.to_vec(),
+        ..v1::Actor::default()
     }
 }
 

@@ -13,6 +13,7 @@ mod copying;
 mod disk;
 mod draft;
 mod duplicates;
+mod events;
 mod fingerprint;
 mod journal;
 mod order;

@@ -4,6 +4,7 @@ use thiserror::Error;
 use veribus_proto::{
     chain::{BrokenChain, ChainVerifier},
     entries,
+    v1::EntryKind,
 };
 
 use super::{commit::ChainEnd, duplicates::Duplicates};
@@ -27,23 +28,24 @@ pub enum StartError {
 }
 
 /// Reads the newest `entries_max` entries (rounded up to whole chunks), verifies their chain, and takes their message ids
-/// into `duplicates`.
+/// into `duplicates`. Says where the log ends, and with which kind of entry, if there is one.
 pub(super) fn load(
     store: &dyn LogStore,
     entries_max: u64,
     duplicates: &mut Duplicates,
-) -> Result<ChainEnd, StartError> {
-    let Some(last) = store.chunk_at(u64::MAX)? else { return Ok(ChainEnd::GENESIS) };
+) -> Result<(ChainEnd, Option<EntryKind>), StartError> {
+    let Some(last) = store.chunk_at(u64::MAX)? else { return Ok((ChainEnd::GENESIS, None)) };
     let wanted = last.first_index.saturating_sub(entries_max);
     let first = store.chunk_at(wanted)?.ok_or(ReadError::Damaged(wanted))?.first_index;
     let mut verifier = ChainVerifier::from_index(first);
-    let mut time = UnixMicros(0);
+    let (mut time, mut kind) = (UnixMicros(0), None);
     while verifier.next_index() <= last.first_index {
         let index = verifier.next_index();
         let chunk = store.chunk_at(index)?.ok_or(ReadError::Damaged(index))?;
         for entry in entries::iter(&chunk.bytes) {
             let entry = verifier.push(entry.map_err(|_| ReadError::Damaged(index))?)?;
             time = time.max(UnixMicros(entry.time_unix_us));
+            kind = Some(entry.kind());
             duplicates.replay(&entry);
         }
         if verifier.next_index() == index {
@@ -51,5 +53,5 @@ pub(super) fn load(
         }
     }
     let head = verifier.head().ok_or(ReadError::Damaged(first))?;
-    Ok(ChainEnd { next_index: verifier.next_index(), head, time })
+    Ok((ChainEnd { next_index: verifier.next_index(), head, time }, kind))
 }

@@ -11,12 +11,13 @@ use std::{
 use lru::LruCache;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use veribus_proto::v1;
+use veribus_proto::v1::{self, EntryKind};
 
 use super::{
     Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError, UndeliveredCount,
     commit::{ChainEnd, Commit, TooLong},
     duplicates::{Duplicates, First, FirstOutcome, Key},
+    events::EventLog,
     journal::Journal,
     order::ANSWER_BYTES_MAX,
     prepared::Prepared,
@@ -116,6 +117,7 @@ pub struct Writer {
     clock: Clock,
     steps: StepWatch,
     running: RunningTime,
+    events: EventLog,
     metrics: Metrics,
     end: ChainEnd,
     duplicates: Duplicates,
@@ -145,7 +147,11 @@ impl Writer {
         state: StateTable,
     ) -> Result<(Self, Recorder, LogReader), StartError> {
         let mut duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
-        let end = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
+        let (end, last) = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
+        if last.is_some_and(|last| last != EntryKind::BrokerStopped) {
+            let entries = end.next_index;
+            tracing::warn!(entries, "the broker did not stop in good order before this start");
+        }
         revocations.change(revocation::load(&*store)?, &[]);
         let (recorder, submissions) = Recorder::new(settings.queue_submissions_max, settings.queue_bytes_max, disk);
         let (committed, reader) = watch::channel(end.next_index);
@@ -163,6 +169,7 @@ impl Writer {
             settings,
             steps: StepWatch::new(clock.clone()),
             running,
+            events: EventLog::new(clock.clone()),
             clock,
             metrics,
             end,
@@ -249,7 +256,8 @@ impl Writer {
         let mut notes = std::mem::take(&mut self.notes);
         notes.extend(batch.iter().filter_map(Submission::note));
         for note in &notes {
-            commit.push(note.clone());
+            let index = commit.push(note.clone());
+            self.events.entry(&note.0, index);
         }
         let mut changes = self.changes(&mut commit);
         let mut recorded = Vec::new();
@@ -318,7 +326,7 @@ impl Writer {
         self.duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         self.known_audiences.clear();
         self.state.recover()?;
-        self.end = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
+        (self.end, _) = tail::load(&*self.store, settings.verify_at_start_entries_max, &mut self.duplicates)?;
         // What persisted was told to nobody who watches: they look through the records.
         self.state.begin(Revision(self.end.next_index.saturating_sub(1)));
         let mut missed: HashMap<&Recipient, UndeliveredCount> = HashMap::new();
@@ -373,6 +381,13 @@ impl Writer {
     }
 
     fn message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
+        let sender = Arc::clone(&routed.sender);
+        let outcome = self.record_message(routed, commit, recorded);
+        self.events.outcome(&sender, &outcome);
+        outcome
+    }
+
+    fn record_message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
         let Routed { mut entry, salt, fingerprint, sender, via, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {

@@ -14,6 +14,7 @@ use crate::{
     metrics::{Gauges, KnownWords, Metrics},
     quota::QuotaKind,
     record::{LogReader, Recorder},
+    transport::connection::ConnectionLimit,
 };
 
 /// The OpenMetrics text format, as Prometheus asks for it.
@@ -25,6 +26,7 @@ pub(super) fn metrics() -> Metrics {
         authentication_refusals: [&TokenError::REASONS[..], &ProofError::REASONS].concat(),
         undelivered: undelivered_reasons().collect(),
         quotas: QuotaKind::ALL.map(QuotaKind::as_str).to_vec(),
+        connection_limits: ConnectionLimit::ALL.map(ConnectionLimit::as_str).to_vec(),
     })
 }
 
@@ -74,6 +76,7 @@ mod tests {
             r#"undelivered_total{reason="slow_subscriber"}"#,
             r#"undelivered_total{reason="dropped_oldest"}"#,
             r#"quota_refusals_total{quota="agents_max"}"#,
+            r#"connection_refusals_total{limit="connections_max"}"#,
             r#"key_refreshes_total{issuer="https://login.example",outcome="ok"}"#,
         ] {
             assert!(text.contains(&format!("veribus_{sample} 0\n")), "{sample} is not in\n{text}");

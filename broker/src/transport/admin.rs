@@ -14,13 +14,15 @@ use veribus_proto::v1::{
 use super::{
     backup_stream,
     broker::{Responses, caller},
-    keys, status,
+    keys,
+    malformed::well_formed,
+    status,
 };
 use crate::{
     administer::{Administration, Disconnecting},
-    authenticate::{Revocation, Session, SessionFilter, SessionId},
+    authenticate::{Caller, Permissions, Revocation, Session, SessionFilter, SessionId},
     model::{AgentId, DecisionId, Epoch, IdError, Issuer, Scope},
-    record::{actor, revocation_facts, timestamp},
+    record::{Recorder, actor, revocation_facts, timestamp},
 };
 
 /// How many sessions, revocations or keys one answer holds at most.
@@ -29,13 +31,28 @@ const PAGE_MAX: usize = 1_000;
 const ID_BYTES_MAX: usize = 128;
 
 /// The service.
-pub struct Admin(Administration, CancellationToken);
+pub struct Admin {
+    administration: Administration,
+    recorder: Recorder,
+    drain: CancellationToken,
+}
 
 impl Admin {
-    /// Carries requests out by `administration`; streams end when `drain` is cancelled.
+    /// Carries requests out by `administration`; what cannot be read is recorded by `recorder`; streams end when `drain` is
+    /// cancelled.
     #[must_use]
-    pub const fn new(administration: Administration, drain: CancellationToken) -> Self {
-        Self(administration, drain)
+    pub const fn new(administration: Administration, recorder: Recorder, drain: CancellationToken) -> Self {
+        Self { administration, recorder, drain }
+    }
+
+    /// See [`well_formed`].
+    async fn well_formed<T>(
+        &self,
+        caller: &Caller,
+        is_permitted: impl FnOnce(&Permissions) -> bool + Send,
+        read: Result<T, Status>,
+    ) -> Result<T, Status> {
+        well_formed(&self.recorder, caller, is_permitted, read).await
     }
 }
 
@@ -45,15 +62,17 @@ impl AdminService for Admin {
 
     async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
         let caller = caller(&request)?;
-        let copying = self.0.backup(&caller).await.map_err(|refusal| status::read_status(&refusal))?;
-        Ok(Response::new(Box::pin(backup_stream::serve(copying, caller, self.1.clone()))))
+        let copying = self.administration.backup(&caller).await.map_err(|refusal| status::read_status(&refusal))?;
+        Ok(Response::new(Box::pin(backup_stream::serve(copying, caller, self.drain.clone()))))
     }
 
     async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
         let caller = caller(&request)?;
-        let asked = request.into_inner().revocation.ok_or_else(|| status::invalid("there is no revocation"))?;
-        let revocation = Revocation::try_from(asked).map_err(status::argument)?;
-        let done = self.0.revoke(caller, revocation).await.map_err(|refusal| status::read_status(&refusal))?;
+        let asked = request.into_inner().revocation.ok_or_else(|| status::invalid("there is no revocation"));
+        let asked = asked.and_then(|asked| Revocation::try_from(asked).map_err(status::argument));
+        let revocation = self.well_formed(&caller, Permissions::admin_revoke, asked).await?;
+        let done =
+            self.administration.revoke(caller, revocation).await.map_err(|refusal| status::read_status(&refusal))?;
         Ok(Response::new(RevokeResponse {
             revocation: Some(revocation_facts(&done.revoked.revocation, &done.revoked.id)),
             audit_index: done.revoked.index,
@@ -63,11 +82,10 @@ impl AdminService for Admin {
 
     async fn reinstate(&self, request: Request<ReinstateRequest>) -> Result<Response<ReinstateResponse>, Status> {
         let caller = caller(&request)?;
-        let id = request.into_inner().revocation_id;
-        if id.len() > ID_BYTES_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(status::invalid("that is no name of a revocation"));
-        }
-        let lifted = self.0.reinstate(caller, id).await.map_err(|refusal| status::read_status(&refusal))?;
+        let id = revocation_id(request.into_inner().revocation_id);
+        let id = self.well_formed(&caller, Permissions::admin_revoke, id).await?;
+        let lifted =
+            self.administration.reinstate(caller, id).await.map_err(|refusal| status::read_status(&refusal))?;
         Ok(Response::new(ReinstateResponse { audit_index: lifted.audit_index() }))
     }
 
@@ -77,8 +95,13 @@ impl AdminService for Admin {
     ) -> Result<Response<ListRevocationsResponse>, Status> {
         let caller = caller(&request)?;
         let ListRevocationsRequest { page_size, page_token } = request.into_inner();
-        let (from, max) = (page(&page_token)?, page_max(page_size));
-        let found = self.0.revocations(&caller, from, max).await.map_err(|refusal| status::read_status(&refusal))?;
+        let from = self.well_formed(&caller, Permissions::admin_sessions, page(&page_token)).await?;
+        let max = page_max(page_size);
+        let found = self
+            .administration
+            .revocations(&caller, from, max)
+            .await
+            .map_err(|refusal| status::read_status(&refusal))?;
         let next = (found.len() == max).then(|| found.last().map(|last| last.index + 1)).flatten();
         Ok(Response::new(ListRevocationsResponse {
             revocations: found.iter().map(|one| revocation_facts(&one.revocation, &one.id)).collect(),
@@ -92,10 +115,10 @@ impl AdminService for Admin {
     ) -> Result<Response<ListSessionsResponse>, Status> {
         let caller = caller(&request)?;
         let ListSessionsRequest { agent, issuer, page_size, page_token } = request.into_inner();
-        let filter =
-            SessionFilter { agent: optional(&agent, AgentId::parse)?, issuer: optional(&issuer, Issuer::parse)? };
-        let (after, max) = (SessionId(page(&page_token)?), page_max(page_size));
-        let found = self.0.sessions(&caller, &filter, after, max).await;
+        let asked = session_filter(&agent, &issuer).and_then(|filter| Ok((filter, SessionId(page(&page_token)?))));
+        let (filter, after) = self.well_formed(&caller, Permissions::admin_sessions, asked).await?;
+        let max = page_max(page_size);
+        let found = self.administration.sessions(&caller, &filter, after, max).await;
         let found = found.map_err(|refusal| status::read_status(&refusal))?;
         let next = (found.len() == max).then(|| found.last().map(|last| last.id().0)).flatten();
         Ok(Response::new(ListSessionsResponse {
@@ -106,15 +129,9 @@ impl AdminService for Admin {
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectResponse>, Status> {
         let caller = caller(&request)?;
-        let whom = match request.into_inner().target {
-            Some(Target::SessionId(id)) => Disconnecting::Session(SessionId(id)),
-            Some(Target::Agent(whose)) => Disconnecting::Agent(
-                Issuer::parse(&whose.issuer).map_err(status::argument)?,
-                AgentId::parse(&whose.agent).map_err(status::argument)?,
-            ),
-            None => return Err(status::invalid("it is not said which sessions")),
-        };
-        let done: Result<(DecisionId, usize), _> = self.0.disconnect(caller, whom).await;
+        let whom = disconnecting(request.into_inner().target);
+        let whom = self.well_formed(&caller, Permissions::admin_sessions, whom).await?;
+        let done: Result<(DecisionId, usize), _> = self.administration.disconnect(caller, whom).await;
         let (decision, ended) = done.map_err(|refusal| status::read_status(&refusal))?;
         Ok(Response::new(DisconnectResponse { audit_index: decision.audit_index(), sessions_ended: ended as u64 }))
     }
@@ -122,23 +139,31 @@ impl AdminService for Admin {
     async fn list_keys(&self, request: Request<ListKeysRequest>) -> Result<Response<ListKeysResponse>, Status> {
         let caller = caller(&request)?;
         let ListKeysRequest { scope, page_size, page_token } = request.into_inner();
-        let (scope, after, max) = (keys::scope(&scope)?, keys::after(&page_token)?, page_max(page_size));
+        let asked = keys::scope(&scope).and_then(|scope| Ok((scope, keys::after(&page_token)?)));
+        let (scope, after) = self.well_formed(&caller, Permissions::admin_keys, asked).await?;
+        let max = page_max(page_size);
         let after = after.as_ref().map(|(scope, epoch)| (scope, *epoch));
-        let page = self.0.keys(&caller, scope.as_ref(), after, max).await;
+        let page = self.administration.keys(&caller, scope.as_ref(), after, max).await;
         let page = page.map_err(|refusal| status::read_status(&refusal))?;
         Ok(Response::new(keys::listed(page, max)))
     }
 
     async fn rotate_keys(&self, request: Request<RotateKeysRequest>) -> Result<Response<RotateKeysResponse>, Status> {
         let caller = caller(&request)?;
-        let scope = keys::scope(&request.into_inner().scope)?;
-        let done = self.0.rotate_keys(caller, scope).await.map_err(|refusal| status::read_status(&refusal))?;
+        let scope = keys::scope(&request.into_inner().scope);
+        let scope = self.well_formed(&caller, Permissions::admin_keys, scope).await?;
+        let done =
+            self.administration.rotate_keys(caller, scope).await.map_err(|refusal| status::read_status(&refusal))?;
         let audit_index = done.decision_id.audit_index();
         Ok(Response::new(RotateKeysResponse { keys: done.keys.into_iter().map(keys::key).collect(), audit_index }))
     }
 
     async fn rewrap_keys(&self, request: Request<RewrapKeysRequest>) -> Result<Response<RewrapKeysResponse>, Status> {
-        let done = self.0.rewrap_keys(caller(&request)?).await.map_err(|refusal| status::keys_status(&refusal))?;
+        let done = self
+            .administration
+            .rewrap_keys(caller(&request)?)
+            .await
+            .map_err(|refusal| status::keys_status(&refusal))?;
         Ok(Response::new(RewrapKeysResponse {
             root_key_id: done.root.as_str().to_owned(),
             keys_rewrapped: u32::try_from(done.keys).unwrap_or(u32::MAX),
@@ -149,8 +174,9 @@ impl AdminService for Admin {
     async fn shred_key(&self, request: Request<ShredKeyRequest>) -> Result<Response<ShredKeyResponse>, Status> {
         let caller = caller(&request)?;
         let ShredKeyRequest { scope, epoch } = request.into_inner();
-        let scope = Scope::parse(&scope).map_err(status::argument)?;
-        let done = self.0.shred_key(caller, scope, Epoch(epoch)).await;
+        let scope = Scope::parse(&scope).map_err(status::argument);
+        let scope = self.well_formed(&caller, Permissions::admin_keys, scope).await?;
+        let done = self.administration.shred_key(caller, scope, Epoch(epoch)).await;
         let done = done.map_err(|refusal| status::keys_status(&refusal))?;
         let (root_key_id, audit_index) = (done.root.as_str().to_owned(), done.decision_id.audit_index());
         Ok(Response::new(ShredKeyResponse { root_key_id, audit_index }))
@@ -168,6 +194,28 @@ fn session(session: &Session) -> v1::Session {
         opened_at: Some(opened_at),
         token_expires_at: identity.expires_at().0,
         refreshes: session.renewals(),
+    }
+}
+
+fn revocation_id(id: String) -> Result<String, Status> {
+    if id.len() > ID_BYTES_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(status::invalid("that is no name of a revocation"));
+    }
+    Ok(id)
+}
+
+fn session_filter(agent: &str, issuer: &str) -> Result<SessionFilter, Status> {
+    Ok(SessionFilter { agent: optional(agent, AgentId::parse)?, issuer: optional(issuer, Issuer::parse)? })
+}
+
+fn disconnecting(target: Option<Target>) -> Result<Disconnecting, Status> {
+    match target {
+        Some(Target::SessionId(id)) => Ok(Disconnecting::Session(SessionId(id))),
+        Some(Target::Agent(whose)) => Ok(Disconnecting::Agent(
+            Issuer::parse(&whose.issuer).map_err(status::argument)?,
+            AgentId::parse(&whose.agent).map_err(status::argument)?,
+        )),
+        None => Err(status::invalid("it is not said which sessions")),
     }
 }
 

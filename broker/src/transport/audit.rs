@@ -14,14 +14,15 @@ use veribus_proto::v1::{
 use super::{
     broker::{Responses, caller},
     convert,
+    malformed::well_formed,
     refusals::Refusals,
     status,
 };
 use crate::{
-    authenticate::{Caller, TokenError},
+    authenticate::{Caller, Permissions, TokenError},
     engine::ReadError,
     model::{Clock, Topic, TopicPattern, UnixMicros},
-    record::{Fingerprints, LogReader, RecordedText},
+    record::{Fingerprints, LogReader, RecordedText, Recorder},
     subscribe::Reading,
 };
 
@@ -34,6 +35,7 @@ const BATCH_LOOKED_AT_MAX: u64 = 16_384;
 pub struct Audit {
     reading: Arc<Reading>,
     log: LogReader,
+    recorder: Recorder,
     fingerprints: Fingerprints,
     refusals: Arc<Refusals>,
     clock: Clock,
@@ -46,17 +48,23 @@ impl Audit {
     pub const fn new(
         reading: Arc<Reading>,
         log: LogReader,
+        recorder: Recorder,
         fingerprints: Fingerprints,
         refusals: Arc<Refusals>,
         clock: Clock,
         drain: CancellationToken,
     ) -> Self {
-        Self { reading, log, fingerprints, refusals, clock, drain }
+        Self { reading, log, recorder, fingerprints, refusals, clock, drain }
     }
 
     async fn permitted(&self, caller: &Caller, what: String) -> Result<(), Status> {
         let read = self.reading.read_log(caller, what).await;
         read.map(drop).map_err(|refusal| status::read_status(&refusal))
+    }
+
+    async fn filter(&self, caller: &Caller, asked: Option<EntryFilter>) -> Result<Filter, Status> {
+        let filter = Filter::new(asked.unwrap_or_default(), &self.fingerprints);
+        well_formed(&self.recorder, caller, Permissions::audit_read, filter).await
     }
 
     fn scan(&self, caller: Caller, filter: Filter, from: u64) -> Scan {
@@ -73,7 +81,7 @@ impl AuditService for Audit {
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        let filter = Filter::new(request.filter.unwrap_or_default(), &self.fingerprints)?;
+        let filter = self.filter(&caller, request.filter).await?;
         // The end is fixed before the reading is recorded: a query does not see itself.
         let end = self.log.committed();
         self.permitted(&caller, format!("query {filter} from {}", request.from_index)).await?;
@@ -93,7 +101,7 @@ impl AuditService for Audit {
     async fn tail(&self, request: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        let filter = Filter::new(request.filter.unwrap_or_default(), &self.fingerprints)?;
+        let filter = self.filter(&caller, request.filter).await?;
         let from = request.from_index.unwrap_or_else(|| self.log.committed());
         self.permitted(&caller, format!("tail {filter} from {from}")).await?;
         let scan = self.scan(caller, filter, from);

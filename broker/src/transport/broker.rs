@@ -13,6 +13,8 @@ use veribus_proto::v1::{
 use super::{
     connection::ConnectionInfo,
     convert,
+    gate::Seen,
+    malformed::well_formed,
     pipeline::Pipelines,
     publish_stream::Publishes,
     senders::{Senders, Unrecognised},
@@ -20,7 +22,7 @@ use super::{
     subscribe_stream::{self, Opened},
 };
 use crate::{
-    authenticate::{Authenticator, Caller},
+    authenticate::{Authenticator, Caller, Permissions},
     publish::Publisher,
     quota::{Meter, QuotaExceeded},
     subscribe::Reading,
@@ -58,6 +60,9 @@ pub type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The caller that the gate let pass. Without one there is no call.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    if let Some(seen) = request.extensions().get::<Seen>() {
+        seen.set();
+    }
     request.extensions().get::<Caller>().cloned().ok_or_else(status::unauthenticated)
 }
 
@@ -118,6 +123,7 @@ impl BrokerService for Broker {
             () = self.pipelines.drain.cancelled() => return Err(status::draining()),
             patterns = subscribe_stream::opening(&mut requests, self.pipelines.limits.subscription_patterns_max) => patterns?,
         };
+        let patterns = well_formed(&self.pipelines.recorder, &caller, Permissions::subscribe_any, patterns).await?;
         let place = meter.open_subscription().map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;

@@ -43,6 +43,32 @@ pub struct ConnectionLimits {
     pub per_identity_max: usize,
 }
 
+/// Which of them leaves no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionLimit {
+    /// [`ConnectionLimits::total_max`].
+    Total,
+    /// [`ConnectionLimits::per_address_max`].
+    PerAddress,
+    /// [`ConnectionLimits::per_identity_max`].
+    PerIdentity,
+}
+
+impl ConnectionLimit {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Total, Self::PerAddress, Self::PerIdentity];
+
+    /// The name of its setting.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Total => "connections_max",
+            Self::PerAddress => "connections_per_address_max",
+            Self::PerIdentity => "connections_per_identity_max",
+        }
+    }
+}
+
 /// Counts connections.
 pub struct ConnectionCounts {
     limits: ConnectionLimits,
@@ -67,18 +93,25 @@ impl ConnectionCounts {
         })
     }
 
-    /// Takes a place for a connection from `peer`; `None` where there is none left.
-    pub fn enter(self: &Arc<Self>, peer: SocketAddr, switch: CancellationToken) -> Option<ConnectionInfo> {
+    /// Takes a place for a connection from `peer`.
+    ///
+    /// # Errors
+    /// The limit that leaves none, as the settings name it.
+    pub fn enter(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        switch: CancellationToken,
+    ) -> Result<ConnectionInfo, ConnectionLimit> {
         if self.total.fetch_add(1, Ordering::SeqCst) >= self.limits.total_max {
             self.total.fetch_sub(1, Ordering::SeqCst);
-            return None;
+            return Err(ConnectionLimit::Total);
         }
         if !take(&self.per_address, address_key(peer.ip()), self.limits.per_address_max) {
             self.total.fetch_sub(1, Ordering::SeqCst);
-            return None;
+            return Err(ConnectionLimit::PerAddress);
         }
         self.metrics.connections(1);
-        Some(ConnectionInfo(Arc::new(Entered {
+        Ok(ConnectionInfo(Arc::new(Entered {
             counts: Arc::clone(self),
             _open: self.open.token(),
             peer,
@@ -347,10 +380,10 @@ mod tests {
             counts.enter(SocketAddr::new(address, 1), CancellationToken::new())
         };
         let first = enter("2001:db8:1:2::1");
-        assert!(first.is_some() && enter("2001:db8:1:2:ffff::9").is_none(), "the same /64");
-        assert!(enter("2001:db8:1:3::1").is_some());
+        assert!(first.is_ok() && enter("2001:db8:1:2:ffff::9").is_err(), "the same /64");
+        assert!(enter("2001:db8:1:3::1").is_ok());
         let mapped = enter("::ffff:192.0.2.7");
-        assert!(mapped.is_some() && enter("192.0.2.7").is_none(), "the same IPv4 address");
+        assert!(mapped.is_ok() && enter("192.0.2.7").is_err(), "the same IPv4 address");
     }
 
     #[test]
@@ -358,15 +391,15 @@ mod tests {
         let counts = counts(2, 1);
         let enter = |last| counts.enter(peer(last), CancellationToken::new());
         let first = enter(1);
-        assert!(first.is_some());
-        assert!(enter(1).is_none(), "one address");
+        assert!(first.is_ok());
+        assert_eq!(enter(1).err(), Some(ConnectionLimit::PerAddress));
         let second = enter(2);
-        assert!(second.is_some());
-        assert!(enter(3).is_none(), "in all");
+        assert!(second.is_ok());
+        assert_eq!(enter(3).err(), Some(ConnectionLimit::Total));
         let weak = first.as_ref().map(ConnectionInfo::downgrade).expect("entered");
         drop(first);
         assert_eq!(weak.hear(), Heard::Known, "who waits for a word does not keep the place");
-        assert!(enter(3).is_some());
+        assert!(enter(3).is_ok());
         assert_eq!(counts.per_address.len(), 1, "nothing is kept of those who left");
     }
 }

@@ -5,25 +5,35 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Instant,
 };
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
-use tonic::{Code, Status, body::Body};
+use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{connection::ConnectionInfo, overruns::Overruns, refusals::Refusals, session_body::SessionBody, status};
+use super::{
+    connection::{ConnectionInfo, ConnectionLimit},
+    malformed,
+    overruns::Overruns,
+    refusals::Refusals,
+    session_body::SessionBody,
+    status,
+};
 use crate::{
     authenticate::{
-        Authenticator, BearerToken, Caller, Identity, OpenSession, Presented, ProofError, Scheme, SessionEnd, Sessions,
-        TokenError,
+        Authenticator, Bearer, BearerToken, Caller, Identity, OpenSession, Presented, ProofError, Scheme, SessionEnd,
+        Sessions, TokenError,
     },
     metrics::{Metrics, Stage},
     model::Clock,
     quota::{OpenCall, Quotas},
-    record::{Draft, Recorder},
+    record::Recorder,
 };
 
 /// Where a DPoP proof stands (RFC 9449, section 4.1).
@@ -130,11 +140,12 @@ where
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
-    let method = request.uri().path().to_owned();
     let certificate = request.extensions().get().and_then(ConnectionInfo::certificate_sha256);
     let caller = Caller::new(Arc::clone(admitted.open.session())).over(certificate);
     request.extensions_mut().insert(caller.clone());
     request.extensions_mut().insert(admitted.place.meter());
+    let seen = Seen::default();
+    request.extensions_mut().insert(seen.clone());
     let answer = inner.call(request);
     Box::pin(async move {
         let response = tokio::select! {
@@ -142,9 +153,25 @@ where
             () = caller.session().ended() => return Ok(keeper.cut_short(&caller)),
             response = answer => response?,
         };
-        keeper.note_undecodable(&caller, &method, response.headers()).await;
+        if !seen.is_set() {
+            keeper.note_undecodable(&caller, response.headers()).await;
+        }
         Ok(keeper.let_pass(admitted, response))
     })
+}
+
+/// Whether a service saw the request: then its message could be decoded.
+#[derive(Clone, Default)]
+pub(super) struct Seen(Arc<AtomicBool>);
+
+impl Seen {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What becomes of a call.
@@ -187,7 +214,7 @@ impl Keeper {
                 let (headers, connection) = (request.headers().clone(), connection.clone());
                 Ok(Admission::Wait(Box::new(Asking { headers, connection, path: path.to_owned() })))
             }
-            Err(error) => Err(self.refuse(&error, connection, path)),
+            Err(error) => Err(self.refuse(&error, request.headers(), connection, path)),
         }
     }
 
@@ -198,11 +225,14 @@ impl Keeper {
             Ok(presented) => self.authenticator.authenticate_or_fetch(&presented).await,
             Err(error) => Err(error),
         };
-        self.welcome(recognised.map_err(|error| self.refuse(&error, &connection, &path))?, &connection, &path)
+        let recognised = recognised.map_err(|error| self.refuse(&error, &headers, &connection, &path));
+        self.welcome(recognised?, &connection, &path)
     }
 
     fn welcome(&self, identity: Arc<Identity>, connection: &ConnectionInfo, path: &str) -> Result<Admitted, Status> {
         if !connection.admit(&identity) {
+            let limit = ConnectionLimit::PerIdentity.as_str();
+            self.refusals.note_connection(limit, Some(Bearer::from(&*identity)), connection.peer().ip());
             return Err(status::too_many_connections());
         }
         connection.expect();
@@ -255,21 +285,19 @@ impl Keeper {
         response.map(|body| SessionBody::wrap(open, place, body, clock, refusals))
     }
 
-    fn refuse(&self, error: &TokenError, connection: &ConnectionInfo, path: &str) -> Status {
-        self.refusals.note(error, connection.peer().ip(), path);
+    fn refuse(&self, error: &TokenError, headers: &HeaderMap, connection: &ConnectionInfo, path: &str) -> Status {
+        let bearer = authorization(headers).ok().and_then(|(_, token)| self.authenticator.bearer(&token));
+        self.refusals.note(error, bearer, connection.peer().ip(), path);
         status::unauthenticated()
     }
 
-    /// A call that ended before any service saw it, because its only message could not be decoded.
-    async fn note_undecodable(&self, caller: &Caller, method: &str, headers: &HeaderMap) {
-        let code = headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
-        let detail = match code {
-            Some(Code::OutOfRange) => "the message is larger than the decoder's limit",
-            Some(Code::Internal) => "the message is not valid protobuf",
-            _ => return,
-        };
-        let draft = Draft::undecodable(&caller.identity(), caller.peer(), method, detail);
-        if let Err(error) = self.recorder.complaint(draft).await {
+    /// A call that ended before any service saw it, because its only message could not be decoded. What a service answers is
+    /// recorded by whoever knows the reason.
+    async fn note_undecodable(&self, caller: &Caller, headers: &HeaderMap) {
+        let status = Status::from_header_map(headers);
+        let Some((fault, _)) = status.as_ref().and_then(malformed::decoding_fault) else { return };
+        if let Err(error) = malformed::note(&self.recorder, caller, fault).await {
+            let method = caller.session().method();
             tracing::error!(method, %error, "an undecodable message could not be recorded");
         }
     }

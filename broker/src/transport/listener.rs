@@ -12,7 +12,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, ConnectionCounts, ConnectionInfo, Heard, WeakConnectionInfo};
+use super::{
+    connection::{Connection, ConnectionCounts, ConnectionInfo, Heard, WeakConnectionInfo},
+    refusals::Refusals,
+};
 
 /// How long a new connection may take.
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +38,13 @@ pub fn incoming(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     counts: Arc<ConnectionCounts>,
+    refusals: Arc<Refusals>,
     limits: ListenerLimits,
     stop: CancellationToken,
     close_all: CancellationToken,
 ) -> (impl Future<Output = ()> + Send + use<>, ReceiverStream<Result<Connection, std::io::Error>>) {
     let (ready, stream) = mpsc::channel(READY_MAX);
-    let acceptor = Acceptor { tls: TlsAcceptor::from(tls), counts, limits, close_all, ready };
+    let acceptor = Acceptor { tls: TlsAcceptor::from(tls), counts, refusals, limits, close_all, ready };
     let accepting = async move {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -54,6 +58,7 @@ pub fn incoming(
 struct Acceptor {
     tls: TlsAcceptor,
     counts: Arc<ConnectionCounts>,
+    refusals: Arc<Refusals>,
     limits: ListenerLimits,
     close_all: CancellationToken,
     ready: mpsc::Sender<Result<Connection, std::io::Error>>,
@@ -73,9 +78,9 @@ impl Acceptor {
     }
 
     fn accept(&self, stream: TcpStream, peer: SocketAddr) {
-        let Some(info) = self.counts.enter(peer, self.close_all.child_token()) else {
-            tracing::debug!(%peer, "too many connections: refused");
-            return;
+        let info = match self.counts.enter(peer, self.close_all.child_token()) {
+            Ok(info) => info,
+            Err(limit) => return self.refusals.note_connection(limit.as_str(), None, peer.ip()),
         };
         let acceptor = self.clone();
         tokio::spawn(async move { acceptor.handshake(stream, info).await });

@@ -15,6 +15,7 @@ mod convert;
 pub mod gate;
 mod keys;
 pub mod listener;
+mod malformed;
 pub mod overruns;
 pub mod pipeline;
 mod publish_stream;

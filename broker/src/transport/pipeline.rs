@@ -10,10 +10,11 @@ use futures_util::{Stream, stream};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use veribus_proto::v1::{Credentials, Refreshed};
 
 use super::{
+    malformed,
     overruns::Overruns,
     refusals::Refusals,
     renewal::{Pace, Renewals},
@@ -23,7 +24,7 @@ use crate::{
     authenticate::{Caller, Identity, TokenError},
     model::Clock,
     quota::{Meter, QuotaExceeded},
-    record::{Draft, RecordError, Recorder},
+    record::{RecordError, Recorder},
 };
 
 /// How much an agent may have in flight on one stream, and ask for at once.
@@ -41,8 +42,6 @@ pub struct AgentLimits {
 
 /// What goes through a pipelined stream.
 pub(super) trait Traffic: Clone + Send + Sync + 'static {
-    /// The method, as entries name it.
-    const METHOD: &'static str;
     type Request: Message + Default + 'static;
     type Item: Message + 'static;
     /// What an item is called in an answer that is given without its outcome.
@@ -296,20 +295,13 @@ impl<T: Traffic> Pipeline<T> {
 
     /// A request that could not be decoded ends the stream, and is recorded; a connection that broke is not.
     async fn undecodable(&self, caller: &Caller, error: &Status) -> Result<(), Status> {
-        let (detail, told) = match error.code() {
-            Code::OutOfRange => ("a request is larger than the decoder's limit", status::frame_too_large()),
-            Code::Internal | Code::InvalidArgument => {
-                ("a request is not valid protobuf", status::invalid("the request cannot be decoded"))
-            }
-            _ => return Ok(()),
-        };
-        self.note(caller, detail).await?;
+        let Some((fault, told)) = malformed::decoding_fault(error) else { return Ok(()) };
+        self.note(caller, fault).await?;
         Err(told)
     }
 
-    async fn note(&self, caller: &Caller, detail: &str) -> Result<(), Status> {
-        let draft = Draft::undecodable(&caller.identity(), caller.peer(), T::METHOD, detail);
-        self.common.recorder.complaint(draft).await.map_err(status::record_status)
+    async fn note(&self, caller: &Caller, fault: &str) -> Result<(), Status> {
+        malformed::note(&self.common.recorder, caller, fault).await.map_err(status::record_status)
     }
 }
 

@@ -25,7 +25,6 @@ pub(super) struct Publishes {
 }
 
 impl Traffic for Publishes {
-    const METHOD: &'static str = "/veribus.v1.BrokerService/PublishStream";
     type Request = PublishStreamRequest;
     type Item = v1::Message;
     /// The message's id, as sent.

@@ -48,6 +48,10 @@ impl Renewals {
         Self { authenticator, refusals, recorder }
     }
 
+    pub(super) const fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
     /// Whom a fresh token names. One that is not good, or another agent's, is the end of the stream.
     pub(super) async fn recognise(&self, caller: &Caller, credentials: &Credentials) -> Result<Arc<Identity>, Status> {
         let fresh = self.authenticate(caller, credentials).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use veribus_proto::v1::Credentials;
 
 use super::refusals::Refusals;
-use crate::authenticate::{Authenticator, Caller, Identity, TokenError};
+use crate::authenticate::{Authenticator, BearerToken, Caller, Identity, TokenError};
 
 /// Recognises the senders of single messages.
 #[derive(Clone)]
@@ -32,7 +32,8 @@ impl Senders {
     ) -> Result<Option<Arc<Identity>>, Unrecognised> {
         let Some(credentials) = credentials else { return Ok(None) };
         self.authenticate(caller, &credentials).await.map(Some).map_err(|error| {
-            self.refusals.note(&error, caller.peer().ip(), caller.session().method());
+            let bearer = BearerToken::new(&*credentials.token).ok().and_then(|token| self.authenticator.bearer(&token));
+            self.refusals.note(&error, bearer, caller.peer().ip(), caller.session().method());
             Unrecognised
         })
     }

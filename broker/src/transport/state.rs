@@ -9,13 +9,14 @@ use veribus_proto::v1::{
 
 use super::{
     broker::{Responses, caller, meter},
+    malformed::well_formed,
     pipeline::{Pipelines, Traffic as _},
     state_session::{Operations, operation_of, wired},
     status,
     watch_stream::{self, Watcher},
 };
 use crate::{
-    authenticate::Caller,
+    authenticate::{Caller, Permissions},
     quota::{Meter, QuotaExceeded},
     record::RecordError,
     share::Sharing,
@@ -113,10 +114,12 @@ impl StateService for State {
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let (caller, meter) = (caller(&request)?, meter(&request)?);
         let mut requests = request.into_inner();
-        let (prefix, after) = tokio::select! {
+        let target = tokio::select! {
             () = self.pipelines.drain.cancelled() => return Err(status::draining()),
             target = watch_stream::opening(&mut requests) => target?,
         };
+        let (prefix, after) =
+            well_formed(&self.pipelines.recorder, &caller, Permissions::state_read_any, target).await?;
         let place = meter.open_subscription().map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
         let watch = self.operations.sharing.watch(caller.clone(), prefix, after).await;
         let watcher = Watcher {

@@ -33,7 +33,6 @@ pub(super) struct Operations {
 }
 
 impl Traffic for Operations {
-    const METHOD: &'static str = "/veribus.v1.StateService/Session";
     type Request = SessionRequest;
     type Item = StateOperation;
     type Name = ();

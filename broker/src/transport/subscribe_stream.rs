@@ -13,6 +13,7 @@ use veribus_proto::v1::{
 
 use super::{
     convert,
+    malformed::{self, decoding_fault},
     renewal::{Pace, Renewals},
     status,
 };
@@ -29,12 +30,21 @@ use crate::{
 const BATCH_MESSAGES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
-/// The patterns of the request that opens a subscription.
+/// The patterns of the request that opens a subscription, or what is wrong with it.
+///
+/// # Errors
+/// The client is gone.
 pub(super) async fn opening(
     requests: &mut Streaming<SubscribeRequest>,
     patterns_max: usize,
-) -> Result<Vec<TopicPattern>, Status> {
-    let first = requests.message().await?.and_then(|first| first.request);
+) -> Result<Result<Vec<TopicPattern>, Status>, Status> {
+    Ok(match requests.message().await {
+        Ok(first) => patterns(first.and_then(|first| first.request), patterns_max),
+        Err(error) => Err(decoding_fault(&error).ok_or(error)?.1),
+    })
+}
+
+fn patterns(first: Option<subscribe_request::Request>, patterns_max: usize) -> Result<Vec<TopicPattern>, Status> {
     let Some(subscribe_request::Request::Subscription(subscription)) = first else {
         return Err(status::invalid("the first request must open a subscription"));
     };
@@ -174,13 +184,20 @@ impl Listener {
             }
             let answer = match requested {
                 Ok(credentials) => self.refresh(&credentials).await.map_err(Some),
-                Err(end) => Err(end),
+                Err(Some(fault)) => Err(Some(self.malformed(fault).await)),
+                Err(None) => Err(None),
             };
             let ends = answer.is_err();
             if keep.send(answer).is_err() || ends {
                 return;
             }
         }
+    }
+
+    /// A request that is none of those that may follow: recorded, and the end.
+    async fn malformed(&self, fault: Status) -> Status {
+        let noted = malformed::note(self.renewals.recorder(), &self.caller, fault.message()).await;
+        noted.map_or_else(status::record_status, |()| fault)
     }
 
     /// Goes on under a fresh token, as far as that permits.
@@ -203,6 +220,7 @@ async fn request_side(requests: &mut Streaming<SubscribeRequest>) -> Result<Cred
             Ok(credentials)
         }
         Ok(Some(_)) => Err(Some(status::invalid("a stream holds one subscription"))),
-        Ok(None) | Err(_) => Err(None),
+        Ok(None) => Err(None),
+        Err(error) => Err(decoding_fault(&error).map(|(_, told)| told)),
     }
 }

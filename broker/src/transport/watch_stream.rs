@@ -9,6 +9,7 @@ use veribus_proto::v1::{
 };
 
 use super::{
+    malformed::{self, decoding_fault},
     renewal::{Pace, Renewals},
     state_session::value_of,
     status,
@@ -20,9 +21,20 @@ use crate::{
     share::{Shown, ShownChange, Watch},
 };
 
-/// What the request that opens a watch asks for.
-pub(super) async fn opening(requests: &mut Streaming<WatchRequest>) -> Result<(StatePrefix, Revision), Status> {
-    let first = requests.message().await?.and_then(|first| first.request);
+/// What the request that opens a watch asks for, or what is wrong with it.
+///
+/// # Errors
+/// The client is gone.
+pub(super) async fn opening(
+    requests: &mut Streaming<WatchRequest>,
+) -> Result<Result<(StatePrefix, Revision), Status>, Status> {
+    Ok(match requests.message().await {
+        Ok(first) => target(first.and_then(|first| first.request)),
+        Err(error) => Err(decoding_fault(&error).ok_or(error)?.1),
+    })
+}
+
+fn target(first: Option<watch_request::Request>) -> Result<(StatePrefix, Revision), Status> {
     let Some(watch_request::Request::Target(target)) = first else {
         return Err(status::invalid("the first request must open a watch"));
     };
@@ -72,7 +84,12 @@ impl Watcher {
                 () = self.drain.cancelled() => return Err(Some(status::draining())),
                 asked = asked(&mut self.requests) => {
                     pace.next().await;
-                    let refreshed = self.renewals.renew(&self.caller, &asked?).await;
+                    let asked = match asked {
+                        Ok(asked) => asked,
+                        Err(Some(fault)) => return Err(Some(self.malformed(fault).await)),
+                        Err(None) => return Err(None),
+                    };
+                    let refreshed = self.renewals.renew(&self.caller, &asked).await;
                     return refreshed.map(Response::Refreshed).map_err(Some);
                 }
                 changed = self.watch.changed() => changed.map_err(|end| Some(status::watch_status(end)))?,
@@ -85,12 +102,21 @@ impl Watcher {
     }
 }
 
+impl Watcher {
+    /// A request that is none of those that may follow: recorded, and the end.
+    async fn malformed(&self, fault: Status) -> Status {
+        let noted = malformed::note(self.renewals.recorder(), &self.caller, fault.message()).await;
+        noted.map_or_else(status::record_status, |()| fault)
+    }
+}
+
 /// Waits for a fresh token, or for what ends a watch from the client's side.
 async fn asked(requests: &mut Streaming<WatchRequest>) -> Result<Credentials, Option<Status>> {
     match requests.message().await {
         Ok(Some(WatchRequest { request: Some(watch_request::Request::Refresh(credentials)) })) => Ok(credentials),
         Ok(Some(_)) => Err(Some(status::invalid("a stream holds one watch"))),
-        Ok(None) | Err(_) => Err(None),
+        Ok(None) => Err(None),
+        Err(error) => Err(decoding_fault(&error).map(|(_, told)| told)),
     }
 }
 

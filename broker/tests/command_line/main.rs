@@ -382,3 +382,24 @@ fn an_address_in_use_ends_with_code_1_and_one_line() {
     let last = told(&output).lines().last().expect("a line").to_owned();
     assert!(last.starts_with("veribus: cannot listen on `127.0.0.1:"), "{last}");
 }
+
+#[test]
+fn a_reused_id_is_a_refusal_and_a_message_to_nobody_says_so() {
+    let broker = Broker::start();
+    let publish = |data: &str, args: &[&str]| {
+        let message =
+            ["pub", "finance.transactions", "--type", "finance.transaction", "--destination", "role:compliance"];
+        let all = [&message[..], &["--id", "t-1", "--data", data], args].concat();
+        broker.run("finance-agent", &all)
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let first = publish(r#"{"amount": 1}"#, &[]);
+    assert_eq!(code(&first), 0, "{}", told(&first));
+    assert!(said(&first).contains("to nobody: no subscription matches"), "{}", said(&first));
+    let again = publish(r#"{"amount": 1}"#, &["--json"]);
+    assert_eq!((code(&again), &json(&again)["duplicate"], &json(&again)["recipients"]), (0, &true.into(), &0.into()));
+    let other = publish(r#"{"amount": 2}"#, &[]);
+    assert_eq!(code(&other), 1, "{}", said(&other));
+    assert!(said(&other).starts_with("denied") && said(&other).contains("MESSAGE_ID_REUSED"), "{}", said(&other));
+    assert!(!said(&other).contains("as decided before"), "{}", said(&other));
+}

@@ -128,6 +128,64 @@ fn a_hangup_is_ignored_and_said_to_be() {
     assert_eq!(ended(&mut broker), Some(0));
 }
 
+/// Reads the log until each of these messages has come.
+fn until_said(reader: PipeReader, mut messages: Vec<&str>) -> Vec<Value> {
+    let mut lines = BufReader::new(reader).lines().map(|line| line.expect("text"));
+    let mut found = Vec::new();
+    while !messages.is_empty() {
+        let line = lines.next().unwrap_or_else(|| panic!("the log ends without {messages:?}"));
+        let Ok(line) = serde_json::from_str::<Value>(&line) else { continue };
+        if let Some(place) = messages.iter().position(|message| line.get("message").is_some_and(|said| said == message))
+        {
+            messages.remove(place);
+            found.push(line);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_log_says_what_an_operator_should_hear_of() {
+    let mut broker = Broker::start();
+    broker.process.0.kill().expect("killed");
+    broker.process.0.wait().expect("ended");
+    let (reader, writer) = io::pipe().expect("a pipe");
+    let mut command = veribus();
+    command.arg("serve").arg("--config").arg(broker.directory.join("veribus.toml"));
+    broker.process = Running(command.stdout(Stdio::piped()).stderr(writer).spawn().expect("the binary runs"));
+    drop(command);
+    let ready = Running::line(&mut broker.process.0.stdout, "ready ");
+    broker.url = ready.split(' ').nth(1).expect("a URL").to_owned();
+    for _ in 0..3 {
+        assert_eq!(code(&broker.transfer("role:finance")), 1, "the policy denies it");
+    }
+    std::fs::write(broker.directory.join("tokens").join("nobody.jwt"), "e30.e30.e30").expect("written");
+    assert_eq!(code(&broker.run("nobody", &["audit", "query"])), 1);
+    let revoked = broker.run("operator", &["revoke", "--issuer", "veribus-dev", "--agent", "finance-agent"]);
+    assert_eq!(code(&revoked), 0, "{}", told(&revoked));
+    assert_eq!(code(&broker.transfer("role:compliance")), 1, "revoked");
+    let said = until_said(
+        reader,
+        vec![
+            "the broker did not stop in good order before this start",
+            "messages denied",
+            "callers refused",
+            "callers refused",
+            "revoked",
+        ],
+    );
+    let of = |message: &str, agent: &str| {
+        let is_it = |line: &&Value| line["message"] == message && line["agent"] == agent;
+        said.iter().find(is_it).unwrap_or_else(|| panic!("no `{message}` of `{agent}` in {said:?}"))
+    };
+    let denied = of("messages denied", "finance-agent");
+    assert_eq!(denied["reason"], "POLICY_DENIED");
+    assert!(denied["count"].as_u64() >= Some(1) && denied["audit_index"].is_u64(), "{denied}");
+    assert_eq!(of("callers refused", "127.0.0.1")["reason"], "algorithm");
+    assert_eq!(of("callers refused", "finance-agent")["reason"], "revoked");
+    of("revoked", "operator");
+}
+
 #[test]
 fn the_log_names_addresses_as_they_are_written() {
     let (reader, writer) = io::pipe().expect("a pipe");

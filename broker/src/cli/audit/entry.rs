@@ -258,7 +258,7 @@ fn audience_words(audience: &Audience) -> Option<String> {
     agents.truncate(NAMED_MAX);
     let mut words: Vec<String> = agents.into_iter().map(str::to_owned).collect();
     words.extend((others > 0).then(|| format!("{others} more")));
-    words.extend(audience.listed_at.iter().take(NAMED_MAX).map(|index| format!("as in {index}")));
+    words.extend(audience.listed_at.iter().take(NAMED_MAX).map(|index| format!("those of entry {index}")));
     (!words.is_empty()).then(|| format!("for {}", words.join(", ")))
 }
 
@@ -459,6 +459,28 @@ mod tests {
         assert_eq!(row[..4], ["7", "2026-09-21T14:13:20.000001Z", "publish", "deny"]);
         assert_eq!(row[4..6], ["finance-agent", "finance.transactions"]);
         assert_eq!(row[6], "finance.transaction 12 B  to role:external  finance-to-compliance-only  POLICY_DENIED");
+    }
+
+    #[test]
+    fn a_row_names_who_gets_a_message_and_who_did_not() {
+        let recipient = |number: usize| Recipient {
+            subscription_id: format!("dev-{number}"),
+            issuer: "veribus-dev".to_owned(),
+            agent: format!("agent-{}", number / 2),
+        };
+        let audience = |recipients: usize, listed_at: &[u64]| Audience {
+            recipients: (0..recipients).map(recipient).collect(),
+            listed_at: listed_at.to_vec(),
+        };
+        let about = |entry: &AuditEntry| row(entry)[6].clone();
+        let message = |audience| AuditEntry { audience: Some(audience), ..AuditEntry::default() };
+        assert_eq!(about(&message(audience(3, &[]))), "for agent-0, agent-1");
+        assert_eq!(about(&message(audience(12, &[]))), "for agent-0, agent-1, agent-2, agent-3, 2 more");
+        assert_eq!(about(&message(audience(0, &[7]))), "for those of entry 7");
+        let undelivered = Undelivered { messages: 3, recipient: Some(recipient(4)), ..Undelivered::default() };
+        let entry =
+            AuditEntry { undelivered: Some(undelivered), detail: "revoked".to_owned(), ..AuditEntry::default() };
+        assert_eq!(about(&entry), "3 undelivered to agent-2  revoked");
     }
 
     #[test]

@@ -105,8 +105,9 @@ impl Writer {
         Ok((commit.push(done), Vec::new(), others))
     }
 
-    fn no_keys(&self, denied: Draft, reason: RefusalReason, commit: &mut Commit) -> KeyReceipt {
-        let decision_id = self.decision_id(commit.push(denied));
+    fn no_keys(&mut self, denied: Draft, reason: RefusalReason, commit: &mut Commit) -> KeyReceipt {
+        let index = self.push_request(denied, commit);
+        let decision_id = self.decision_id(index);
         let access = AccessReceipt { decision_id, refused: Some(reason) };
         KeyReceipt { access, begun: Vec::new(), rewrapped: 0 }
     }

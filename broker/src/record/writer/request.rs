@@ -69,6 +69,7 @@ impl Writer {
         for index in ended {
             self.forget(index, commit, changes);
         }
+        self.events.say();
     }
 
     /// A revocation that is over is not kept any more, which has an entry.
@@ -77,7 +78,7 @@ impl Writer {
             return;
         }
         if let Some(revoked) = self.revocations.at(index) {
-            commit.push(Draft::revocation_ended(&revoked));
+            self.push_request(Draft::revocation_ended(&revoked), commit);
         }
         changes.records.push(revocation::forgotten(index));
         changes.records.extend(self.running.forget(index));
@@ -104,20 +105,21 @@ impl Writer {
         let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.cannot(&change, commit, changes));
         if let Some((rule, reason)) = refused {
             draft.deny(&rule, reason);
-            let decision_id = self.decision_id(commit.push(draft));
+            let index = self.push_request(draft, commit);
+            let decision_id = self.decision_id(index);
             return AccessReceipt { decision_id, refused: Some(reason) };
         }
         let index = match change {
-            Change::None => commit.push(draft),
+            Change::None => self.push_request(draft, commit),
             Change::Copy(journal) => {
                 changes.journal = Some(journal);
-                commit.push(draft)
+                self.push_request(draft, commit)
             }
             Change::Reinstate(revoked) => {
                 changes.records.push(revocation::forgotten(revoked.index));
                 changes.records.extend(self.running.forget(revoked.index));
                 changes.lifted.push(revoked.index);
-                commit.push(draft)
+                self.push_request(draft, commit)
             }
             Change::Revoke(revocation) => {
                 let revoked = self.put(draft, revocation, commit, changes);
@@ -127,6 +129,11 @@ impl Writer {
             }
         };
         AccessReceipt { decision_id: self.decision_id(index), refused: None }
+    }
+
+    pub(super) fn push_request(&mut self, draft: Draft, commit: &mut Commit) -> u64 {
+        self.events.entry(&draft.0, commit.next_index());
+        commit.push(draft)
     }
 
     /// Why nothing more is taken from a sender or asker: the rule, and the word.
@@ -163,11 +170,11 @@ impl Writer {
     }
 
     /// Gives a revocation its entry, which names it.
-    fn put(&self, draft: Draft, revocation: Revocation, commit: &mut Commit, changes: &mut Changes) -> Revoked {
+    fn put(&mut self, draft: Draft, revocation: Revocation, commit: &mut Commit, changes: &mut Changes) -> Revoked {
         let (index, id) = (commit.next_index(), self.decision_id(commit.next_index()));
         let mut named = draft.clone();
         named.name_revocation(&id);
-        commit.push(named);
+        self.push_request(named, commit);
         let revoked = Revoked { index, id: id.to_string(), revocation: revocation.clone() };
         changes.records.push(revocation::kept(&revoked));
         changes.revoked.push(Unrecorded { index, draft, revocation });

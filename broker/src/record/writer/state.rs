@@ -1,5 +1,7 @@
 //! Operations on shared state, carried out in the order of their entries.
 
+use std::sync::Arc;
+
 use veribus_proto::v1::{AuditEntry, StateFacts, StateRead};
 
 use super::Writer;
@@ -10,6 +12,7 @@ use crate::{
         Draft, FollowOrder, Followed, Following, StateOrder, StateOutcome,
         commit::Commit,
         draft::timestamp,
+        events::Event,
         order::{ANSWER_BYTES_MAX, Work},
         prepared::Prepared,
     },
@@ -39,6 +42,15 @@ impl Writer {
     /// Carries out an operation. Its asker's token may have run out or been revoked while it waited.
     /// `room_bytes` is what the answers of its request may still hold of values.
     pub(super) fn operation(&mut self, order: StateOrder, room_bytes: &mut u64, commit: &mut Commit) -> StateOutcome {
+        let asker = Arc::clone(&order.asker);
+        let outcome = self.carry_out(order, room_bytes, commit);
+        if let StateOutcome::Refused { decision_id, reason, .. } = &outcome {
+            self.events.denied(Event::RequestDenied, &asker, *reason, decision_id.audit_index());
+        }
+        outcome
+    }
+
+    fn carry_out(&mut self, order: StateOrder, room_bytes: &mut u64, commit: &mut Commit) -> StateOutcome {
         let StateOrder { mut entry, asker, work, .. } = order;
         if let Some((rule, reason)) = self.fallen(&asker) {
             entry.deny(&rule, reason);

@@ -1,0 +1,62 @@
+//! Requests of recognised callers that cannot be read as what they should be: recorded like any other, and answered only after
+//! the permission for such a request was looked at.
+
+use std::error::Error as _;
+
+use tonic::{Code, Status};
+
+use super::status;
+use crate::{
+    authenticate::{Caller, Permissions},
+    model::RefusalReason,
+    record::{Draft, RecordError, Recorder},
+    subscribe::ReadRefusal,
+};
+
+/// What was read of a request, if it could be. If not, that is recorded: as a denial where the caller has not even the
+/// permission to make such a request, which is then all that it is told.
+pub(super) async fn well_formed<T>(
+    recorder: &Recorder,
+    caller: &Caller,
+    is_permitted: impl FnOnce(&Permissions) -> bool,
+    read: Result<T, Status>,
+) -> Result<T, Status> {
+    let fault = match read {
+        Ok(request) => return Ok(request),
+        Err(fault) => fault,
+    };
+    let identity = caller.identity();
+    let draft = draft(caller, fault.message());
+    let missing = RefusalReason::MissingPermission;
+    let (draft, reason) = match is_permitted(identity.permissions()) {
+        true => (draft, None),
+        false => (draft.denied("native/permission", missing), Some(missing)),
+    };
+    let receipt = recorder.access(draft, identity).await.map_err(status::record_status)?;
+    Err(match reason.or(receipt.refused) {
+        Some(reason) => status::read_status(&ReadRefusal::Denied { decision_id: receipt.decision_id, reason }),
+        None => fault,
+    })
+}
+
+/// Records a request that cannot be read, of a caller who may make such requests.
+pub(super) async fn note(recorder: &Recorder, caller: &Caller, fault: &str) -> Result<(), RecordError> {
+    recorder.complaint(draft(caller, fault)).await
+}
+
+fn draft(caller: &Caller, fault: &str) -> Draft {
+    Draft::undecodable(&caller.identity(), caller.peer(), caller.session().method(), fault)
+}
+
+/// What was wrong with a message that the decoder refused, and how that is told; `None` where the connection broke instead.
+pub(super) fn decoding_fault(error: &Status) -> Option<(&'static str, Status)> {
+    // What comes from the transport has a source; what the decoder says has none.
+    if error.source().is_some() {
+        return None;
+    }
+    match error.code() {
+        Code::OutOfRange => Some(("a request is larger than the decoder's limit", status::frame_too_large())),
+        Code::Internal => Some(("a request is not valid protobuf", status::invalid("the request cannot be decoded"))),
+        _ => None,
+    }
+}
