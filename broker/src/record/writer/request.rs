@@ -104,11 +104,15 @@ impl Writer {
         let refused = asker.and_then(|asker| self.fallen(&asker)).or_else(|| self.cannot(&change, commit, changes));
         if let Some((rule, reason)) = refused {
             draft.deny(&rule, reason);
+            draft.back_at(commit.next_index());
             let decision_id = self.decision_id(commit.push(draft));
             return AccessReceipt { decision_id, refused: Some(reason) };
         }
         let index = match change {
-            Change::None => commit.push(draft),
+            Change::None => {
+                draft.back_at(commit.next_index());
+                commit.push(draft)
+            }
             Change::Copy(journal) => {
                 changes.journal = Some(journal);
                 commit.push(draft)
