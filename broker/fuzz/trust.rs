@@ -6,8 +6,8 @@ use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use veribus_broker::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, KeySet, Presented, ProofSettings, TrustedIssuer, Verifier,
-        VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, KeySet, Presented, ProofSettings,
+        TrustedIssuer, Verifier, VerifierSettings,
     },
     model::{Clock, Issuer, UnixSeconds},
 };
