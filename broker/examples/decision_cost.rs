@@ -18,8 +18,8 @@ use std::{
 use bytes::Bytes;
 use veribus_broker::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofSettings, TrustedIssuer,
-        Verifier, VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, Identity, KeySet, Presented, ProofSettings,
+        TrustedIssuer, Verifier, VerifierSettings,
     },
     decide::{Access, Decider, DeciderSettings, Decision},
     inspect::{Inspected, Inspector, InspectorSettings},
@@ -88,6 +88,7 @@ fn identity(clock: &Clock) -> Arc<Identity> {
         claims: ClaimPaths::default(),
         require_at_jwt: false,
         require_bound: false,
+        may_grant: GrantLimits::default(),
     };
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
     let verifier = Arc::new(Verifier::new(vec![trusted], settings, clock.clone()));

@@ -16,8 +16,8 @@ use std::{
 
 use veribus_broker::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, Presented, ProofSettings, TrustedIssuer, Verifier,
-        VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, KeySet, Presented, ProofSettings,
+        TrustedIssuer, Verifier, VerifierSettings,
     },
     issue::{KeyKind, TokenIssuer},
     model::{Clock, Issuer},
@@ -44,6 +44,7 @@ fn measure(kind: KeyKind) {
         claims: ClaimPaths::default(),
         require_at_jwt: false,
         require_bound: false,
+        may_grant: GrantLimits::default(),
     };
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 65_536, token_lifetime_s_max: 86_400 };
     let verifier = Verifier::new(vec![trusted], settings, clock.clone());

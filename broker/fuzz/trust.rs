@@ -6,8 +6,8 @@ use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use veribus_broker::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, Presented, ProofSettings, TrustedIssuer, Verifier,
-        VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, KeySet, Presented, ProofSettings,
+        TrustedIssuer, Verifier, VerifierSettings,
     },
     model::{Clock, Issuer, UnixSeconds},
 };
@@ -37,6 +37,7 @@ pub fn authenticator() -> Authenticator {
         claims: ClaimPaths::default(),
         require_at_jwt: false,
         require_bound: false,
+        may_grant: GrantLimits::default(),
     };
     let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16, token_lifetime_s_max: 86_400 };
     let clock = Clock::manual(UnixSeconds(NOW));

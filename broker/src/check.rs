@@ -126,6 +126,9 @@ async fn issuer(config: &IssuerConfig) -> Check {
     const NAME: &str = "issuer";
     let audiences = config.audience.to_vec().join("`, `");
     let known = |keys: usize| format!("`{}`, audience `{audiences}`, keys: {keys}", config.issuer);
+    if let Err(error) = issuers::may_grant(config) {
+        return Check::new(NAME, Err(error.to_string()));
+    }
     let source = match issuers::keys(config) {
         Ok(Keys::Local(keys)) => return Check::new(NAME, Ok(known(keys.len()))),
         Ok(Keys::Remote(source)) => source,
@@ -295,6 +298,28 @@ mod tests {
             let (ok, warning, detail) = check_issuer(&directory, settings).await;
             assert!(!ok && !warning && detail.contains(word), "{settings}: {detail}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_no_issuer_can_grant_is_a_fault() {
+        for (setting, entry, word) in [
+            ("permissions_allowed", "publish:a..b", "no permission"),
+            ("permissions_allowed", "admin", "no permission"),
+            ("permissions_allowed", "publish.*", "no permission"),
+            ("roles_allowed", "a role", "no role"),
+            ("roles_allowed", "audit.read", "`permissions_allowed`"),
+            ("decrypt_allowed", "a..b", "no pattern"),
+        ] {
+            let (_outer, directory) = directory();
+            let settings = format!("jwks_file = \"jwks.json\"\n{setting} = [\"{entry}\"]");
+            let (ok, warning, detail) = check_issuer(&directory, &settings).await;
+            let is_told = [setting, entry, word, "veribus-dev"].iter().all(|part| detail.contains(part));
+            assert!(!ok && !warning && is_told, "{settings}: {detail}");
+        }
+        let (_outer, directory) = directory();
+        let good =
+            "jwks_file = \"jwks.json\"\npermissions_allowed = [\"publish:a.>\", \"admin.*\"]\nroles_allowed = []";
+        assert!(check_issuer(&directory, good).await.0);
     }
 
     #[tokio::test]

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use crate::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, Identity, KeySet, Presented, ProofLimits, ProofSettings,
-        TokenError, TrustedIssuer, Verifier, VerifierSettings,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, Identity, KeySet, Presented, ProofLimits,
+        ProofSettings, TokenError, TrustedIssuer, Verifier, VerifierSettings,
     },
     decide::{Decider, DeciderSettings},
     engine::SharedLogStore,
@@ -108,6 +108,7 @@ pub(crate) fn trusted(issuer: &TokenIssuer) -> TrustedIssuer {
         claims: ClaimPaths::default(),
         require_at_jwt: false,
         require_bound: false,
+        may_grant: GrantLimits::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     authenticate::{Caller, Identity, TokenError},
     decide::{Access, Decider, Decision, Verdict},
-    deliver::{Inbox, InboxTerms, Router},
+    deliver::{Absence, Inbox, InboxTerms, Router},
     model::{Clock, DecisionId, RefusalReason, TopicPattern},
     record::{AccessReceipt, Draft, RecordError, Recorder},
 };
@@ -65,7 +65,12 @@ impl Reading {
         patterns: Vec<TopicPattern>,
         cut_off: CancellationToken,
     ) -> Result<(Inbox, AccessReceipt), ReadRefusal> {
-        let receipt = self.permit(caller, Access::Subscribe(&patterns), String::new()).await?;
+        let absence = self.router.absence(&caller.identity());
+        let first = absence.as_ref().map(Absence::first);
+        let receipt = self.permit(caller, Access::Subscribe(&patterns), |draft| draft.with_absence_from(first)).await?;
+        if let Some(absence) = absence {
+            absence.told();
+        }
         let inbox = Inbox::open(
             Arc::clone(&self.router),
             self.recorder.clone(),
@@ -135,14 +140,19 @@ impl Reading {
     /// # Errors
     /// [`ReadRefusal`].
     pub async fn read_log(&self, caller: &Caller, what: String) -> Result<AccessReceipt, ReadRefusal> {
-        self.permit(caller, Access::AuditRead, what).await
+        self.permit(caller, Access::AuditRead, |draft| draft.with_detail(what)).await
     }
 
-    async fn permit(&self, caller: &Caller, access: Access<'_>, what: String) -> Result<AccessReceipt, ReadRefusal> {
+    async fn permit(
+        &self,
+        caller: &Caller,
+        access: Access<'_>,
+        add: impl FnOnce(Draft) -> Draft,
+    ) -> Result<AccessReceipt, ReadRefusal> {
         let identity = caller.identity();
         identity.check_standing(self.clock.now())?;
         let verdict = self.decider.decide_access(access, &identity, caller.peer());
-        let draft = Draft::access(access, &verdict, &identity, caller.peer()).with_detail(what);
+        let draft = add(Draft::access(access, &verdict, &identity, caller.peer()));
         let receipt = self.recorder.access(draft, identity).await?;
         let denied =
             (verdict.decision != Decision::Allow).then(|| verdict.reason.unwrap_or(RefusalReason::DecisionFailed));

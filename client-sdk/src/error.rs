@@ -215,6 +215,9 @@ pub struct Refusal {
     /// Not before this has passed does it make sense to try again; `None` where the broker says no such thing. Whoever is
     /// over its quota is told so (`QUOTA_EXCEEDED`).
     pub retry_after: Option<Duration>,
+    /// Of a subscription that was cut off as too slow (`SLOW_SUBSCRIBER`): how many messages named it in their audience and
+    /// were not delivered, as far as they had been recorded then. What was published after that is not among them.
+    pub undelivered: Option<u64>,
 }
 
 impl From<v1::Refusal> for Refusal {
@@ -228,6 +231,7 @@ impl From<v1::Refusal> for Refusal {
             decision_id: recorded.then_some(wire.decision_id),
             message_id: wire.message_id,
             duplicate: wire.duplicate,
+            undelivered: None,
             retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms)),
         }
     }
@@ -254,6 +258,9 @@ impl fmt::Display for Refusal {
         write!(f, "{word}")?;
         if !self.message.is_empty() {
             write!(f, ": {}", self.message)?;
+        }
+        if let Some(undelivered) = self.undelivered {
+            write!(f, " (messages not delivered: {undelivered})")?;
         }
         match &self.decision_id {
             Some(decision_id) => write!(f, " (decision `{decision_id}`)"),

@@ -139,6 +139,7 @@ fn refused(status: &Status) -> Error {
         audit_index: metadata.get("audit_index").and_then(|index| index.parse().ok()),
         message_id: metadata.remove("message_id").unwrap_or_default(),
         duplicate: metadata.get("duplicate").is_some_and(|duplicate| duplicate == "true"),
+        undelivered: metadata.get("undelivered").and_then(|count| count.parse().ok()),
         retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
     }))
 }

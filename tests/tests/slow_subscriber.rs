@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
 use prost::Message as _;
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use veribus_broker::config::Overflow;
 use veribus_client::{Client, Message, Subscription};
 use veribus_proto::v1::{DeliveryBatch, EntryKind, SubscribeResponse, Subscribed, subscribe_response::Response};
@@ -13,7 +14,8 @@ use veribus_tests::{
     broker::{Setup, TestBroker},
     log::{Log, undelivered},
     patiently,
-    streams::{opening, refreshing},
+    raw::{Raw, RawOptions},
+    streams::{RawSubscription, opening, refreshing},
     wire::{Answers, Wire, frame},
 };
 
@@ -114,6 +116,67 @@ async fn a_subscriber_that_does_not_keep_up_is_cut_off_and_each_message_it_misse
     assert!(missed.len() > QUEUE && meant.len() < MESSAGES, "{} missed of {}", missed.len(), meant.len());
     let accounted: BTreeSet<u64> = received.iter().chain(&missed).copied().collect();
     assert_eq!((accounted.len(), accounted), (received.len() + missed.len(), meant), "each one either way, and once");
+    Ok(())
+}
+
+/// An agent who reads slowly, seen by generated clients, which show how a stream ends.
+async fn slow_reader(broker: &TestBroker, permissions: &[&str]) -> Result<Raw> {
+    let options = RawOptions { window_bytes: Some(1_024), ..RawOptions::default() };
+    broker.raw_with(Some(&broker.token("slow", permissions)?), options).await
+}
+
+/// Reads a subscription to its end: what came, and the status.
+async fn read_out(slow: &mut RawSubscription) -> Result<(BTreeSet<u64>, Status)> {
+    let mut received = BTreeSet::new();
+    loop {
+        match slow.batch().await {
+            Ok(batch) => received.extend(batch.context("no status")?.iter().map(|delivery| delivery.audit_index)),
+            Err(status) => return Ok((received, status)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_cut_off_is_told_what_it_missed_and_its_next_entry_says_how_long_it_was_gone() -> Result<()> {
+    let broker = broker(Overflow::Disconnect).await?;
+    let reader = slow_reader(&broker, &["subscribe:>"]).await?;
+    let mut slow = RawSubscription::open(&reader, &[">"]).await?;
+    let id = slow.subscribed().subscription_id.clone();
+    let mut fast = broker.client(&broker.token("fast", &["subscribe:>"])?).await?.subscribe([">"]).await?;
+    let sender = broker.client(&broker.token("sender", &["publish:>"])?).await?;
+    let mut all = publish_all(&sender, &mut fast).await?;
+    let (received, end) = read_out(&mut slow).await?;
+    let details = end.get_details_error_info().context("details")?;
+    assert_eq!((end.code(), details.reason.as_str()), (Code::ResourceExhausted, "SLOW_SUBSCRIBER"));
+    let told: usize = details.metadata.get("undelivered").context("a count")?.parse()?;
+    for number in 0..3 {
+        let message = Message::text("elsewhere", "test", "y").id(format!("gone-{number}"));
+        all.insert(sender.publish(message).await?.audit_index);
+    }
+
+    // Who is not let in is not back.
+    let refused = RawSubscription::open(&slow_reader(&broker, &[]).await?, &[">"]).await;
+    assert_eq!(refused.err().map(|status| status.code()), Some(Code::PermissionDenied));
+    let back = RawSubscription::open(&reader, &["x"]).await?.subscribed().audit_index;
+    all.insert(sender.publish(Message::text("x", "test", "y").id("back")).await?.audit_index);
+    let last = RawSubscription::open(&reader, &["x"]).await?.subscribed().audit_index;
+
+    let has_ended = |log: &Log| log.of_kind(EntryKind::Unsubscribe).any(|entry| entry.subscription_id == id);
+    let log = broker.log_with(|log| log.at(last).is_ok() && has_ended(log)).await?;
+    let (meant, missed) = (meant_for(&log, &id)?, missed(&log, &id));
+    assert_eq!(told, missed.len(), "as the log has it");
+    let accounted: BTreeSet<u64> = received.iter().chain(&missed).copied().collect();
+    assert_eq!(accounted, meant);
+    let absent: Vec<_> = log.of_kind(EntryKind::Subscribe).filter(|entry| entry.absent.is_some()).collect();
+    assert_eq!(absent.iter().map(|entry| entry.index).collect::<Vec<_>>(), [back], "told once, where it is back");
+    let absent = absent[0].absent.context("absent")?;
+    assert_eq!(absent.last, back - 1);
+    assert_eq!(Some(&(absent.first - 1)), meant.last(), "from the message that was one too many");
+    let gone: BTreeSet<u64> =
+        all.iter().filter(|index| (absent.first..=absent.last).contains(index)).copied().collect();
+    let not_meant: BTreeSet<u64> = all.difference(&meant).filter(|index| **index < back).copied().collect();
+    assert!(gone.len() > 3);
+    assert_eq!(gone, not_meant, "every message that found it gone, and no other");
     Ok(())
 }
 

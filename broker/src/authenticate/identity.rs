@@ -18,6 +18,7 @@ use super::{
     confirmation::Confirmation,
     delegation::{self, DelegatedActor},
     error::TokenError,
+    grants::{GrantLimits, Grants},
     keys::{IssuerKeys, KeyStanding},
     permission::Permissions,
     revocation::Revocations,
@@ -240,6 +241,8 @@ pub struct TrustedIssuer {
     pub require_at_jwt: bool,
     /// Whether its tokens must be bound to a certificate or a key.
     pub require_bound: bool,
+    /// What its tokens may grant.
+    pub may_grant: GrantLimits,
 }
 
 /// Where an issuer's tokens say what: the names of claims, or dotted paths to them.
@@ -375,13 +378,20 @@ impl Verifier {
         if trusted.require_bound && confirmation.is_none() {
             return Err(TokenError::Unbound);
         }
-        Ok(Identity {
-            issuer: trusted.issuer.clone(),
-            agent: claims::agent(&claims, &paths.agent)?,
+        let agent = claims::agent(&claims, &paths.agent)?;
+        let granted = Grants {
             roles: claims::roles(&claims, &paths.roles)?,
             permissions: claims::permissions(&claims, &paths.permissions)?,
-            types: claims::types(&claims)?,
             decrypt: claims::decrypt(&claims)?,
+        };
+        let Grants { roles, permissions, decrypt } = trusted.may_grant.confine(granted, &trusted.issuer, &agent);
+        Ok(Identity {
+            issuer: trusted.issuer.clone(),
+            agent,
+            roles,
+            permissions,
+            types: claims::types(&claims)?,
+            decrypt,
             token_id: claims::token_id(&claims, &paths.token_id)?,
             token_sha256,
             issued_at,

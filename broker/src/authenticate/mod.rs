@@ -16,6 +16,7 @@ mod confirmation;
 mod delegation;
 mod dpop;
 mod error;
+mod grants;
 mod identity;
 mod keys;
 mod permission;
@@ -31,6 +32,7 @@ pub use confirmation::Confirmation;
 pub use delegation::DelegatedActor;
 pub use dpop::{ProofError, ProofLimits, ProofSettings};
 pub use error::{KeySetError, TokenError};
+pub use grants::{AllowedPermission, GrantLimits};
 pub use identity::{Bearer, ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
 pub use keys::{
     Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, RemoteKeys,

@@ -45,6 +45,30 @@ impl Permission {
             _ => None,
         }
     }
+
+    /// Whether whoever has this one has no more by having `other` too.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Publish(wide), Self::Publish(narrow))
+            | (Self::Subscribe(wide), Self::Subscribe(narrow))
+            | (Self::StateRead(wide), Self::StateRead(narrow))
+            | (Self::StateWrite(wide), Self::StateWrite(narrow)) => wide.covers(narrow),
+            _ => self == other,
+        }
+    }
+
+    /// Whether it is one to administer.
+    pub(super) const fn is_admin(&self) -> bool {
+        match self {
+            Self::AdminRevoke | Self::AdminSessions | Self::AdminKeys | Self::AdminBackup => true,
+            Self::Publish(_) | Self::Subscribe(_) | Self::StateRead(_) | Self::StateWrite(_) | Self::AuditRead => false,
+        }
+    }
+
+    /// Whether it is one on the audit log.
+    pub(super) const fn is_audit(&self) -> bool {
+        matches!(self, Self::AuditRead)
+    }
 }
 
 impl fmt::Display for Permission {
@@ -138,6 +162,10 @@ impl Permissions {
     #[must_use]
     pub fn admin_sessions(&self) -> bool {
         self.0.contains(&Permission::AdminSessions)
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Permission> {
+        self.0
     }
 
     /// One by one.

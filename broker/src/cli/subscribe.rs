@@ -69,6 +69,7 @@ fn gap_line(gap: &Gap) -> String {
     match gap {
         Gap::Resubscribed { cause } => format!("gap: subscribed again after the connection was lost ({cause})"),
         Gap::Dropped { messages } => format!("gap: {messages} messages were dropped for want of room"),
+        Gap::CutOff { undelivered } => format!("gap: too slow, cut off: {undelivered} messages were not delivered"),
         _ => "gap: messages may be missing".to_owned(),
     }
 }

@@ -62,6 +62,13 @@ pub struct IssuerConfig {
     pub jwks_file: Option<PathBuf>,
     /// As `identity.require_bound`, for the tokens of this issuer.
     pub require_bound: Option<bool>,
+    /// The permissions that the issuer may grant, as in tokens, or `admin.*` or `audit.*` for all of a kind; all if absent.
+    /// What a token of it claims beyond does not count.
+    pub permissions_allowed: Option<Vec<String>>,
+    /// The roles that it may grant; all if absent.
+    pub roles_allowed: Option<Vec<String>>,
+    /// The scopes of shared state whose values it may let its agents see in clear; all if absent.
+    pub decrypt_allowed: Option<Vec<String>>,
     /// The algorithms that the issuer may sign with: any of `ES256`, `ES384`, `EdDSA`, `RS256`, `PS256`; all if absent.
     pub algorithms: Option<Vec<String>>,
     /// Where the claims stand, by the maker of the provider; each of the four following settings wins over it.

@@ -61,7 +61,7 @@ impl Round<'_> {
         let index = recorded.decision_id().audit_index();
         // Gone since the audience was fixed.
         let Some(subscription) = subscription.clone() else {
-            return self.miss(recipient, self.router.departed(id).as_str(), index);
+            return self.miss(recipient, self.router.came_too_late(id).as_str(), index);
         };
         match subscription.queue.push(recorded) {
             Pushed::Queued => self.queued += 1,
@@ -81,7 +81,7 @@ impl Round<'_> {
     /// waits in it is reported now.
     fn retire(&mut self, subscription: &Subscription, reason: EndReason, index: u64) {
         let recipient = &subscription.recipient;
-        self.router.remove(&[(recipient.subscription, reason)]);
+        self.router.take_out(subscription, reason);
         if reason != EndReason::Draining {
             for message in subscription.queue.close(reason) {
                 self.queued -= 1;

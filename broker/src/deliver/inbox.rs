@@ -22,10 +22,18 @@ use crate::{
 /// How long a reader may take to leave after the end.
 const LEAVE_MAX: Duration = Duration::from_secs(10);
 
+/// How long the end of a subscription that was too slow waits for messages on their way to it, so that they are counted.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
 /// Why no more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the subscription ended: {}", .0.as_str())]
-pub struct InboxError(pub EndReason);
+#[error("the subscription ended: {}", .reason.as_str())]
+pub struct InboxError {
+    /// The reason.
+    pub reason: EndReason,
+    /// Of one that was too slow: how many messages it did not get that name it in their audience.
+    pub undelivered: u64,
+}
 
 /// A live subscription, seen from its reader.
 pub struct Inbox {
@@ -93,7 +101,7 @@ impl Inbox {
                 self.terms.router.metrics.queued_deliveries(-count(&messages));
                 Ok((messages, dropped))
             }
-            Err(reason) => Err(self.finish(reason)),
+            Err(reason) => Err(self.finish(reason).await),
         }
     }
 
@@ -102,10 +110,16 @@ impl Inbox {
         self.terms.subscription.queue.end(EndReason::Draining);
     }
 
-    fn finish(&mut self, reason: EndReason) -> InboxError {
+    async fn finish(&mut self, reason: EndReason) -> InboxError {
         self.reason = reason;
-        self.terms.subscription.queue.end(reason);
-        InboxError(reason)
+        let queue = &self.terms.subscription.queue;
+        queue.end(reason);
+        if reason != EndReason::SlowSubscriber {
+            return InboxError { reason, undelivered: 0 };
+        }
+        // Without an answer in time it is told what is known.
+        let _ = tokio::time::timeout(SETTLE_MAX, self.terms.recorder.caught_up()).await;
+        InboxError { reason, undelivered: queue.undelivered() }
     }
 }
 
@@ -168,11 +182,13 @@ impl Drop for Inbox {
     fn drop(&mut self) {
         let InboxTerms { router, subscription, .. } = &self.terms;
         if self.reason == EndReason::ClientGone {
-            let not_permitted = subscription.queue.is_not_permitted().then_some(EndReason::NotPermitted);
-            self.reason = not_permitted.unwrap_or_else(|| reason(&subscription.session));
+            // Its reader did not come to see it.
+            let unseen = [EndReason::NotPermitted, EndReason::SlowSubscriber];
+            let unseen = subscription.queue.end_reason().filter(|reason| unseen.contains(reason));
+            self.reason = unseen.unwrap_or_else(|| reason(&subscription.session));
         }
         let leftover = subscription.queue.close(self.reason);
-        router.remove(&[(self.id(), self.reason)]);
+        router.take_out(subscription, self.reason);
         let undelivered = undelivered(&leftover);
         router.metrics.queued_deliveries(-count(&leftover));
         router.metrics.undelivered(self.reason.as_str(), undelivered.messages());

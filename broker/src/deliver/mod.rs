@@ -6,6 +6,7 @@
 //!
 //! Out of scope: whether a caller may subscribe (see [`decide`](crate::decide)).
 
+mod absences;
 mod deliverer;
 mod inbox;
 mod queue;
@@ -21,6 +22,7 @@ pub fn undelivered_reasons() -> impl Iterator<Item = &'static str> {
     EndReason::ALL.into_iter().map(EndReason::as_str).chain([NARROWED, DROPPED_OLDEST])
 }
 
+pub use absences::Absence;
 pub use deliverer::Deliverer;
 pub use inbox::{Inbox, InboxError, InboxTerms};
 pub use queue::{EndReason, QueueLimits};

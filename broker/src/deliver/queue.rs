@@ -110,6 +110,10 @@ struct State {
     bytes: usize,
     dropped: u64,
     end: Option<EndReason>,
+    /// What was not handed over and does not wait any more: it came after the end, or waited at it.
+    undelivered: u64,
+    /// Where it was cut off as too slow: the index of the first message that could miss it in its audience.
+    cut: Option<u64>,
     /// What the subscription was narrowed to.
     narrowed: Option<Arc<Grant>>,
 }
@@ -123,6 +127,7 @@ impl Queue {
     pub(super) fn push(&self, message: &Arc<Recorded>) -> Pushed {
         let mut state = self.state.lock();
         if let Some(end) = state.end {
+            state.undelivered += 1;
             return Pushed::Ended(end);
         }
         if state.narrowed.as_ref().is_some_and(|grant| !grant.covers(message.permitted())) {
@@ -132,6 +137,9 @@ impl Queue {
         while self.is_full(&state, size(message)) {
             if !self.limits.drop_oldest {
                 state.end = Some(EndReason::SlowSubscriber);
+                state.undelivered += 1;
+                // Audiences are fixed before messages get their indexes: up to this one, all found it there.
+                state.cut = message.decision_id().audit_index().checked_add(1);
                 self.ended.cancel();
                 return Pushed::Ended(EndReason::SlowSubscriber);
             }
@@ -156,9 +164,25 @@ impl Queue {
         self.announce();
     }
 
-    /// Whether it ended because a fresh token permits nothing of it.
-    pub(super) fn is_not_permitted(&self) -> bool {
-        self.state.lock().end == Some(EndReason::NotPermitted)
+    /// Why it ended, if it did.
+    pub(super) fn end_reason(&self) -> Option<EndReason> {
+        self.state.lock().end
+    }
+
+    /// Counts a message that came when nobody looked for this queue any more.
+    pub(super) fn came_too_late(&self) {
+        self.state.lock().undelivered += 1;
+    }
+
+    /// How many messages a queue at its end did not hand over, as far as they have come.
+    pub(super) fn undelivered(&self) -> u64 {
+        let state = self.state.lock();
+        state.undelivered.saturating_add(state.waiting.len() as u64)
+    }
+
+    /// The index of the first message that could miss the subscriber since it was cut off as too slow. Told once.
+    pub(super) fn take_cut(&self) -> Option<u64> {
+        self.state.lock().cut.take()
     }
 
     /// Ends the queue, and takes out what waits: from now on nothing is handed to its reader. The first reason stands.
@@ -166,6 +190,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.end.get_or_insert(reason);
         state.bytes = 0;
+        state.undelivered = state.undelivered.saturating_add(state.waiting.len() as u64);
         let waiting = state.waiting.drain(..).collect();
         drop(state);
         self.ended.cancel();

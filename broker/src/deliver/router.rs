@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -14,7 +14,10 @@ use dashmap::DashMap;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::queue::{EndReason, Queue, QueueLimits};
+use super::{
+    absences::{Absence, Absences},
+    queue::{EndReason, Queue, QueueLimits},
+};
 use crate::{
     authenticate::{Identity, Session},
     decide::Permitted,
@@ -37,10 +40,17 @@ pub struct Router {
     table: ArcSwap<Table>,
     changes: Mutex<()>,
     /// How subscriptions ended of late, for those who still find them in an audience.
-    departed: Mutex<LruCache<SubscriptionId, EndReason>>,
+    departed: Mutex<LruCache<SubscriptionId, Departed>>,
+    absences: Arc<Absences>,
     limits: QueueLimits,
     clock: Clock,
     pub(super) metrics: Metrics,
+}
+
+/// How a subscription ended, and itself as long as its reader has it.
+struct Departed {
+    reason: EndReason,
+    subscription: Weak<Subscription>,
 }
 
 /// A live subscription.
@@ -92,7 +102,8 @@ impl Router {
     #[must_use]
     pub fn new(limits: QueueLimits, clock: Clock, metrics: Metrics) -> Self {
         let departed = Mutex::new(LruCache::new(DEPARTED_MAX));
-        Self { table: ArcSwap::default(), changes: Mutex::default(), departed, limits, clock, metrics }
+        let (table, absences) = (ArcSwap::default(), Absences::new());
+        Self { table, changes: Mutex::default(), departed, absences, limits, clock, metrics }
     }
 
     /// Everybody who is to get the message: whose subscription matches its topic, whose verified identity matches its
@@ -113,6 +124,12 @@ impl Router {
     #[must_use]
     pub fn subscriptions(&self) -> usize {
         self.table.load().subscriptions.len()
+    }
+
+    /// Since when an agent has been in no audience who was cut off as too slow and comes back.
+    #[must_use]
+    pub fn absence(&self, identity: &Identity) -> Option<Absence> {
+        self.absences.end(identity)
     }
 
     pub(super) fn add(
@@ -172,25 +189,38 @@ impl Router {
         (count.messages() > 0).then(|| Draft::undelivered(recipient, reason, &count))
     }
 
+    /// Takes one subscription out. If it was cut off as too slow, its agent's next one finds since when.
+    pub(super) fn take_out(&self, subscription: &Subscription, reason: EndReason) {
+        self.absences.begin(&subscription.recipient, &subscription.queue);
+        self.remove(&[(subscription.recipient.subscription, reason)]);
+    }
+
     /// Takes subscriptions out, so that no later audience names them. Harmless for those that are out already.
-    pub(super) fn remove(&self, ended: &[(SubscriptionId, EndReason)]) {
+    fn remove(&self, ended: &[(SubscriptionId, EndReason)]) {
         if ended.iter().all(|(id, _)| self.find(*id).is_none()) {
             return;
         }
-        let mut removed = 0;
+        let mut removed = Vec::new();
         self.change(|subscriptions| {
-            removed = ended.iter().filter(|(id, _)| subscriptions.remove(id).is_some()).count();
+            removed = ended.iter().filter_map(|(id, reason)| Some((subscriptions.remove(id)?, *reason))).collect();
         });
-        self.metrics.subscriptions(-i64::try_from(removed).unwrap_or(i64::MAX));
+        self.metrics.subscriptions(-i64::try_from(removed.len()).unwrap_or(i64::MAX));
         let mut departed = self.departed.lock();
-        for (id, reason) in ended {
-            departed.put(*id, *reason);
+        for (subscription, reason) in removed {
+            let id = subscription.recipient.subscription;
+            departed.put(id, Departed { reason, subscription: Arc::downgrade(&subscription) });
         }
     }
 
-    /// Why a subscription that is not live any more has ended, as far as that is remembered.
-    pub(super) fn departed(&self, id: SubscriptionId) -> EndReason {
-        self.departed.lock().get(&id).copied().unwrap_or(EndReason::ClientGone)
+    /// A message came for a subscription that is not live any more: it counts among what that did not get. Why it ended, as
+    /// far as that is remembered.
+    pub(super) fn came_too_late(&self, id: SubscriptionId) -> EndReason {
+        let mut departed = self.departed.lock();
+        let Some(Departed { reason, subscription }) = departed.get(&id) else { return EndReason::ClientGone };
+        if let Some(subscription) = subscription.upgrade() {
+            subscription.queue.came_too_late();
+        }
+        *reason
     }
 
     pub(super) fn find(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {

@@ -6,7 +6,7 @@ use veribus_proto::v1::{AuditEntry, EntryKind};
 
 use super::*;
 use crate::{
-    authenticate::{Identity, Revocation, RevocationTarget, Revoked, Sessions},
+    authenticate::{Identity, OpenSession, Revocation, RevocationTarget, Revoked, Sessions},
     engine::{SharedLogStore, sled::SledLog},
     fixtures::{World, decider, fingerprints, inspector, message, peer},
     issue::KeyKind,
@@ -29,6 +29,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_limits(LIMITS)
+    }
+
+    fn with_limits(limits: QueueLimits) -> Self {
         let (world, place) = (World::new(KeyKind::EdDsa), tempfile::tempdir().expect("a directory"));
         let store = Arc::new(SledLog::open(place.path(), 1 << 20).expect("opened"));
         let disk = DiskWatch::new(place.path(), 0);
@@ -37,7 +41,7 @@ impl Bench {
         let (clock, metrics) = (world.clock.clone(), Metrics::default());
         let started = Writer::start(store, settings(), disk, clock, metrics, revocations, table);
         let (writer, recorder, log) = started.expect("started");
-        let router = Arc::new(Router::new(LIMITS, world.clock.clone(), Metrics::default()));
+        let router = Arc::new(Router::new(limits, world.clock.clone(), Metrics::default()));
         let deliverer = Deliverer::new(Arc::clone(&router));
         std::thread::spawn(move || writer.run(deliverer));
         let sessions = Sessions::new(world.clock.clone());
@@ -104,8 +108,24 @@ fn node() -> NodeName {
 async fn what_comes_to_a_queue_after_its_subscriber_was_revoked_is_refused_there_and_reported() {
     let bench = Bench::new();
     let reader = bench.identity("reader");
-    let open = bench.sessions.open(Arc::clone(&reader), peer(), "/x/Subscribe");
-    let mut inbox = Inbox::open(
+    let (mut inbox, _open) = subscribe(&bench, &reader);
+    assert!(matches!(bench.record(bench.routed("in-time")).await, Outcome::Accepted(_)));
+    assert_eq!(inbox.next(10, 1 << 20).await.expect("delivered").0.len(), 1);
+    let named = bench.routed("late");
+    bench.revoke(&reader);
+    assert!(matches!(bench.record(named).await, Outcome::Accepted(_)));
+    assert_eq!(inbox.next(10, 1 << 20).await.err(), Some(InboxError { reason: EndReason::Revoked, undelivered: 0 }));
+    assert_eq!(bench.undelivered().await, [("revoked".to_owned(), 1)]);
+    let again = bench.routed("later");
+    assert_eq!(bench.router.subscriptions(), 0);
+    bench.record(again).await;
+    assert_eq!(bench.undelivered().await.len(), 1, "it is in no audience any more");
+}
+
+/// A subscription of `reader` to everything below `a`.
+fn subscribe(bench: &Bench, reader: &Arc<Identity>) -> (Inbox, OpenSession) {
+    let open = bench.sessions.open(Arc::clone(reader), peer(), "/x/Subscribe");
+    let inbox = Inbox::open(
         Arc::clone(&bench.router),
         bench.recorder.clone(),
         TaskTracker::new(),
@@ -114,17 +134,35 @@ async fn what_comes_to_a_queue_after_its_subscriber_was_revoked_is_refused_there
         vec![TopicPattern::parse("a.>").expect("a pattern")],
         CancellationToken::new(),
     );
-    assert!(matches!(bench.record(bench.routed("in-time")).await, Outcome::Accepted(_)));
-    assert_eq!(inbox.next(10, 1 << 20).await.expect("delivered").0.len(), 1);
-    let named = bench.routed("late");
-    bench.revoke(&reader);
-    assert!(matches!(bench.record(named).await, Outcome::Accepted(_)));
-    assert_eq!(inbox.next(10, 1 << 20).await.err(), Some(InboxError(EndReason::Revoked)));
-    assert_eq!(bench.undelivered().await, [("revoked".to_owned(), 1)]);
-    let again = bench.routed("later");
-    assert_eq!(bench.router.subscriptions(), 0);
-    bench.record(again).await;
-    assert_eq!(bench.undelivered().await.len(), 1, "it is in no audience any more");
+    (inbox, open)
+}
+
+#[tokio::test]
+async fn one_that_is_too_slow_is_told_of_every_message_that_names_it_also_of_those_on_their_way() {
+    let bench = Bench::with_limits(QueueLimits { messages_max: 2, ..LIMITS });
+    let reader = bench.identity("reader");
+    let (mut inbox, _open) = subscribe(&bench, &reader);
+    let on_their_way: Vec<_> = (0..4).map(|number| bench.routed(&format!("late-{number}"))).collect();
+    let mut indexes = Vec::new();
+    for number in 0..3 {
+        let Outcome::Accepted(receipt) = bench.record(bench.routed(&format!("m-{number}"))).await else {
+            panic!("refused")
+        };
+        indexes.push(receipt.decision_id.audit_index());
+    }
+    for routed in on_their_way {
+        assert!(matches!(bench.record(routed).await, Outcome::Accepted(receipt) if receipt.recipients == Some(1)));
+    }
+    let end = inbox.next(10, 1 << 20).await.err();
+    assert_eq!(end, Some(InboxError { reason: EndReason::SlowSubscriber, undelivered: 3 + 4 }));
+    let reported = bench.undelivered().await;
+    assert!(reported.iter().all(|(reason, _)| reason == "slow_subscriber"), "{reported:?}");
+    assert_eq!(reported.iter().map(|(_, messages)| messages).sum::<u64>(), 3 + 4);
+    let absence = bench.router.absence(&reader).expect("it was cut off");
+    assert_eq!(Some(absence.first()), indexes.last().map(|last| last + 1), "after the one that was too many");
+    absence.told();
+    drop(inbox);
+    assert!(bench.router.absence(&reader).is_none(), "once, whatever becomes of its reader");
 }
 
 #[test]

@@ -182,6 +182,20 @@ impl Draft {
         self
     }
 
+    /// The same of an agent that was in no audience from this index on. Up to where, the writer knows.
+    #[must_use]
+    pub fn with_absence_from(mut self, first: Option<u64>) -> Self {
+        self.0.absent = first.map(|first| v1::IndexRange { first, last: u64::MAX });
+        self
+    }
+
+    /// The agent is back with the entry at `index`, if that lets it in. Where there is no entry between, it was not away.
+    pub(super) fn back_at(&mut self, index: u64) {
+        let is_let_in = self.0.decision.as_ref().is_some_and(|facts| facts.decision() == v1::Decision::Allow);
+        let range = |first| Some(v1::IndexRange { first, last: index.checked_sub(1).filter(|last| first <= *last)? });
+        self.0.absent = self.0.absent.take().filter(|_| is_let_in).and_then(|absent| range(absent.first));
+    }
+
     /// A subscription ended; `undelivered` are the messages that still waited for it.
     #[must_use]
     pub fn unsubscribed(recipient: &Recipient, reason: &str, undelivered: &UndeliveredCount) -> Self {

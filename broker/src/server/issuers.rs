@@ -7,12 +7,13 @@ use thiserror::Error;
 use super::supervisor::Supervisor;
 use crate::{
     authenticate::{
-        Access, Algorithms, ClaimPaths, IssuerKeys, KeySet, KeySetError, KeySource, RemoteKeys, RemoteKeysSettings,
-        SignatureAlgorithm, SourceError, TrustedIssuer, Verifier, VerifierSettings,
+        Access, Algorithms, AllowedPermission, ClaimPaths, GrantLimits, IssuerKeys, KeySet, KeySetError, KeySource,
+        Permission, RemoteKeys, RemoteKeysSettings, SignatureAlgorithm, SourceError, TrustedIssuer, Verifier,
+        VerifierSettings,
     },
     config::{IdentityConfig, IssuerConfig, KeysFrom},
     metrics::Metrics,
-    model::{Clock, IdError, Issuer},
+    model::{Clock, IdError, Issuer, RoleName, TopicPattern},
 };
 
 /// Why an issuer cannot be trusted as it is configured.
@@ -24,6 +25,18 @@ pub enum IssuerError {
     /// None of the algorithms that are verified.
     #[error("`algorithms` names `{0}`, which is none of ES256, ES384, EdDSA, RS256 and PS256")]
     Algorithm(String),
+    /// A setting of what it may grant names what nobody can grant.
+    #[error("`{setting}` of `{issuer}` names `{entry}`, which is {fault}")]
+    Grant {
+        /// Which setting.
+        setting: &'static str,
+        /// The issuer.
+        issuer: String,
+        /// What it names.
+        entry: String,
+        /// Why that cannot be.
+        fault: &'static str,
+    },
     /// Not exactly one place where its keys are.
     #[error("the issuer `{0}` does not say where its keys are")]
     NoKeys(String),
@@ -86,6 +99,7 @@ fn trusted(
     supervisor: &Supervisor,
 ) -> Result<TrustedIssuer, IssuerError> {
     let issuer = Issuer::parse(&config.issuer)?;
+    let may_grant = may_grant(config)?;
     let keys = match keys(config)? {
         Keys::Local(keys) => keys.into(),
         Keys::Remote(source) => {
@@ -108,6 +122,7 @@ fn trusted(
         },
         require_at_jwt: config.require_at_jwt,
         require_bound: config.require_bound.unwrap_or(identity.require_bound),
+        may_grant,
     })
 }
 
@@ -143,4 +158,37 @@ fn algorithms(config: &IssuerConfig) -> Result<Algorithms, IssuerError> {
     let Some(names) = &config.algorithms else { return Ok(Algorithms::default()) };
     let read = |name: &String| SignatureAlgorithm::from_name(name).ok_or_else(|| IssuerError::Algorithm(name.clone()));
     names.iter().map(read).collect::<Result<_, _>>().map(Algorithms::new)
+}
+
+/// What an issuer may grant.
+pub(crate) fn may_grant(config: &IssuerConfig) -> Result<GrantLimits, IssuerError> {
+    let read_permission = |text: &str| {
+        AllowedPermission::parse(text).ok_or("no permission: write it as in a token, or `admin.*` or `audit.*`")
+    };
+    let read_role = |text: &str| match Permission::parse(text) {
+        Some(_) => Err("a permission, and belongs in `permissions_allowed`"),
+        None => RoleName::parse(text).map_err(|_| "no role"),
+    };
+    let read_scope = |text: &str| TopicPattern::parse(text).map_err(|_| "no pattern of scopes");
+    Ok(GrantLimits {
+        permissions: allowed(config, "permissions_allowed", config.permissions_allowed.as_deref(), read_permission)?,
+        roles: allowed(config, "roles_allowed", config.roles_allowed.as_deref(), read_role)?,
+        decrypt: allowed(config, "decrypt_allowed", config.decrypt_allowed.as_deref(), read_scope)?,
+        ..GrantLimits::default()
+    })
+}
+
+fn allowed<T>(
+    config: &IssuerConfig,
+    setting: &'static str,
+    entries: Option<&[String]>,
+    read: impl Fn(&str) -> Result<T, &'static str>,
+) -> Result<Option<Vec<T>>, IssuerError> {
+    let read = |entry: &String| {
+        read(entry).map_err(|fault| {
+            let (issuer, entry) = (config.issuer.clone(), entry.clone());
+            IssuerError::Grant { setting, issuer, entry, fault }
+        })
+    };
+    entries.map(|entries| entries.iter().map(read).collect()).transpose()
 }

@@ -281,17 +281,21 @@ pub(super) fn keys_status(refusal: &KeyRefusal) -> Status {
 }
 
 /// How a subscription's end is told; `None` where the client ended it.
-pub(super) fn inbox_status(InboxError(reason): InboxError) -> Option<Status> {
+pub(super) fn inbox_status(InboxError { reason, undelivered }: InboxError) -> Option<Status> {
     match reason {
         EndReason::ClientGone => None,
-        EndReason::SlowSubscriber => {
-            Some(Told(Code::ResourceExhausted, "SLOW_SUBSCRIBER", "the subscriber does not keep up").status(None))
-        }
+        EndReason::SlowSubscriber => Some(slow_subscriber(undelivered)),
         EndReason::TokenExpired | EndReason::Revoked | EndReason::KeyWithdrawn => Some(unauthenticated()),
         EndReason::NotPermitted => Some(Told::from(RefusalReason::MissingPermission).status(None)),
         EndReason::Disconnected => Some(ended(&SessionEnd::Disconnected)),
         EndReason::Draining => Some(draining()),
     }
+}
+
+fn slow_subscriber(undelivered: u64) -> Status {
+    let metadata = HashMap::from([("undelivered".to_owned(), undelivered.to_string())]);
+    let details = ErrorDetails::with_error_info("SLOW_SUBSCRIBER", DOMAIN, metadata);
+    Status::with_error_details(Code::ResourceExhausted, "the subscriber does not keep up", details)
 }
 
 /// Why a backup is not completed.

@@ -141,7 +141,7 @@ impl Subscriber {
 
     /// How the stream ends. Where a fresh token was the reason, its answer names the decision.
     async fn end(&mut self, error: InboxError) -> Option<Status> {
-        if error.0 == EndReason::NotPermitted {
+        if error.reason == EndReason::NotPermitted {
             while let Some(promise) = self.requested.recv().await {
                 if let Err(end) = kept(promise).await {
                     return end;

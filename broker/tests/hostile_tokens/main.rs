@@ -18,7 +18,7 @@ use std::sync::Arc;
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 use veribus_broker::authenticate::{
-    Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, KeySetError, Presented, ProofSettings,
+    Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, KeySet, KeySetError, Presented, ProofSettings,
     SignatureAlgorithm, TokenError, TrustedIssuer, Verifier, VerifierSettings,
 };
 use veribus_broker::model::{Clock, Issuer, UnixSeconds};
@@ -50,6 +50,7 @@ fn case(signer: &Signer, key_set: &str, algorithms: &Algorithms, claims: &serde_
         claims: ClaimPaths::default(),
         require_at_jwt: false,
         require_bound: false,
+        may_grant: GrantLimits::default(),
     };
     Case { issuer, token: signer.sign(&signer.header(), claims) }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
 use veribus_broker::{
     authenticate::{
-        Algorithms, Authenticator, BearerToken, ClaimPaths, KeySet, Presented, ProofSettings, TokenError,
+        Algorithms, Authenticator, BearerToken, ClaimPaths, GrantLimits, KeySet, Presented, ProofSettings, TokenError,
         TrustedIssuer, Verifier, VerifierSettings,
     },
     model::{Clock, Issuer, UnixSeconds},
@@ -49,6 +49,7 @@ fn trusted(issuer: &str, signers: &[Signer]) -> TrustedIssuer {
         claims: ClaimPaths::default(),
         require_at_jwt: false,
         require_bound: false,
+        may_grant: GrantLimits::default(),
     }
 }
 

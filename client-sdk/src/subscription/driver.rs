@@ -184,6 +184,9 @@ impl Driver {
     async fn reopen(&mut self, failed: Failed) -> Result<Link, Done> {
         let verdict = Verdict::of_subscription(&failed.status);
         let cause = verdict.to_error();
+        if let Some(undelivered) = undelivered(&cause) {
+            self.send(Chunk::CutOff { undelivered }).await?;
+        }
         self.attempts.restart_clock();
         if let Err(error) = self.attempts.after_verdict(&self.session, verdict, &failed.token).await {
             return self.end(error).await;
@@ -206,5 +209,13 @@ impl Driver {
 
     async fn send(&self, chunk: Chunk) -> Result<(), Done> {
         self.reader.send(chunk).await.map_err(|_| Done)
+    }
+}
+
+/// What the broker had for a subscription that it cut off as too slow.
+fn undelivered(cause: &Error) -> Option<u64> {
+    match cause {
+        Error::Refused(refusal) => refusal.undelivered.filter(|undelivered| *undelivered > 0),
+        _ => None,
     }
 }

@@ -36,6 +36,8 @@ enum Chunk {
     Resubscribed { subscription_id: String, patterns: Vec<String>, cause: Error },
     /// Under a fresh token, the broker serves these patterns.
     Patterns(Vec<String>),
+    /// The broker cut it off as too slow, and had so many messages for it.
+    CutOff { undelivered: u64 },
     /// There is nothing more.
     Ended(Error),
 }
@@ -70,6 +72,12 @@ pub enum Gap {
         /// How many messages were dropped.
         messages: u64,
     },
+    /// The broker cut the subscription off as too slow. It is opened anew.
+    CutOff {
+        /// How many messages it had for the subscription and did not deliver. What is sent until it stands anew is not
+        /// among them.
+        undelivered: u64,
+    },
 }
 
 /// A live subscription: a stream of deliveries in the order of the audit log.
@@ -77,8 +85,8 @@ pub enum Gap {
 /// It goes on under fresh tokens without a gap, for those patterns that the token at hand permits: see
 /// [`Subscription::patterns`]. It comes back by itself after the connection was lost or the broker asked to come again. It ends with an error
 /// where the broker says no, does not accept the token, breaks its word about a delivery, or stays away for too long.
-/// Delivery is at most once: what was sent during a gap is not here. [`Subscription::reconnects`] and
-/// [`Subscription::dropped_total`] count the gaps; [`Subscription::events`] shows where they are. Dropping it
+/// Delivery is at most once: what was sent during a gap is not here. [`Subscription::reconnects`],
+/// [`Subscription::dropped_total`] and [`Subscription::undelivered_total`] count the gaps; [`Subscription::events`] shows where they are. Dropping it
 /// unsubscribes.
 pub struct Subscription {
     chunks: mpsc::Receiver<Chunk>,
@@ -87,6 +95,7 @@ pub struct Subscription {
     patterns: Vec<String>,
     reconnects: u64,
     dropped_total: u64,
+    undelivered_total: u64,
     has_ended: bool,
 }
 
@@ -98,7 +107,16 @@ impl Subscription {
         let (sender, chunks) = mpsc::channel(BATCHES_QUEUED_MAX);
         tokio::spawn(Driver::new(session, patterns.clone(), sender).run(link));
         let current = Vec::new().into_iter();
-        Ok(Self { chunks, current, id, patterns, reconnects: 0, dropped_total: 0, has_ended: false })
+        Ok(Self {
+            chunks,
+            current,
+            id,
+            patterns,
+            reconnects: 0,
+            dropped_total: 0,
+            undelivered_total: 0,
+            has_ended: false,
+        })
     }
 
     /// The broker's name for the subscription, as in the audit log. Another one after each reconnect.
@@ -125,6 +143,13 @@ impl Subscription {
     #[must_use]
     pub const fn dropped_total(&self) -> u64 {
         self.dropped_total
+    }
+
+    /// How many messages the broker had for the subscription when it cut it off as too slow and did not deliver, up to the
+    /// last delivery taken from this stream, or to its end.
+    #[must_use]
+    pub const fn undelivered_total(&self) -> u64 {
+        self.undelivered_total
     }
 
     /// The same stream with the gaps in it, each at its place.
@@ -168,6 +193,10 @@ impl Subscription {
                 self.patterns.clone_from(&patterns);
                 Some(Ok(Event::Patterns(patterns)))
             }
+            Chunk::CutOff { undelivered } => {
+                self.undelivered_total = self.undelivered_total.saturating_add(undelivered);
+                Some(Ok(Event::Gap(Gap::CutOff { undelivered })))
+            }
             Chunk::Ended(error) => {
                 self.has_ended = true;
                 Some(Err(error))
@@ -205,6 +234,7 @@ impl fmt::Debug for Subscription {
             .field("patterns", &self.patterns)
             .field("reconnects", &self.reconnects)
             .field("dropped_total", &self.dropped_total)
+            .field("undelivered_total", &self.undelivered_total)
             .finish_non_exhaustive()
     }
 }

@@ -105,6 +105,30 @@ async fn dropped_messages_are_counted_over_reconnects() {
 }
 
 #[tokio::test]
+async fn what_a_subscription_that_was_too_slow_did_not_get_is_told_at_its_place() {
+    let fake = Fake::start().await;
+    let slow = |count| Err(status(Code::ResourceExhausted, "SLOW_SUBSCRIBER", &[("undelivered", count)]));
+    fake.next_subscription(then_ends(vec![subscribed("s1"), batch(vec![delivery(4)], 0), slow("12")]));
+    fake.next_subscription(then_ends(vec![subscribed("s2"), slow("3")]));
+    fake.next_subscription(Err(status(Code::PermissionDenied, "POLICY_DENIED", &[])));
+    let mut events = subscribe(&fake).await.events();
+    assert!(matches!(events.next().await, Some(Ok(SubscriptionEvent::Delivery(d))) if d.audit_index == 4));
+    let gap = events.next().await;
+    assert!(matches!(gap, Some(Ok(SubscriptionEvent::Gap(Gap::CutOff { undelivered: 12 })))), "{gap:?}");
+    let again = events.next().await;
+    let Some(Ok(SubscriptionEvent::Gap(Gap::Resubscribed { cause: Error::Refused(refusal) }))) = again else {
+        panic!("{again:?}")
+    };
+    assert_eq!((refusal.undelivered, refusal.reason.as_str()), (Some(12), "SLOW_SUBSCRIBER"));
+    assert!(refusal.to_string().contains("not delivered: 12"), "{refusal}");
+    let gap = events.next().await;
+    assert!(matches!(gap, Some(Ok(SubscriptionEvent::Gap(Gap::CutOff { undelivered: 3 })))), "{gap:?}");
+    // Told also where there is no coming back.
+    assert!(matches!(events.next().await, Some(Err(error)) if error.code() == Some(Code::PermissionDenied)));
+    assert_eq!(events.subscription().undelivered_total(), 15);
+}
+
+#[tokio::test]
 async fn a_no_is_final() {
     for code in [Code::PermissionDenied, Code::InvalidArgument] {
         let fake = Fake::start().await;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    authenticate::Permission,
+    authenticate::{AllowedPermission, Permission},
     fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, World, issuer, trusted},
     issue::KeyKind,
     model::RoleName,
@@ -183,6 +183,26 @@ fn claims_are_read_where_the_issuer_has_them() {
         claims.as_object_mut().expect("an object").remove(name);
         assert!(matches!(verify_on(&verifier, &world, &claims), Err(TokenError::Claim(_))), "{name}");
     }
+}
+
+#[test]
+fn an_identity_has_nothing_that_its_issuer_may_not_grant() {
+    let world = world();
+    let verifier = on_terms(&world, |trusted| {
+        trusted.may_grant.permissions = Some(vec![AllowedPermission::parse("publish:finance.>").expect("one")]);
+        trusted.may_grant.roles = Some(vec![RoleName::parse("finance").expect("a role")]);
+        trusted.may_grant.decrypt = Some(vec![TopicPattern::parse("finance.*").expect("a pattern")]);
+    });
+    let claims = world.claims("agent").role("finance").role("security").claim("decrypt", json!([">", "finance.x"]));
+    let wanted = ["publish:finance.x", "publish:>", "audit.read", "admin.revoke"];
+    let claims = wanted.into_iter().fold(claims, crate::issue::Claims::permission);
+    let identity = verify_on(&verifier, &world, &serde_json::to_value(claims).expect("JSON")).expect("recognised");
+    assert_eq!(identity.permissions().iter().map(ToString::to_string).collect::<Vec<_>>(), ["publish:finance.x"]);
+    assert_eq!(identity.roles().iter().map(RoleName::as_str).collect::<Vec<_>>(), ["finance"]);
+    assert_eq!(identity.decrypt().iter().map(TopicPattern::as_str).collect::<Vec<_>>(), ["finance.x"]);
+    let permissions = identity.permissions();
+    assert!(!permissions.admin_revoke() && !permissions.audit_read());
+    assert_eq!(identity.claims().get("roles"), Some(&json!(["finance", "security"])), "the claims are as they came");
 }
 
 #[test]

@@ -54,6 +54,9 @@ pub(super) struct EntryJson {
     audience: Option<AudienceJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     undelivered: Option<UndeliveredJson>,
+    /// From where to where the subscriber was gone, both ends inclusive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent: Option<[u64; 2]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revocation: Option<RevocationJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,6 +185,7 @@ impl EntryJson {
                 audience_listed_at: audience.listed_at,
             }),
             undelivered: entry.undelivered.map(undelivered),
+            absent: entry.absent.map(|range| [range.first, range.last]),
             revocation: entry.revocation.as_ref().map(revocation_json),
             state: entry.state.map(StateJson::from),
             keys: entry.keys.map(KeysJson::from),
@@ -235,6 +239,7 @@ fn about(entry: &AuditEntry) -> String {
     }
     parts.extend(entry.audience.as_ref().and_then(audience_words));
     parts.extend(entry.undelivered.as_ref().map(undelivered_words));
+    parts.extend(entry.absent.as_ref().map(|range| format!("absent from {} to {}", range.first, range.last)));
     if let Some(revocation) = &entry.revocation {
         parts.extend((!revocation.id.is_empty()).then(|| format!("as {}", revocation.id)));
         parts.extend((!revocation.reason.is_empty()).then(|| revocation.reason.clone()));
@@ -373,7 +378,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use prost::Message as _;
     use serde_json::{Value, json};
-    use veribus_proto::v1::Actor;
+    use veribus_proto::v1::{Actor, IndexRange};
 
     use super::*;
 
@@ -504,6 +509,14 @@ mod tests {
         let expected = json!({"id": "dev-9", "issuer": "veribus-dev", "agent": "finance-agent", "whole_issuer": false,
             "reason": "stolen laptop"});
         assert_eq!(to_json(entry)["revocation"], expected);
+    }
+
+    #[test]
+    fn a_subscription_tells_from_where_to_where_its_agent_was_gone() {
+        let absent = Some(IndexRange { first: 7, last: 9 });
+        let entry = AuditEntry { kind: EntryKind::Subscribe.into(), absent, ..AuditEntry::default() };
+        assert_eq!(row(&entry)[6], "absent from 7 to 9");
+        assert_eq!(to_json(entry)["absent"], json!([7, 9]));
     }
 
     #[test]

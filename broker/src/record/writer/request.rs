@@ -131,7 +131,9 @@ impl Writer {
         AccessReceipt { decision_id: self.decision_id(index), refused: None }
     }
 
-    pub(super) fn push_request(&mut self, draft: Draft, commit: &mut Commit) -> u64 {
+    /// Takes the entry of a request, and says what an operator should hear of it.
+    pub(super) fn push_request(&mut self, mut draft: Draft, commit: &mut Commit) -> u64 {
+        draft.back_at(commit.next_index());
         self.events.entry(&draft.0, commit.next_index());
         commit.push(draft)
     }

@@ -25,8 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     authenticate::{
-        Access, Authenticator, ClaimPaths, Identity, IssuerKeys, KeySetError, Presented, TokenError, TrustedIssuer,
-        Verifier,
+        Access, Authenticator, ClaimPaths, GrantLimits, Identity, IssuerKeys, KeySetError, Presented, TokenError,
+        TrustedIssuer, Verifier,
     },
     fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, bearer, proofs},
     issue::{KeyKind, TokenIssuer},
@@ -140,6 +140,7 @@ impl Provider {
             claims: ClaimPaths::default(),
             require_at_jwt: false,
             require_bound: false,
+            may_grant: GrantLimits::default(),
         };
         let verifier = Verifier::new(vec![trusted], VERIFIER_SETTINGS, clock.clone());
         Authenticator::new(Arc::new(verifier), proofs(None), clock.clone())
