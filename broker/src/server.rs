@@ -232,6 +232,9 @@ impl Builder {
         let fingerprints = Fingerprints::new(node_key, config.record.subjects.into());
         let (writer, recorder, log) =
             Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations, table)?;
+        if let Some(last) = log.found_at() {
+            authenticator.proofs_accepted_until(last);
+        }
         Ok(Self {
             config,
             supervisor,

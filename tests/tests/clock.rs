@@ -98,6 +98,32 @@ async fn a_value_is_hidden_while_the_clock_is_ahead_and_there_again_when_it_is_s
     Ok(())
 }
 
+#[tokio::test]
+async fn a_start_by_a_wrong_clock_removes_no_value_and_what_is_written_after_it_runs_out_in_time() -> Result<()> {
+    let clock = Clock::manual(START);
+    let mut broker = start(&clock).await?;
+    let token = lasting(&broker, "agent", &["state.read:>", "state.write:>"])?;
+    broker.client(&token).await?.state().put("leases/old", "held").ttl(Duration::from_secs(3_600)).await?;
+    clock.advance(Duration::from_secs(10));
+    let right = clock.now();
+    for to in [UnixMicros(right.0 + AHEAD_US), right] {
+        let home = broker.stop().await?;
+        clock.set(to);
+        broker = home.start().await?;
+        let client = broker.client(&token).await?;
+        client.state().put("leases/young", "held").ttl(Duration::from_secs(1)).await?;
+        clock.advance(Duration::from_secs(1));
+        let is_removed = |entry: &veribus_proto::v1::AuditEntry| {
+            entry.kind() == EntryKind::StateExpired && entry.time_unix_us >= to.0
+        };
+        let log = Log::read_until(&auditor(&broker).await?, |log| log.entries().iter().any(is_removed)).await?;
+        let removed: Vec<_> = log.of_kind(EntryKind::StateExpired).map(|entry| &*entry.resource).collect();
+        ensure!(removed.iter().all(|key| *key == "leases/young"), "{removed:?}");
+    }
+    ensure!(broker.client(&token).await?.state().get("leases/old").await?.is_some(), "it has fifty minutes to go");
+    Ok(())
+}
+
 async fn audit(client: &Client, filter: AuditFilter) -> Result<Vec<String>, Error> {
     let entries: Vec<StoredEntry> = client.audit().query(filter.kind(EntryKind::Publish), 0, 0).try_collect().await?;
     Ok(entries.into_iter().filter_map(|stored| stored.entry.message).map(|facts| facts.id).collect())

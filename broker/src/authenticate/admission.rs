@@ -19,7 +19,7 @@ use super::{
     revocation::Revocations,
     token::{BearerToken, Scheme},
 };
-use crate::model::Clock;
+use crate::model::{Clock, UnixMicros};
 
 /// A token, and what was presented with it.
 #[derive(Debug, Clone)]
@@ -58,6 +58,13 @@ impl Authenticator {
     pub fn new(verifier: Arc<Verifier>, proofs: ProofSettings, clock: Clock) -> Self {
         let proofs = Proofs::new(proofs, clock.now().seconds());
         Self { verifier, proofs, clock, warned: AtomicBool::new(false) }
+    }
+
+    /// A broker on the same log accepted DPoP proofs until `last`, which may come again.
+    pub fn proofs_accepted_until(&self, last: UnixMicros) {
+        if let Some(proofs) = &self.proofs {
+            proofs.accepted_until(last.seconds());
+        }
     }
 
     /// The revocations that its identities go by.

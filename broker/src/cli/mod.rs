@@ -96,6 +96,23 @@ enum Command {
 const THREAD_STACK_BYTES: usize = 24 * 1024 * 1024;
 
 impl Cli {
+    /// What the arguments say. Where they are wrong, or ask for help, that is printed, and this is the exit code.
+    ///
+    /// # Errors
+    /// The exit code.
+    pub fn from_arguments() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            if error.use_stderr() && std::env::args_os().any(|argument| output::steers(&argument.to_string_lossy())) {
+                // The message repeats the arguments, which may be the names of somebody else's files.
+                error.render().to_string().lines().for_each(output::note);
+            } else {
+                // An error says that nobody is there to read it.
+                let _ = error.print();
+            }
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+        })
+    }
+
     /// Does what the arguments say, and tells how it went.
     #[must_use]
     pub fn run(self) -> ExitCode {

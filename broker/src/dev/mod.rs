@@ -17,5 +17,5 @@ pub use agents::{DEFAULT_AGENT, EXAMPLE_AGENTS, ExampleAgent};
 pub use directory::{DevDirectory, DevOptions, client_url};
 pub use error::DevError;
 pub use files::{directory_of, private_directory, write_new_private, write_private, write_public};
-pub use output_file::{OutputFile, OutputTarget};
+pub use output_file::{OutputFile, OutputTarget, leads_to_same_file};
 pub use shell::quote;

@@ -6,6 +6,7 @@
 //! | nothing, or a regular file | a new file takes its place, whole or not at all |
 //! | a link | it is followed, also to where nothing is yet; the link stays |
 //! | a device, a pipe, a socket | it is written into, and stays what it is |
+//! | a file that some process has open (`/dev/stdout`, `/dev/fd/3`) | it is written into, at its end |
 //!
 //! Out of scope: secrets, which go nowhere but to a file of their own (see [`super::write_new_private`]).
 
@@ -50,7 +51,8 @@ impl OutputTarget {
         }
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-            // A descriptor's file that has no name any more, such as `/dev/stdout` may lead to, cannot be replaced.
+            // Whoever has it open goes on with it, not with what takes its place; it may have no name any more.
+            Ok(metadata) if metadata.is_file() && leads_through_descriptor(path) => Ok(Self::Stream(path.to_owned())),
             Ok(metadata) if metadata.is_file() => {
                 Ok(fs::canonicalize(path).map_or_else(|_| Self::Stream(path.to_owned()), Self::File))
             }
@@ -84,7 +86,7 @@ impl OutputFile {
             OutputTarget::Stream(path) if fs::metadata(&path)?.file_type().is_socket() => {
                 Out::Socket(UnixStream::connect(path)?)
             }
-            OutputTarget::Stream(path) => Out::Stream(OpenOptions::new().write(true).open(path)?),
+            OutputTarget::Stream(path) => Out::Stream(OpenOptions::new().append(true).open(path)?),
             OutputTarget::File(path) => {
                 let file = NamedTempFile::new_in(directory_of(&path))?;
                 file.as_file().set_permissions(Permissions::from_mode(mode))?;
@@ -129,6 +131,34 @@ impl Write for OutputFile {
             Out::File(file, _) => file.flush(),
         }
     }
+}
+
+/// Whether a path names an open descriptor, itself or by links.
+fn leads_through_descriptor(path: &Path) -> bool {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let directory = fs::canonicalize(directory_of(&path)).unwrap_or_default();
+        if directory.starts_with("/proc") && directory.ends_with("fd") {
+            return true;
+        }
+        match fs::read_link(&path) {
+            Ok(target) => path = directory.join(target),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// Whether two paths lead to the same regular file, also one that is yet to be.
+#[must_use]
+pub fn leads_to_same_file(one: &Path, other: &Path) -> bool {
+    let resolved = |path| match OutputTarget::of(path) {
+        Ok(OutputTarget::File(file)) => {
+            Some((fs::canonicalize(directory_of(&file)).ok()?, file.file_name()?.to_owned()))
+        }
+        _ => None,
+    };
+    resolved(one).is_some_and(|file| Some(file) == resolved(other))
 }
 
 /// Where a link leads at last, though nothing may be there.
@@ -241,6 +271,31 @@ mod tests {
         drop(out);
         assert_eq!(fs::read(&path).expect("read"), b"whole");
         assert_eq!(count(&directory), 1);
+    }
+
+    #[test]
+    fn what_somebody_has_open_is_written_into_at_its_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&path, "head ").expect("written");
+        let open = OpenOptions::new().append(true).open(&path).expect("opened");
+        let descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+        symlink(&descriptor, &link).expect("linked");
+        for one in [Path::new(&descriptor), &link] {
+            write(one, b"more ").expect("written");
+        }
+        assert_eq!(fs::read_to_string(&path).expect("read"), "head more more ");
+    }
+
+    #[test]
+    fn two_names_of_one_file_are_seen_through() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        symlink("x", at("link")).expect("linked");
+        assert!(leads_to_same_file(&at("x"), &at("link")), "before it is there");
+        fs::write(at("x"), "").expect("written");
+        assert!(leads_to_same_file(&at("x"), &at("link")) && leads_to_same_file(&at("x"), &at("../").join(at("x"))));
+        assert!(!leads_to_same_file(&at("x"), &at("y")) && !leads_to_same_file(Path::new("-"), Path::new("-")));
     }
 
     #[test]

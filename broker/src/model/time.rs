@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -50,8 +50,12 @@ struct Manual {
 struct Confirmed {
     moment: UnixMicros,
     as_of: Duration,
+    /// What the clock said then.
+    said: UnixMicros,
     /// Since when the clock is ahead of what has passed.
     ahead_since: Option<Duration>,
+    /// What the clock said when it was last set, or when this was made.
+    steady_since: UnixMicros,
 }
 
 impl Default for Clock {
@@ -80,8 +84,9 @@ impl Clock {
     }
 
     fn of(source: Source) -> Self {
-        let moment = source.now();
-        let confirmed = Confirmed { moment, as_of: source.running(), ahead_since: None };
+        let now = source.now();
+        let as_of = source.running();
+        let confirmed = Confirmed { moment: now, as_of, said: now, ahead_since: None, steady_since: now };
         Self { source, confirmed: Arc::new(Mutex::new(confirmed)) }
     }
 
@@ -117,11 +122,33 @@ impl Clock {
     /// [`Clock::CONFIRMED_AFTER`] ago. It never goes back. What cannot be undone goes by this.
     #[must_use]
     pub fn confirmed(&self) -> UnixMicros {
+        self.look().moment
+    }
+
+    /// Nothing is known of the time before but that it had been `moment`: the clock may be wrong from the start.
+    pub fn begin_at(&self, moment: UnixMicros) {
+        let mut confirmed = self.look();
+        confirmed.moment = confirmed.moment.min(moment);
+    }
+
+    /// Whether `end` has come, as far as anybody can know, for what began at `begun` by this clock: it is confirmed, or the
+    /// clock was not set since `begun`.
+    #[must_use]
+    pub fn has_come(&self, end: UnixMicros, begun: UnixMicros) -> bool {
+        let confirmed = self.look();
+        end <= confirmed.said && (end <= confirmed.moment || confirmed.steady_since <= begun)
+    }
+
+    fn look(&self) -> MutexGuard<'_, Confirmed> {
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, running) = (self.now(), self.running());
-        let passed = running.saturating_sub(confirmed.as_of);
-        let expected = UnixMicros(confirmed.moment.0.saturating_add(micros(passed)));
-        confirmed.as_of = running;
+        let passed = micros(running.saturating_sub(confirmed.as_of));
+        let expected = UnixMicros(confirmed.moment.0.saturating_add(passed));
+        let step = now.0.saturating_sub(confirmed.said.0).saturating_sub(passed);
+        if is_step(step) {
+            confirmed.steady_since = now;
+        }
+        (confirmed.as_of, confirmed.said) = (running, now);
         if now.0 <= expected.0.saturating_add(micros(Self::STEP_MIN)) {
             confirmed.moment = confirmed.moment.max(now);
             confirmed.ahead_since = None;
@@ -131,8 +158,12 @@ impl Clock {
         } else {
             confirmed.moment = expected;
         }
-        confirmed.moment
+        confirmed
     }
+}
+
+fn is_step(us: i64) -> bool {
+    us.unsigned_abs() >= u64::try_from(Clock::STEP_MIN.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Source {
@@ -178,7 +209,7 @@ impl StepWatch {
         let passed = micros(running.saturating_sub(self.running));
         let step = now.0.saturating_sub(self.now.0).saturating_sub(passed);
         (self.now, self.running) = (now, running);
-        (step.unsigned_abs() >= u64::try_from(Clock::STEP_MIN.as_micros()).unwrap_or(u64::MAX)).then_some(step)
+        is_step(step).then_some(step)
     }
 }
 
@@ -219,6 +250,21 @@ mod tests {
         assert_eq!(clock.confirmed(), at(START.0 + 87_000));
         clock.set(at(START.0));
         assert_eq!(clock.confirmed(), at(START.0 + 87_000));
+    }
+
+    #[test]
+    fn a_clock_may_be_wrong_from_the_start_and_what_began_under_it_ends_under_it() {
+        let clock = Clock::manual(START);
+        clock.begin_at(at(START.0 - 86_400));
+        assert_eq!(clock.confirmed(), at(START.0 - 86_400));
+        clock.advance(Duration::from_secs(60));
+        let has_come = |end, begun| clock.has_come(at(START.0 + end), at(START.0 + begun));
+        assert!(has_come(60, 0) && !has_come(61, 0), "a minute of this clock");
+        assert!(!has_come(60, -1), "begun before that, it may have a day to go");
+        clock.advance(Clock::CONFIRMED_AFTER);
+        assert!(has_come(60, -1));
+        clock.begin_at(at(START.0 + 9_000_000));
+        assert_eq!(clock.confirmed(), at(START.0 + 660), "it never begins ahead");
     }
 
     #[test]

@@ -42,6 +42,13 @@ impl Fingerprints {
             SubjectRecording::Clear => {
                 facts.subject = cut(subject, TEXT_BYTES_MAX);
                 facts.correlation_id = cut(correlation_id, TEXT_BYTES_MAX);
+                // What is cut short is recognised by its HMAC.
+                if facts.subject.len() < subject.len() {
+                    facts.subject_hmac = self.key.subject(subject).to_vec();
+                }
+                if facts.correlation_id.len() < correlation_id.len() {
+                    facts.correlation_id_hmac = self.key.correlation_id(correlation_id).to_vec();
+                }
             }
             SubjectRecording::Hashed => {
                 let hashed = |text: &str, hash: &dyn Fn(&str) -> Fingerprint| match text {
@@ -57,13 +64,13 @@ impl Fingerprints {
     /// What recognises a subject in entries, however they were recorded.
     #[must_use]
     pub fn subject(&self, text: &str) -> RecordedText {
-        RecordedText { clear: cut(text, TEXT_BYTES_MAX), hmac: self.key.subject(text) }
+        RecordedText { clear: text.to_owned(), hmac: self.key.subject(text) }
     }
 
     /// The same for a correlation id.
     #[must_use]
     pub fn correlation_id(&self, text: &str) -> RecordedText {
-        RecordedText { clear: cut(text, TEXT_BYTES_MAX), hmac: self.key.correlation_id(text) }
+        RecordedText { clear: text.to_owned(), hmac: self.key.correlation_id(text) }
     }
 }
 
@@ -78,7 +85,7 @@ impl RecordedText {
     /// Whether an entry that holds this in clear, or this HMAC, is about the text.
     #[must_use]
     pub fn is(&self, clear: &str, hmac: &[u8]) -> bool {
-        hmac == self.hmac || (!clear.is_empty() && clear == self.clear)
+        if hmac.is_empty() { !clear.is_empty() && clear == self.clear } else { hmac == self.hmac }
     }
 }
 

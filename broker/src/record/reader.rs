@@ -24,11 +24,22 @@ pub struct EntryAt {
 pub struct LogReader {
     store: SharedLogStore,
     committed: watch::Receiver<u64>,
+    found_at: Option<UnixMicros>,
 }
 
 impl LogReader {
-    pub(super) const fn new(store: SharedLogStore, committed: watch::Receiver<u64>) -> Self {
-        Self { store, committed }
+    pub(super) const fn new(
+        store: SharedLogStore,
+        committed: watch::Receiver<u64>,
+        found_at: Option<UnixMicros>,
+    ) -> Self {
+        Self { store, committed, found_at }
+    }
+
+    /// What the clock said at the last entry that was there at the start, if there was one.
+    #[must_use]
+    pub const fn found_at(&self) -> Option<UnixMicros> {
+        self.found_at
     }
 
     pub(super) const fn store(&self) -> &SharedLogStore {

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use crate::{
     authenticate::Revocations,
     engine::{LogStore, ReadError, Record},
-    model::{Clock, UnixSeconds},
+    model::{Clock, UnixMicros, UnixSeconds},
 };
 
-/// Under what the running time is kept, in seconds.
+/// Under what the running time is kept, in seconds, and the moment that was confirmed then, in microseconds.
 const TOTAL: &[u8] = b"running/total";
 /// Under what it is kept since when a revocation seems to be over, in seconds of running time; the audit index follows.
 const OVER: &[u8] = b"running/over/";
@@ -33,8 +33,13 @@ pub(super) struct RunningTime {
 }
 
 impl RunningTime {
-    pub(super) fn load(store: &dyn LogStore, clock: Clock) -> Result<Self, ReadError> {
-        let before = store.record(TOTAL)?.map_or(Ok(Duration::ZERO), |value| seconds(&value))?;
+    /// `last` is what the clock said at the log's last entry. Nothing later is confirmed by what the clock says now.
+    pub(super) fn load(store: &dyn LogStore, clock: Clock, last: Option<UnixMicros>) -> Result<Self, ReadError> {
+        let kept = store.record(TOTAL)?.map(|value| total_and_moment(&value)).transpose()?;
+        let before = kept.map_or(Duration::ZERO, |(total, _)| total);
+        if let Some(moment) = kept.map(|(_, moment)| moment).or(last) {
+            clock.begin_at(moment);
+        }
         let over = store.records(OVER)?.into_iter();
         let over = over.map(|(key, value)| Ok((index(&key)?, seconds(&value)?))).collect::<Result<_, ReadError>>()?;
         let started = clock.running();
@@ -52,7 +57,8 @@ impl RunningTime {
             return None;
         }
         self.kept = total;
-        Some(Record { key: Bytes::from_static(TOTAL), value: Some(encoded(total)) })
+        let value = [encoded(total), Bytes::copy_from_slice(&self.clock.confirmed().0.to_be_bytes())].concat();
+        Some(Record { key: Bytes::from_static(TOTAL), value: Some(value.into()) })
     }
 
     /// Looks which revocations seem to be over: what is to be kept of that, and those that have been for long enough.
@@ -105,6 +111,12 @@ fn index(key: &[u8]) -> Result<u64, ReadError> {
 /// Whole seconds: a part of one that is lost makes it less, and so what goes by it later.
 fn encoded(duration: Duration) -> Bytes {
     Bytes::copy_from_slice(&duration.as_secs().to_be_bytes())
+}
+
+fn total_and_moment(value: &[u8]) -> Result<(Duration, UnixMicros), ReadError> {
+    let (total, moment) = value.split_first_chunk::<8>().ok_or(ReadError::Damaged(u64::MAX))?;
+    let moment = moment.try_into().map(i64::from_be_bytes).map_err(|_| ReadError::Damaged(u64::MAX))?;
+    Ok((seconds(total)?, UnixMicros(moment)))
 }
 
 fn seconds(value: &[u8]) -> Result<Duration, ReadError> {

@@ -148,17 +148,18 @@ impl Writer {
     ) -> Result<(Self, Recorder, LogReader), StartError> {
         let mut duplicates = Duplicates::new(settings.dedup_senders_max, settings.dedup_ids_per_sender_max);
         let (end, last) = tail::load(&*store, settings.verify_at_start_entries_max, &mut duplicates)?;
-        if last.is_some_and(|last| last != EntryKind::BrokerStopped) {
+        if last.is_some_and(|last| last.kind != EntryKind::BrokerStopped) {
             let entries = end.next_index;
             tracing::warn!(entries, "the broker did not stop in good order before this start");
         }
         revocations.change(revocation::load(&*store)?, &[]);
         let (recorder, submissions) = Recorder::new(settings.queue_submissions_max, settings.queue_bytes_max, disk);
         let (committed, reader) = watch::channel(end.next_index);
-        let reader = LogReader::new(store.clone(), reader);
+        let reader = LogReader::new(store.clone(), reader, last.map(|last| last.clock));
         let known_audiences = LruCache::new(KNOWN_AUDIENCES_MAX);
         state.begin(Revision(end.next_index.saturating_sub(1)));
-        let running = RunningTime::load(&*store, clock.clone())?;
+        let last = last.map(|last| last.clock);
+        let running = RunningTime::load(&*store, clock.clone(), last)?;
         let mut notes = Vec::new();
         notes.extend(clock_before(end.time, clock.now()).map(Draft::clock_stepped));
         let writer = Self {

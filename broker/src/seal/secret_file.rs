@@ -43,6 +43,9 @@ pub enum SecretFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// It is a pipe that has a name.
+    #[error("`{0}` is a pipe: a key is read from a file, or from an open descriptor (`/dev/fd/N`)")]
+    Pipe(PathBuf),
     /// It is much too long.
     #[error("`{0}` is longer than any key")]
     TooLong(PathBuf),
@@ -71,9 +74,11 @@ impl SecretFile {
     /// # Errors
     /// [`SecretFileError`].
     pub fn read(path: &Path) -> Result<Self, SecretFileError> {
+        let exposed = Self::look(path)?;
         let file = File::open(path).map_err(at(path))?;
         let metadata = file.metadata().map_err(at(path))?;
-        let exposed = judge(path, &metadata)?;
+        // Another file may stand there by now.
+        let exposed = judge(path, &metadata)?.or(exposed);
         // Room for all of it from the beginning: what grows leaves copies behind.
         let room = metadata.len().min(FILE_BYTES_MAX).saturating_add(1024);
         let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(room).unwrap_or_default()));
@@ -133,7 +138,17 @@ pub(super) fn mode_beyond(metadata: &Metadata, forbidden: u32) -> Option<u32> {
     (mode & forbidden != 0).then_some(mode)
 }
 
+/// A pipe by a name in a directory waits for whoever comes to write, for ever perhaps; one that was passed on as an open
+/// descriptor has somebody at its other end.
+fn is_named_pipe(path: &Path, metadata: &Metadata) -> bool {
+    let is_descriptor = ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|open| path.starts_with(open));
+    metadata.file_type().is_fifo() && !is_descriptor
+}
+
 fn judge(path: &Path, metadata: &Metadata) -> Result<Option<Exposed>, SecretFileError> {
+    if is_named_pipe(path, metadata) {
+        return Err(SecretFileError::Pipe(path.to_owned()));
+    }
     if metadata.file_type().is_char_device() {
         // A terminal, for example: its mode says nothing about what comes from it.
         return Ok(None);
@@ -184,6 +199,19 @@ mod tests {
                 assert!(told.contains(&path.display().to_string()), "{told}");
                 assert!(matches!(SecretFile::look(path), Err(SecretFileError::Writable { .. })));
             }
+        }
+    }
+
+    #[test]
+    fn a_pipe_by_its_name_holds_nobody_up() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let directory = tempfile::tempdir().expect("a directory");
+        let (pipe, link) = (directory.path().join("pipe"), directory.path().join("link"));
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
+        symlink("pipe", &link).expect("linked");
+        for path in [&pipe, &link] {
+            assert!(matches!(SecretFile::read(path), Err(SecretFileError::Pipe(_))));
+            assert!(matches!(SecretFile::look(path), Err(SecretFileError::Pipe(_))));
         }
     }
 

@@ -7,16 +7,18 @@ use thiserror::Error;
 use crate::{
     config::StateConfig,
     engine::{AppendError, ReadError, SharedLogStore},
-    model::{Clock, TopicPattern},
+    model::{Clock, TopicPattern, UnixMicros},
     record::Recorder,
     seal::{KEY_PREFIX, KeyRing, KeyRingError, NodeKey, RootKeyError, RootKeySource, RootKeys},
-    state::{Changes, DueKey, StateReader, StateSettings, StateTable},
+    state::{Changes, DueFrom, DueKey, StateReader, StateSettings, StateTable},
 };
 
 /// How often it is looked for values whose time has run out.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many are handed to the writer at a time.
 const DUE_MAX: usize = 256;
+/// How many times that is looked at of what is due by a clock that was just set.
+const UNCONFIRMED_PAGES_MAX: usize = 8;
 
 /// Why the keys cannot be used.
 #[derive(Debug, Error)]
@@ -94,29 +96,41 @@ fn settings(config: &StateConfig) -> StateSettings {
 /// Hands the writer what is due, a little at a time. What cannot be done now is looked at again later.
 pub(super) async fn watch_due(reader: StateReader, recorder: Recorder, clock: Clock) {
     let mut interval = tokio::time::interval(LOOK_EVERY);
-    loop {
+    let mut later = None;
+    'looking: loop {
         interval.tick().await;
-        let mut before = Vec::new();
-        while let Some(due) = look_for_due(&reader, &clock).await.filter(|due| *due != before) {
-            let is_all = due.len() < DUE_MAX;
-            // Done before it is looked for again.
-            let done = match recorder.due(due.clone()).await {
-                Ok(()) => recorder.caught_up().await,
-                refused => refused,
-            };
-            if is_all || done.is_err() {
-                break;
-            }
-            before = due;
+        let now = clock.now();
+        let confirmed = clock.confirmed().min(now);
+        let mut from = DueFrom::time(UnixMicros(0));
+        while let Some(next) = hand_over_due(&reader, &recorder, from, confirmed).await {
+            from = next;
         }
+        // By the clock alone: only what is younger than that is done about these, so not all are looked at each time.
+        let mut unconfirmed = later.take().unwrap_or_else(|| DueFrom::time(confirmed));
+        for _ in 0..UNCONFIRMED_PAGES_MAX {
+            match hand_over_due(&reader, &recorder, unconfirmed, now).await {
+                Some(next) => unconfirmed = next,
+                None => continue 'looking,
+            }
+        }
+        later = Some(unconfirmed);
     }
 }
 
+/// Hands a page of what is due over, and waits until that is done. Where to go on; `None` where there is no more, or no use.
+async fn hand_over_due(reader: &StateReader, recorder: &Recorder, from: DueFrom, until: UnixMicros) -> Option<DueFrom> {
+    let (due, next) = look_for_due(reader, from, until).await?;
+    let is_all = due.len() < DUE_MAX;
+    recorder.due(due).await.ok()?;
+    recorder.caught_up().await.ok()?;
+    (!is_all).then_some(next)
+}
+
 /// `None` where there is nothing.
-async fn look_for_due(reader: &StateReader, clock: &Clock) -> Option<Vec<DueKey>> {
-    let (looking, now) = (reader.clone(), clock.confirmed().min(clock.now()));
-    match tokio::task::spawn_blocking(move || looking.due(now, DUE_MAX)).await {
-        Ok(Ok(due)) => (!due.is_empty()).then_some(due),
+async fn look_for_due(reader: &StateReader, from: DueFrom, until: UnixMicros) -> Option<(Vec<DueKey>, DueFrom)> {
+    let looking = reader.clone();
+    match tokio::task::spawn_blocking(move || looking.due(&from, until, DUE_MAX)).await {
+        Ok(Ok((due, next))) => (!due.is_empty()).then_some((due, next)),
         Ok(Err(error)) => {
             tracing::error!(%error, "values whose time has run out cannot be looked for");
             None

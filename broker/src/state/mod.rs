@@ -15,6 +15,6 @@ mod table;
 mod value;
 
 pub use changes::{Changes, Since};
-pub use reader::{Listing, StateReader};
+pub use reader::{DueFrom, Listing, StateReader};
 pub use table::{Current, DueKey, Lookup, StateSettings, StateTable, TableError};
 pub use value::{Metadata, OpenedValue, SealedValue, Unreadable};

@@ -2,6 +2,7 @@
 
 use std::collections::BinaryHeap;
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
@@ -22,6 +23,18 @@ const PAGE_RECORDS: usize = 1_024;
 #[derive(Clone)]
 pub struct StateReader {
     store: SharedLogStore,
+}
+
+/// Where to go on looking for what is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueFrom(Bytes);
+
+impl DueFrom {
+    /// What is due then or later.
+    #[must_use]
+    pub fn time(time: UnixMicros) -> Self {
+        Self(stored::due_until(time).freeze())
+    }
 }
 
 /// A page of keys.
@@ -109,14 +122,15 @@ impl StateReader {
         Ok(Revision(record.map_or(0, |value| number(&value))))
     }
 
-    /// The first `max` keys about which something is due.
+    /// The first `max` keys about which something is due at `until` and was not before `from`, and where to go on.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn due(&self, now: UnixMicros, max: usize) -> Result<Vec<DueKey>, ReadError> {
-        let until = stored::due_until(UnixMicros(now.0.saturating_add(1)));
-        let found = self.store.records_between(stored::DUE, &until, max)?;
-        Ok(found.iter().filter_map(|(key, _)| stored::key_of_due(key)).map(DueKey).collect())
+    pub fn due(&self, from: &DueFrom, until: UnixMicros, max: usize) -> Result<(Vec<DueKey>, DueFrom), ReadError> {
+        let until = stored::due_until(UnixMicros(until.0.saturating_add(1)));
+        let found = self.store.records_between(&from.0, &until, max)?;
+        let next = found.last().map_or_else(|| from.clone(), |(last, _)| DueFrom([&last[..], &[0]].concat().into()));
+        Ok((found.iter().filter_map(|(key, _)| stored::key_of_due(key)).map(DueKey).collect(), next))
     }
 
     /// Page by page.

@@ -233,12 +233,13 @@ impl StateTable {
         Ok(())
     }
 
-    /// Whether the time of the value under a key has run out and that was not yet said.
+    /// When the value under a key was written, and when its time runs out, if there is one and its time does.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn is_over(&self, DueKey(key): &DueKey, now: UnixMicros) -> Result<bool, TableError> {
-        Ok(self.head(key)?.newest.is_some_and(|version| version.is_over(now)))
+    pub fn lifetime(&self, DueKey(key): &DueKey) -> Result<Option<(UnixMicros, UnixMicros)>, TableError> {
+        let newest = self.head(key)?.newest.filter(|version| version.expires_unix_us != 0);
+        Ok(newest.map(|version| (UnixMicros(version.written_unix_us), UnixMicros(version.expires_unix_us))))
     }
 
     /// Forgets that a value is gone, if that is due. Whoever watches from before that cannot go on.

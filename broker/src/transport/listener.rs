@@ -6,7 +6,7 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +32,8 @@ const READY_MAX: usize = 64;
 const HEALTH_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait after a failed accept: it fails again at once while file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often that is said again.
+const ACCEPT_LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// A task that accepts until `stop` is cancelled, and the connections it accepts; `close_all` closes every one.
 pub fn incoming(
@@ -66,11 +68,16 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(&self, listener: TcpListener) {
+        let (mut failures, mut next_line) = (0_u64, Instant::now());
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => self.accept(stream, peer),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    failures += 1;
+                    if next_line <= Instant::now() {
+                        tracing::warn!(%error, failures, "connections could not be accepted");
+                        (failures, next_line) = (0, Instant::now() + ACCEPT_LINE_EVERY);
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -224,6 +224,31 @@ fn an_export_goes_into_a_pipe_and_to_standard_output_and_replaces_neither_a_pipe
 }
 
 #[test]
+fn an_export_that_was_broken_off_is_none() {
+    let broker = Broker::start();
+    let socket = broker.directory.join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+    for _ in 0..200 {
+        broker.transfer("role:compliance");
+    }
+    let taking = std::thread::spawn(move || drop(listener.accept().expect("a connection").0.read_exact(&mut [0; 10])));
+    let exported = broker.audit(&["export", socket.to_str().expect("text")]);
+    taking.join().expect("taken");
+    assert_eq!(code(&exported), 1, "{}", told(&exported));
+    assert!(told(&exported).contains("cannot write"), "{}", told(&exported));
+}
+
+#[test]
+fn wrong_usage_repeats_no_argument_raw() {
+    let hostile = "\u{1b}]0;evil\u{7}\u{9b}2J\u{202e}\u{2028}";
+    let output = veribus().args(["audit", "verify", hostile]).output().expect("the binary runs");
+    assert_eq!(code(&output), 2);
+    let said = told(&output);
+    assert!(said.contains("\\u{202e}") && said.contains("unexpected argument"), "{said}");
+    assert!(!said.chars().any(|c| hostile.contains(c) && !c.is_ascii_graphic() && c != ' '), "{said:?}");
+}
+
+#[test]
 fn only_an_auditor_reads_the_log() {
     let broker = Broker::start();
     let refused = broker.run("finance-agent", &["audit", "query"]);

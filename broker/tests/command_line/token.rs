@@ -86,6 +86,28 @@ fn a_key_is_for_its_owner_and_its_public_half_for_all() {
 }
 
 #[test]
+fn what_a_command_reads_or_makes_is_not_written_over_by_what_it_writes() {
+    let outer = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| outer.path().join(name).to_str().expect("text").to_owned();
+    let [one, link, key, jwks] = ["one", "link", "key", "jwks"].map(place);
+    std::os::unix::fs::symlink("one", &link).expect("linked");
+    let run = |args: &[&str]| veribus().args(args).output().expect("the binary runs");
+    for other in [&one, &link] {
+        let made = run(&["token", "keygen", "--out", &one, "--jwks", other]);
+        assert_eq!(code(&made), 2, "{}", told(&made));
+        assert!(!outer.path().join("one").exists());
+    }
+    assert_eq!(code(&run(&["token", "keygen", "--out", &key, "--jwks", &jwks])), 0);
+    let before = [&key, &jwks].map(|path| std::fs::read(path).expect("there"));
+    for out in [&key, &jwks] {
+        let signed = ["--key", &key, "--jwks", &jwks, "--issuer", "i", "--audience", "a", "--sub", "s", "--out", out];
+        let issued = run(&[&["token", "issue"][..], &signed].concat());
+        assert_eq!(code(&issued), 2, "{}", told(&issued));
+    }
+    assert_eq!([&key, &jwks].map(|path| std::fs::read(path).expect("there")), before);
+}
+
+#[test]
 fn nothing_that_is_there_is_written_over() {
     let keys = Keys::new();
     keys.generate("a", &[]);

@@ -7,7 +7,7 @@ use crate::{
     authenticate::TrustedIssuer,
     fixtures::{self, METHOD, NOW, PUBLIC_URL, Prover, World, bearer, proofs, trusted},
     issue::{Claims, KeyKind},
-    model::Clock,
+    model::{Clock, UnixMicros},
 };
 
 const CERTIFICATE: [u8; 32] = [7; 32];
@@ -198,6 +198,29 @@ fn a_client_whose_clock_is_a_little_ahead_is_served_and_one_behind_after_a_while
     assert_eq!(at(NOW.0), Ok(()), "the oldest that counts");
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(at(NOW.0), refused(ProofError::Old));
+}
+
+#[test]
+fn after_a_restart_no_proof_comes_again_and_none_is_locked_out_whatever_the_clock_said_at_the_start() {
+    for wrong_by in [0, 1_800, -3_600] {
+        let world = world();
+        let (prover, token) = key_bound(&world, KeyKind::Es256);
+        let used = prover.proof(&token, "used");
+        assert_eq!(with_proof(&world, &token, &used), Ok(()));
+        let set = |seconds: i64| world.clock.set(UnixMicros(seconds * 1_000_000));
+        set(NOW.0 + wrong_by);
+        let restarted = Authenticator::new(Arc::clone(&world.verifier), proofs(Some(PUBLIC_URL)), world.clock.clone());
+        restarted.proofs_accepted_until(UnixMicros(NOW.0 * 1_000_000));
+        set(NOW.0 + 1);
+        let outcome = |proof: &str| {
+            let presented = Presented { scheme: Scheme::Dpop, proof: Some(proof), ..bearer(&token) };
+            restarted.authenticate(&presented).map(drop)
+        };
+        assert_eq!(outcome(&used), refused(ProofError::Old), "by {wrong_by} s");
+        let mut fresh = Prover::claims(&token, "fresh");
+        fresh["iat"] = json!(NOW.0 + 1);
+        assert_eq!(outcome(&prover.proof_of(&fresh)), Ok(()), "by {wrong_by} s");
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@
 //! nobody can lock others out, each agent may fill only its share, and the second half of the memory is for agents
 //! that hold few. To use that up takes thousands of agents with tokens of trusted issuers.
 //!
-//! Out of scope: proofs accepted by another process, before a restart. Those made before the start are refused as too
-//! old, so that only a proof of a client whose clock is ahead by more than the restart took could come twice.
+//! Out of scope: proofs accepted by another process, before a restart. Those made no later than the log's last entry are
+//! refused as too old, whatever the clock says at the start, so that only a proof of a client whose clock is ahead by more
+//! than the restart took could come twice.
 
 use std::{
     cmp::Reverse,
@@ -55,6 +56,11 @@ impl Memory {
     /// Remembers nothing yet; a proof that ended at `closed_until` or before may have been accepted by another memory.
     pub(super) fn new(limits: ProofLimits, closed_until: UnixSeconds) -> Self {
         Self { limits, seen: HashSet::new(), by_end: BinaryHeap::new(), held: HashMap::new(), closed_until }
+    }
+
+    /// Proofs that ended at `until` or before may have been accepted before the start, and no others.
+    pub(super) const fn close(&mut self, until: UnixSeconds) {
+        self.closed_until = until;
     }
 
     /// Takes a proof that is good up to and including `end`, once.

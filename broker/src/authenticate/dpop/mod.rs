@@ -74,6 +74,11 @@ impl Proofs {
         settings.public_url.map(|url| Self { target: Target::new(url), max_age_s, memory })
     }
 
+    /// The broker ran before, and what it accepted it did at `last` at the latest.
+    pub(super) fn accepted_until(&self, last: UnixSeconds) {
+        self.memory.lock().close(UnixSeconds(last.0.saturating_add(self.max_age_s)));
+    }
+
     /// Checks a proof. It is remembered only if everything else about it is right.
     pub(super) fn check(&self, text: &str, expected: &Expected<'_>, clock: &Clock) -> Result<(), ProofError> {
         let time = Time { now: clock.now().seconds(), confirmed: clock.confirmed().seconds() };

@@ -26,14 +26,14 @@ pub(in crate::cli) struct ExportArgs {
 }
 
 pub(super) async fn run(args: ExportArgs) -> Result<(), Failure> {
+    let is_standard_output = args.file.as_os_str() == "-";
     let about = |error| match error {
         Fault::Entries(failure) => failure,
-        // Whoever reads a pipe may stop when they have enough.
-        Fault::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => error.into(),
+        // Whoever reads standard output may stop when they have enough.
+        Fault::Output(error) if is_standard_output && error.kind() == io::ErrorKind::BrokenPipe => error.into(),
         Fault::Output(error) => Failure::failed(format!("cannot write `{}`: {error}", args.file.display())),
     };
     let target = OutputTarget::of(&args.file).map_err(|error| about(error.into()))?;
-    let is_standard_output = target == OutputTarget::StandardOutput;
     let client = args.connection.connect().await?;
     let file = OutputFile::create(target, MODE).map_err(|error| about(error.into()))?;
     let count = write(&client, file).await.map_err(about)?;

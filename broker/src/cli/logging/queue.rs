@@ -11,6 +11,8 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
+/// How long to wait for a place that would block.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
 /// What waits to be written, at most.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
@@ -74,9 +76,15 @@ impl Write for Queue {
 
 impl Shared {
     fn write_to(&self, mut sink: impl Write) {
+        let mut is_broken_off = false;
         loop {
-            let lines = self.next();
-            let is_written = sink.write_all(&lines).and_then(|()| sink.flush()).is_ok();
+            let mut lines = self.next();
+            if is_broken_off {
+                // What was begun before stays a line of its own.
+                lines.insert(0, b'\n');
+            }
+            let is_written = write_all(&mut sink, &lines).and_then(|()| sink.flush()).is_ok();
+            is_broken_off = !is_written;
             let dropped = self.dropped(if is_written { 0 } else { count(&lines) });
             if is_written && dropped > 0 {
                 tracing::warn!(
@@ -105,6 +113,20 @@ impl Shared {
         state.dropped_lines += these;
         state.dropped_lines
     }
+}
+
+/// Waits for a place that takes nothing at the moment, though it was opened so as not to.
+fn write_all(sink: &mut impl Write, mut lines: &[u8]) -> io::Result<()> {
+    while !lines.is_empty() {
+        match sink.write(lines) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => lines = lines.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(FULL_PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn count(lines: &[u8]) -> usize {
@@ -152,6 +174,32 @@ mod tests {
 
         go.send(()).expect("it waits");
         assert!(lines.recv().expect("written").starts_with(b"xxx"));
+    }
+
+    #[test]
+    fn a_place_that_takes_a_part_and_then_would_block_gets_the_rest() {
+        /// Takes three bytes, and every other time none.
+        struct Choosy(mpsc::Sender<Vec<u8>>, bool);
+        impl Write for Choosy {
+            fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+                self.1 = !self.1;
+                if self.1 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let taken = &lines[..lines.len().min(3)];
+                self.0.send(taken.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+                Ok(taken.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (written, parts) = mpsc::channel();
+        let queue = Queue::start(Choosy(written, false)).expect("a thread");
+        queue.push(b"one line\n");
+        queue.flush(Duration::from_secs(60));
+        assert_eq!(parts.try_iter().flatten().collect::<Vec<_>>(), b"one line\n");
+        assert_eq!(queue.0.state.lock().dropped_lines, 0);
     }
 
     #[test]

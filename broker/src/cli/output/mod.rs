@@ -24,6 +24,11 @@ pub(super) use json::json_text;
 pub(super) use line::Line;
 pub(super) use table::{Cell, Table, new_table};
 
+/// Whether a text would do more to a terminal than to be shown.
+pub(super) fn steers(text: &str) -> bool {
+    text.chars().any(escape::steers)
+}
+
 /// Prints one result line at once.
 pub(super) fn line(text: impl Into<Line>) -> io::Result<()> {
     let mut out = anstream::stdout().lock();

@@ -50,6 +50,9 @@ pub(in crate::cli) struct IssueArgs {
 
 pub(super) fn run(args: &IssueArgs) -> Result<(), Failure> {
     check_names(args)?;
+    if let Some(read) = args.out.as_deref().and_then(|out| args.signer.reads(out)) {
+        return Err(Failure::usage(format!("`--out` leads to `{}`, which signs the token", read.display())));
+    }
     let confirmation = confirmation(args)?;
     let issuer = args.signer.open()?;
     let token = issuer.issue(&claims(&issuer, args, confirmation.as_ref())).map_err(Failure::failed)?;

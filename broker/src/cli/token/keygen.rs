@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::key_set_file;
 use crate::{
     cli::{failure::Failure, output},
-    dev::write_new_private,
+    dev::{leads_to_same_file, write_new_private},
     issue::{IssueError, KeyKind, TokenIssuer},
 };
 
@@ -65,6 +65,9 @@ fn key_id(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
+    if leads_to_same_file(&args.out, &args.jwks) {
+        return Err(Failure::usage("`--out` and `--jwks` lead to the same file"));
+    }
     let (pem, issuer) = make(args).map_err(Failure::failed)?;
     // The private key first: a key set never names a key that nobody has.
     let mut written = false;

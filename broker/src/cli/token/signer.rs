@@ -1,13 +1,13 @@
 //! Which key signs: one that is given, or of several the one that a key set lists last.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::key_set_file;
 use crate::{
     cli::{failure::Failure, secret::secret},
-    dev::DevDirectory,
+    dev::{DevDirectory, leads_to_same_file},
     issue::{IssueError, KeyKind, Listed, PublishedKeys, TokenIssuer},
     seal::SecretFile,
 };
@@ -36,6 +36,12 @@ pub(in crate::cli) struct SignerArgs {
 }
 
 impl SignerArgs {
+    /// Which of the files that it reads a path leads to.
+    pub(super) fn reads(&self, path: &Path) -> Option<&Path> {
+        let read = self.key.iter().chain(&self.jwks).map(PathBuf::as_path);
+        read.into_iter().find(|file| leads_to_same_file(path, file))
+    }
+
     pub(super) fn open(&self) -> Result<TokenIssuer, Failure> {
         if let Some(dir) = &self.dir {
             return DevDirectory::issuer_of(dir).map_err(Failure::usage);

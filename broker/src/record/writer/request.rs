@@ -86,12 +86,13 @@ impl Writer {
     }
 
     /// Makes room for one more revocation, if there is none: of those that are over, the one that has been for longest goes.
-    /// `false` where none is over.
+    /// `false` where none is over, or where only a clock says so that was just set.
     fn make_room(&mut self, commit: &mut Commit, changes: &mut Changes) -> bool {
         if self.revocations.len().saturating_sub(changes.lifted.len()) < self.settings.revocations_max {
             return true;
         }
-        let over = self.revocations.over(self.clock.now().seconds()).into_iter();
+        let now = self.clock.confirmed().min(self.clock.now());
+        let over = self.revocations.over(now.seconds()).into_iter();
         let longest = over.filter(|(index, _)| !changes.lifted.contains(index)).min_by_key(|(_, end)| *end);
         if let Some((index, _)) = longest {
             self.forget(index, commit, changes);

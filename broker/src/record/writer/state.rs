@@ -106,7 +106,7 @@ impl Writer {
     /// Records what the passing of time has done. What is over by a clock that was just set forward is hidden from readers,
     /// and not removed yet.
     pub(super) fn due(&mut self, due: &[DueKey], commit: &mut Commit) {
-        let now = self.clock.confirmed().min(self.clock.now());
+        let now = self.clock.now();
         for key in due {
             if let Err(error) = self.one_due(key, now, commit) {
                 tracing::error!(%error, key = %key.0, "a value whose time has run out could not be removed");
@@ -115,8 +115,10 @@ impl Writer {
     }
 
     fn one_due(&mut self, due: &DueKey, now: UnixMicros, commit: &mut Commit) -> Result<(), TableError> {
-        if !self.state.is_over(due, now)? {
-            return self.state.forget_if_due(due, now);
+        match self.state.lifetime(due)? {
+            Some((written, end)) if self.clock.has_come(end, written) => {}
+            Some(_) => return Ok(()),
+            None => return self.state.forget_if_due(due, now.min(self.clock.confirmed())),
         }
         let previous = self.state.current(&due.0, now)?.last;
         self.state.remove(&due.0, Revision(commit.next_index()), true, now)?;

@@ -236,6 +236,33 @@ async fn what_is_over_takes_no_place_from_what_is_in_force() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_just_set_makes_no_room_for_a_revocation() {
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    let end = UnixSeconds(NOW.0 + 3_600);
+    for agent in ["a", "b", "c"] {
+        revoke(&bench, &recorder, revocation(agent, Some(end))).await.expect("recorded");
+    }
+    let (asked, operator) = draft(&bench, &revocation("d", None));
+    set_ahead(&bench, Duration::from_secs(3_600) - Duration::from_secs(1));
+    bench.world.clock.advance(Duration::from_secs(1));
+    let receipt = recorder.report(asked.clone()).await.expect("recorded");
+    assert_eq!(receipt.refused, None);
+    drop(operator);
+    let long = bench.world.claims("operator");
+    let mut long = long;
+    long.exp += 7_200;
+    let operator = bench.world.identity(&long);
+    let receipt = recorder.revoke(asked.clone(), revocation("d", None), operator).await.expect("recorded");
+    assert_eq!(receipt.refused, Some(RefusalReason::RevocationLimit), "over by a clock that was just set");
+    bench.world.clock.advance(crate::model::Clock::CONFIRMED_AFTER);
+    tick(&recorder).await;
+    let operator = bench.world.identity(&long);
+    let receipt = recorder.revoke(asked, revocation("d", None), operator).await.expect("recorded");
+    assert_eq!(receipt.refused, None, "and it goes on saying so");
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_has_an_entry_and_what_it_says_stands_beside_the_order() {
     let bench = Bench::new();
     let (recorder, _reader, running) = bench.start().expect("started");
