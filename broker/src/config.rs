@@ -6,6 +6,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -534,13 +535,21 @@ impl Config {
         files.extend(self.state.root_key_file.iter().map(|file| ("state.root_key_file", file)));
         files.extend(self.inspection.rules_file.iter().map(|file| ("inspection.rules_file", file)));
         for (key, file) in files {
-            fs::File::open(file).map_err(|source| ConfigError::MissingFile { key, file: file.clone(), source })?;
+            readable(file).map_err(|source| ConfigError::MissingFile { key, file: file.clone(), source })?;
         }
         let key = "policy.directory";
         let directory = &self.policy.directory;
         fs::read_dir(directory).map_err(|source| ConfigError::MissingFile { key, file: directory.clone(), source })?;
         Ok(())
     }
+}
+
+/// A pipe by a name in a directory waits for whoever comes to write, for ever perhaps.
+fn readable(file: &Path) -> io::Result<()> {
+    if fs::metadata(file)?.file_type().is_fifo() && !file.starts_with("/dev/fd") {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe"));
+    }
+    fs::File::open(file).map(drop)
 }
 
 impl ServerConfig {

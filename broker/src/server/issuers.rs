@@ -1,11 +1,6 @@
 //! From the configuration to the issuers whose tokens are accepted.
 
-use std::{
-    fs, io,
-    os::unix::fs::FileTypeExt as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
@@ -148,7 +143,7 @@ pub(crate) fn keys(config: &IssuerConfig) -> Result<Keys, IssuerError> {
     let source = match config.keys_from().ok_or_else(|| IssuerError::NoKeys(config.issuer.clone()))? {
         KeysFrom::File(path) => {
             let path = path.to_owned();
-            let bytes = read(&path).map_err(|source| IssuerError::Read { path: path.clone(), source })?;
+            let bytes = fs::read(&path).map_err(|source| IssuerError::Read { path: path.clone(), source })?;
             let keys = KeySet::from_json(&bytes, &access.algorithms);
             return Ok(Keys::Local(keys.map_err(|source| IssuerError::Keys { path, source })?));
         }
@@ -157,14 +152,6 @@ pub(crate) fn keys(config: &IssuerConfig) -> Result<Keys, IssuerError> {
     };
     let issuer = config.issuer.clone();
     source.map(|source| Keys::Remote(Box::new(source))).map_err(|source| IssuerError::Source { issuer, source })
-}
-
-/// Not from a pipe, which may wait for ever.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.file_type().is_fifo() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe"));
-    }
-    fs::read(path)
 }
 
 fn algorithms(config: &IssuerConfig) -> Result<Algorithms, IssuerError> {

@@ -249,6 +249,25 @@ fn wrong_usage_repeats_no_argument_raw() {
 }
 
 #[test]
+fn a_configured_file_that_is_a_pipe_holds_nobody_up() {
+    let mut broker = Broker::start();
+    broker.stop();
+    let config = broker.directory.join("veribus.toml");
+    for file in ["server.key", "jwks.json", "root.key"] {
+        let (path, kept) = (broker.directory.join(file), broker.directory.join("kept"));
+        fs::rename(&path, &kept).expect("moved");
+        assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&path).status().expect("mkfifo runs").success());
+        for command in [&["config", "check"][..], &["serve"]] {
+            let output = veribus().args(command).arg("--config").arg(&config).output().expect("the binary runs");
+            assert_eq!(code(&output), 2, "{file}: {}", told(&output));
+            let said = told(&output) + &String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains(file) && said.contains("it is a pipe"), "{said}");
+        }
+        fs::rename(&kept, &path).expect("moved back");
+    }
+}
+
+#[test]
 fn only_an_auditor_reads_the_log() {
     let broker = Broker::start();
     let refused = broker.run("finance-agent", &["audit", "query"]);
