@@ -146,7 +146,8 @@ async fn the_life_of_keys(algorithm: &str) -> Result<()> {
     let took = refused_after(&old, withdrawn).await?;
     assert!(took < TTL, "{took:?}");
     writeln!(std::io::stdout(), "{algorithm}: a withdrawn key was refused after {took:?}, time to live {TTL:?}")?;
-    stream.send(vec![wire("late", "finance.x", "text")]).await?;
+    // It may have ended already: whoever looks at all sessions once a second can come first.
+    stream.send(vec![wire("late", "finance.x", "text")]).await.ok();
     assert_eq!(stream.results().await.err().map(|status| status.code()), Some(Code::Unauthenticated));
     publish(&new, "new-again").await.map_err(anyhow::Error::msg).context("the key that stays")?;
 
