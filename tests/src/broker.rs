@@ -182,6 +182,13 @@ impl Home {
         self.config.state.root_key_file.clone().unwrap_or_default()
     }
 
+    /// The next start goes by another clock, as another process would.
+    #[must_use]
+    pub fn by_clock(mut self, clock: &Clock) -> Self {
+        self.clock = clock.clone();
+        self
+    }
+
     /// The settings of the next start.
     pub const fn config_mut(&mut self) -> &mut Config {
         &mut self.config

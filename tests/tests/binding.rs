@@ -9,7 +9,7 @@ use tonic::{Code, Status, Streaming};
 use veribus_broker::{
     config::ClientCertificates,
     issue::Claims,
-    model::{Clock, UnixSeconds},
+    model::{Clock, UnixMicros, UnixSeconds},
 };
 use veribus_proto::v1::{
     Credentials, EntryKind, Message, PublishRequest, PublishStreamRequest, PublishStreamResponse, Refusal,
@@ -202,6 +202,28 @@ async fn a_token_that_names_a_key_needs_a_fresh_proof_for_each_call() -> Result<
     assert_eq!(reasons(&log), expected);
     let actor = log.of_kind(EntryKind::Publish).next().and_then(|entry| entry.actor.clone()).context("recorded")?;
     assert_eq!(actor.confirmation, format!("jkt:{}", prover.thumbprint()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_proof_does_not_come_again_after_a_restart_by_a_clock_that_is_behind() -> Result<()> {
+    let broker = knowing_its_url(&standing_clock()).await?;
+    let (prover, token) = holder(&broker, "agent")?;
+    let now = standing_clock().now().seconds().0;
+    let clock = Clock::manual(UnixSeconds(now));
+    let broker = broker.stop().await?.by_clock(&clock).start().await?;
+    clock.advance(Duration::from_secs(100));
+    let proof = |iat: i64| prover.sign(&Prover::claims(&token, PUBLISH, iat));
+    let used = proof(now + 100)?;
+    let raw = broker.raw_with(None, RawOptions::default()).await?;
+    assert_eq!(call(&raw, "DPoP", &token, &[&used]).await?, Code::Ok);
+
+    let behind = Clock::manual(UnixSeconds(now - 3_600));
+    let broker = broker.stop().await?.by_clock(&behind).start().await?;
+    behind.set(UnixMicros((now + 101) * 1_000_000));
+    let raw = broker.raw_with(None, RawOptions::default()).await?;
+    assert_eq!(call(&raw, "DPoP", &token, &[&used]).await?, Code::Unauthenticated);
+    assert_eq!(call(&raw, "DPoP", &token, &[&proof(now + 101)?]).await?, Code::Ok);
     Ok(())
 }
 

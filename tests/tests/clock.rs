@@ -100,7 +100,7 @@ async fn a_value_is_hidden_while_the_clock_is_ahead_and_there_again_when_it_is_s
 
 #[tokio::test]
 async fn a_start_by_a_wrong_clock_removes_no_value_and_what_is_written_after_it_runs_out_in_time() -> Result<()> {
-    let clock = Clock::manual(START);
+    let mut clock = Clock::manual(START);
     let mut broker = start(&clock).await?;
     let token = lasting(&broker, "agent", &["state.read:>", "state.write:>"])?;
     broker.client(&token).await?.state().put("leases/old", "held").ttl(Duration::from_secs(3_600)).await?;
@@ -108,8 +108,8 @@ async fn a_start_by_a_wrong_clock_removes_no_value_and_what_is_written_after_it_
     let right = clock.now();
     for to in [UnixMicros(right.0 + AHEAD_US), right] {
         let home = broker.stop().await?;
-        clock.set(to);
-        broker = home.start().await?;
+        clock = Clock::manual(to.seconds());
+        broker = home.by_clock(&clock).start().await?;
         let client = broker.client(&token).await?;
         client.state().put("leases/young", "held").ttl(Duration::from_secs(1)).await?;
         clock.advance(Duration::from_secs(1));
