@@ -302,13 +302,13 @@ impl Recorder {
         receipt.await.map_err(|_| RecordError::Failed)
     }
 
-    /// Queues a note on something that a caller did wrong. Below the floor there is no room for it, so the caller must be
-    /// refused instead.
+    /// Records something that a caller did wrong, and waits until that is durable: only then is the caller told. Below the
+    /// floor there is no room for it, so the caller must be refused instead.
     ///
     /// # Errors
     /// [`RecordError`].
     pub async fn complaint(&self, draft: Draft) -> Result<(), RecordError> {
-        if self.disk.is_below_floor() { Err(RecordError::DiskFloor) } else { self.note(draft).await }
+        if self.disk.is_below_floor() { Err(RecordError::DiskFloor) } else { self.report(draft).await.map(drop) }
     }
 
     /// Queues a note that nobody waits for, on something that has happened already.
