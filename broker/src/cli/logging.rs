@@ -59,9 +59,9 @@ fn start_queue() {
     let Ok(queue) = Queue::start(io::stderr()) else { return };
     if QUEUE.set(queue).is_ok() {
         panic::set_hook(Box::new(|told| {
-            let (place, backtrace) = (told.location().map(ToString::to_string), Backtrace::capture());
-            let (place, reason) = (place.unwrap_or_default(), told.payload_as_str().unwrap_or_default());
-            tracing::error!(reason, place, %backtrace, "panicked");
+            // Not its message: that may repeat the text that was at fault, and with it what an agent sent.
+            let place = told.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(place, backtrace = %Backtrace::capture(), "panicked");
             finish();
         }));
     }

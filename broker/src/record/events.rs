@@ -156,7 +156,12 @@ impl EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fixtures::NOW, record::Draft};
+    use crate::{
+        deliver::EndReason,
+        fixtures::NOW,
+        model::{AgentId, Issuer, SubscriptionId},
+        record::{Draft, Recipient, UndeliveredCount},
+    };
 
     fn log() -> (Clock, EventLog) {
         let clock = Clock::manual(NOW);
@@ -196,6 +201,16 @@ mod tests {
         assert_eq!(event(&Draft::authentication_refused("expired", None, None, "", 3)), Some(Event::CallerRefused));
         assert_eq!(event(&Draft::connection_refused("connections_max", None, None, 1)), Some(Event::ConnectionRefused));
         assert_eq!(event(&Draft::clock_stepped(-9_000_000)), Some(Event::ClockStepped));
+        let recipient = Recipient {
+            subscription: SubscriptionId(7),
+            issuer: Issuer::parse("issuer").expect("an issuer"),
+            agent: AgentId::parse("agent").expect("an agent"),
+        };
+        for (end, expected) in [(EndReason::SlowSubscriber, Some(Event::SlowSubscriber)), (EndReason::ClientGone, None)]
+        {
+            let ended = Draft::unsubscribed(&recipient, end.as_str(), &UndeliveredCount::default());
+            assert_eq!(event(&ended), expected, "{end:?}");
+        }
         assert_eq!(event(&Draft::stopped()), None);
         assert_eq!(event(&Draft::started("1", &[0; 32])), None);
     }
