@@ -17,6 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("veribus_descriptor.bin"), descriptors.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
         .bytes(".veribus.v1.Message.data")
         .bytes(".veribus.v1.StoredEntry.entry")
@@ -27,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".veribus.v1.BackupRecord.value")
         // Tokens are secret: what shows them is written by hand.
         .skip_debug(["veribus.v1.Credentials"])
-        .compile_fds(descriptors)?;
+        .codec_path("crate::codec::BoundedCodec")
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -22,7 +22,7 @@ use veribus_broker::{
         TrustedIssuer, Verifier, VerifierSettings,
     },
     decide::{Access, Decider, DeciderSettings, Decision},
-    inspect::{Inspected, Inspector, InspectorSettings},
+    inspect::{Inspected, Inspector, InspectorSettings, Submitted},
     issue::{KeyKind, TokenIssuer},
     model::{Clock, ContentType, Destination, Issuer, Message, MessageId, MessageType, Topic, TopicPattern},
 };
@@ -39,7 +39,7 @@ fn measure() {
     let clock = Clock::system();
     let sender = identity(&clock);
     let inspector = Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules");
-    let inspect = |bytes: usize| inspector.inspect(Arc::clone(&sender), peer(), message(bytes));
+    let inspect = |bytes: usize| inspector.inspect(Submitted::new(Arc::clone(&sender), peer(), message(bytes)));
     let known: Vec<_> = (0..ROUNDS).map(|_| inspect(64)).collect();
     let new: Vec<_> = (0..ROUNDS).map(|round| inspect(65 + round)).collect();
 
@@ -74,7 +74,12 @@ fn decide_all(stage: &Decider, inspected: Vec<Inspected>) -> f64 {
 
 fn decider(clock: &Clock) -> Decider {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    let settings = DeciderSettings { directory, evaluation_steps_max: 200_000, cache_entries_max: 65_536 };
+    let settings = DeciderSettings {
+        directory,
+        evaluation_steps_max: 200_000,
+        cache_entries_max: 65_536,
+        message_bytes_max: 1 << 20,
+    };
     Decider::load(&settings, clock.clone()).expect("the default policy")
 }
 

@@ -21,7 +21,9 @@ mod state;
 pub use identity::{IdentityConfig, IssuerConfig, KeysFrom, OneOrMore, Preset};
 pub use state::{HistoryConfig, StateConfig};
 
-use crate::model::{IdError, NodeName, SubjectRecording};
+use veribus_proto::codec;
+
+use crate::model::{IdError, NodeName, RECEIVE_SHARE, SubjectRecording};
 
 /// Why there are no settings.
 #[derive(Debug, Error)]
@@ -266,6 +268,11 @@ pub struct LimitsConfig {
     pub frame_bytes_max: usize,
     /// How many messages one `PublishStreamRequest` may carry.
     pub frame_messages_max: usize,
+    /// How long a gRPC message may take from its first byte to its last; past it the call ends.
+    pub frame_ms_max: u64,
+    /// Memory for the requests of all agents that are being received, in bytes. One agent has at most an eighth, which also
+    /// counts what waits for its record.
+    pub receive_bytes_max: usize,
     /// How many messages of one publish stream may wait for their record.
     pub publish_in_flight_messages_max: usize,
     /// How many payload bytes of one publish stream may wait for their record.
@@ -337,7 +344,9 @@ impl Default for LimitsConfig {
         Self {
             message_bytes_max: MIB,
             frame_bytes_max: 4 * MIB,
-            frame_messages_max: 1024,
+            frame_messages_max: codec::ITEMS_MAX,
+            frame_ms_max: 30_000,
+            receive_bytes_max: 256 * MIB,
             publish_in_flight_messages_max: 4096,
             publish_in_flight_bytes_max: 8 * MIB,
             subscription_patterns_max: 32,
@@ -488,6 +497,13 @@ impl Config {
                 "must be above `limits.message_bytes_max`, so that an oversized message can be recorded".to_owned(),
             );
         }
+        if limits.frame_messages_max > codec::ITEMS_MAX {
+            return fail("limits.frame_messages_max", format!("must be at most {}", codec::ITEMS_MAX));
+        }
+        if limits.receive_bytes_max / RECEIVE_SHARE < limits.frame_bytes_max {
+            let least = limits.frame_bytes_max.saturating_mul(RECEIVE_SHARE);
+            return fail("limits.receive_bytes_max", format!("must be at least {least}: eight of the largest frames"));
+        }
         for (key, value) in self.positive_settings() {
             if value == 0 {
                 return fail(key, "must be at least 1".to_owned());
@@ -496,11 +512,12 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 23] {
+    fn positive_settings(&self) -> [(&'static str, usize); 24] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
             ("limits.frame_messages_max", limits.frame_messages_max),
+            ("limits.frame_ms_max", usize::try_from(limits.frame_ms_max).unwrap_or(usize::MAX)),
             ("limits.publish_in_flight_messages_max", limits.publish_in_flight_messages_max),
             ("limits.publish_in_flight_bytes_max", limits.publish_in_flight_bytes_max),
             ("limits.subscription_patterns_max", limits.subscription_patterns_max),

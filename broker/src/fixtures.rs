@@ -148,6 +148,7 @@ pub(crate) fn decider(files: &[(&str, &str)], clock: Clock) -> Result<Decider, c
         directory: directory.path().to_owned(),
         evaluation_steps_max: 100_000,
         cache_entries_max: 64,
+        message_bytes_max: 100_000,
     };
     Decider::load(&settings, clock)
 }

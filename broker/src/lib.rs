@@ -25,3 +25,4 @@ pub mod share;
 pub mod state;
 pub mod subscribe;
 pub mod transport;
+pub mod workers;

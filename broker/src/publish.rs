@@ -1,30 +1,22 @@
 //! The way of a message, from a recognised caller to its record. Delivery follows the record: the writer hands what it
 //! committed to [`deliver`](crate::deliver).
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
-
-use thiserror::Error;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     authenticate::{Caller, Identity, TokenError},
     decide::Decider,
     deliver::Router,
-    inspect::Inspector,
+    inspect::{INLINE_BYTES_MAX, Inspector, Submitted},
     metrics::{MessageEnd, Metrics, Stage},
     model::{Clock, Message, Outcome, RefusalReason},
-    record::{Fingerprints, Malformed, PendingOutcomes, RecordError, Recorder, Routed},
+    record::{Fingerprints, Malformed, PendingOutcomes, RecordError, Recorder, Routed, SubmitError},
+    workers::Workers,
 };
-
-/// Why a publish has no outcome.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum PublishError {
-    /// The caller's token is no longer good.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The log did not take it.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-}
 
 /// Carries messages through every stage.
 pub struct Publisher {
@@ -33,6 +25,7 @@ pub struct Publisher {
     router: Arc<Router>,
     recorder: Recorder,
     fingerprints: Fingerprints,
+    workers: Workers,
     clock: Clock,
     metrics: Metrics,
 }
@@ -55,16 +48,18 @@ pub struct Publishing {
 impl Publisher {
     /// Put together from its stages.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the stages are put together here, once")]
     pub const fn new(
         inspector: Arc<Inspector>,
         decider: Arc<Decider>,
         router: Arc<Router>,
         recorder: Recorder,
         fingerprints: Fingerprints,
+        workers: Workers,
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        Self { inspector, decider, router, recorder, fingerprints, clock, metrics }
+        Self { inspector, decider, router, recorder, fingerprints, workers, clock, metrics }
     }
 
     /// Carries messages that one caller brings through every stage, in order. Those that are not well-formed are recorded
@@ -72,8 +67,8 @@ impl Publisher {
     ///
     /// # Errors
     /// On error nothing was delivered, and none of them is recorded.
-    pub async fn publish(&self, caller: &Caller, messages: Vec<Posted>) -> Result<Publishing, PublishError> {
-        let routed = self.route(&caller.identity(), caller.peer(), messages)?;
+    pub async fn publish(self: &Arc<Self>, caller: &Caller, messages: Vec<Posted>) -> Result<Publishing, SubmitError> {
+        let routed = self.route(&caller.identity(), caller.peer(), messages).await?;
         Ok(self.record(routed).await?)
     }
 
@@ -81,8 +76,24 @@ impl Publisher {
     /// the record that puts them in order.
     ///
     /// # Errors
-    /// [`TokenError`]: the caller's token is no longer good.
-    pub fn route(
+    /// [`SubmitError`]: the caller's token is no longer good, or a stage broke off.
+    pub async fn route(
+        self: &Arc<Self>,
+        identity: &Arc<Identity>,
+        peer: SocketAddr,
+        messages: Vec<Posted>,
+    ) -> Result<Vec<Routed>, SubmitError> {
+        let size_bytes = |posted: &Posted| posted.message.as_ref().map_or(0, Message::size_bytes);
+        if messages.iter().map(size_bytes).sum::<usize>() <= INLINE_BYTES_MAX {
+            return Ok(self.route_all(identity, peer, messages)?);
+        }
+        let (this, caller) = (Arc::clone(self), Arc::clone(identity));
+        let routed = self.workers.run(identity, move || this.route_all(&caller, peer, messages)).await;
+        // A stage that broke off: nothing of this request is recorded.
+        Ok(routed.map_err(|_| RecordError::Failed)??)
+    }
+
+    fn route_all(
         &self,
         identity: &Arc<Identity>,
         peer: SocketAddr,
@@ -117,14 +128,20 @@ impl Publisher {
         caller.check_standing(self.clock.now())?;
         let via = sender.is_some().then(|| Arc::clone(caller));
         let sender = sender.unwrap_or_else(|| Arc::clone(caller));
-        let started = Instant::now();
-        let inspected = self.inspector.inspect(sender, peer, message).brought_by(via);
-        let inspected_at = Instant::now();
-        let decided = self.decider.decide(inspected);
+        let submitted = Submitted { sender, via, peer, content: message };
+        let (started, mut inspecting) = (Instant::now(), Duration::ZERO);
+        let decided = self.decider.admit(submitted).map_or_else(
+            |denied| denied,
+            |submitted| {
+                let inspected = self.inspector.inspect(submitted);
+                inspecting = started.elapsed();
+                self.decider.decide(inspected)
+            },
+        );
         let decided_at = Instant::now();
         let routed = Routed::new(decided, &self.fingerprints, |permitted| self.router.audience(permitted));
-        self.metrics.stage(Stage::Inspect, inspected_at - started);
-        self.metrics.stage(Stage::Decide, decided_at - inspected_at);
+        self.metrics.stage(Stage::Inspect, inspecting);
+        self.metrics.stage(Stage::Decide, decided_at - started - inspecting);
         self.metrics.stage(Stage::Route, decided_at.elapsed());
         Ok(routed)
     }

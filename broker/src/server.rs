@@ -41,8 +41,10 @@ use crate::{
         audit::Audit,
         broker::Broker,
         connection::{ConnectionCounts, ConnectionLimits},
+        frame_body::FrameLimits,
         gate::GateLayer,
         listener::{self, ListenerLimits},
+        malformed::FaultRecorder,
         overruns::Overruns,
         pipeline::{AgentLimits, Pipelines},
         refusals::Refusals,
@@ -50,6 +52,7 @@ use crate::{
         state::State,
         tls::{self, ClientAuthorities, TlsError},
     },
+    workers::Workers,
 };
 
 mod exposition;
@@ -290,6 +293,7 @@ impl Builder {
         let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
         let overruns = Overruns::new(metrics.clone());
         let quotas = Arc::new(quotas(&config, &decider, clock.clone()));
+        let workers = Workers::for_all_cores();
         let sharing = Sharing::new(ShareStages {
             inspector: Arc::clone(&inspector),
             decider: Arc::clone(&decider),
@@ -297,6 +301,7 @@ impl Builder {
             reader: reader.clone(),
             keys: Arc::clone(&keys),
             changes,
+            workers: workers.clone(),
             clock: clock.clone(),
         });
         let publisher = Arc::new(Publisher::new(
@@ -305,6 +310,7 @@ impl Builder {
             Arc::clone(&router),
             recorder.clone(),
             fingerprints.clone(),
+            workers,
             clock.clone(),
             metrics.clone(),
         ));
@@ -324,7 +330,9 @@ impl Builder {
         });
         let admin = Admin::new(administration, recorder.clone(), drain.clone());
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
+        let faults = FaultRecorder::new(recorder.clone(), Arc::clone(&overruns), clock.clone());
         let pipelines = Pipelines {
+            faults: faults.clone(),
             recorder: recorder.clone(),
             refusals: Arc::clone(&refusals),
             renewals,
@@ -350,16 +358,15 @@ impl Builder {
         health.set_serving::<AuditServiceServer<Audit>>().await;
         health.set_serving::<AdminServiceServer<Admin>>().await;
 
-        let due_clock = clock.clone();
         let gate = GateLayer::new(
             authenticator,
             Arc::clone(&sessions),
             quotas,
             Arc::clone(&overruns),
             Arc::clone(&refusals),
-            recorder.clone(),
+            faults,
+            frame_limits(limits),
             metrics.clone(),
-            clock,
         );
         let routes = http2(limits)
             .layer(gate)
@@ -392,7 +399,7 @@ impl Builder {
         supervisor.spawn("disk watch", watch_disk(recorder.disk().clone()));
         supervisor.spawn("clock watch", watch_clock(recorder.clone()));
         supervisor.spawn("sessions watch", watch_sessions(sessions));
-        supervisor.spawn("due values watch", shared::watch_due(reader, recorder.clone(), due_clock));
+        supervisor.spawn("due values watch", shared::watch_due(reader, recorder.clone(), clock));
         supervisor.spawn("refusals record", Refusals::record(Arc::downgrade(&refusals), recorder.clone()));
         supervisor.spawn("overruns record", Overruns::record(Arc::downgrade(&overruns), recorder.clone()));
         let mut metrics_address = None;
@@ -543,6 +550,7 @@ pub fn decider_settings(config: &Config) -> DeciderSettings {
         directory: config.policy.directory.clone(),
         evaluation_steps_max: config.policy.evaluation_steps_max,
         cache_entries_max: config.policy.decision_cache_entries_max,
+        message_bytes_max: config.limits.message_bytes_max,
     }
 }
 
@@ -582,7 +590,12 @@ fn quotas(config: &Config, decider: &Decider, clock: Clock) -> Quotas {
         streams: Some(Ceiling::Max(quotas.streams_max)),
         subscriptions: Some(Ceiling::Max(quotas.subscriptions_max)),
     };
-    Quotas::new(QuotaTable::new(everybody, decider.quotas().clone()), quotas.agents_max, clock)
+    Quotas::new(
+        QuotaTable::new(everybody, decider.quotas().clone()),
+        quotas.agents_max,
+        config.limits.receive_bytes_max,
+        clock,
+    )
 }
 
 const fn agent_limits(limits: &LimitsConfig) -> AgentLimits {
@@ -610,6 +623,10 @@ const fn listener_limits(limits: &LimitsConfig) -> ListenerLimits {
 }
 
 /// The HTTP/2 server with its limits.
+const fn frame_limits(limits: &LimitsConfig) -> FrameLimits {
+    FrameLimits { bytes_max: limits.frame_bytes_max, duration_max: Duration::from_millis(limits.frame_ms_max) }
+}
+
 fn http2(limits: &LimitsConfig) -> Server {
     let server = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection_max)

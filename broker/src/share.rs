@@ -2,17 +2,17 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::{
     authenticate::{Identity, TokenError},
     decide::{Access, Decider, Decision},
-    inspect::Inspector,
+    inspect::{INLINE_BYTES_MAX, Inspector, Submitted},
     model::{Clock, DecisionId, RefusalReason, Revision, StateKey, StatePrefix, Write},
-    record::{ANSWER_BYTES_MAX, Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome},
+    record::{ANSWER_BYTES_MAX, Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome, SubmitError},
     seal::KeyRing,
     state::{Changes, Listing, Lookup, Metadata, OpenedValue, SealedValue, StateReader, TableError, Unreadable},
+    workers::Workers,
 };
 
 mod watch;
@@ -103,17 +103,6 @@ pub enum WhyNot {
     Refused(RefusalReason, Option<Revision>),
 }
 
-/// Why an operation has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ShareError {
-    /// The caller's token is no longer good.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The log did not take it.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-}
-
 /// The stages that an operation goes through.
 pub struct ShareStages {
     /// Looks into what is written.
@@ -128,6 +117,8 @@ pub struct ShareStages {
     pub keys: Arc<KeyRing>,
     /// Knows what changed.
     pub changes: Arc<Changes>,
+    /// Carry out what takes long.
+    pub workers: Workers,
     /// Tells the time.
     pub clock: Clock,
 }
@@ -188,8 +179,27 @@ impl Sharing {
     /// Every stage between the caller and the record. Those that could not be read as operations are recorded as such.
     ///
     /// # Errors
-    /// [`TokenError`]: the caller's token is no longer good.
-    pub fn decide(
+    /// [`SubmitError`]: the caller's token is no longer good, or a stage broke off.
+    pub async fn decide(
+        &self,
+        identity: &Arc<Identity>,
+        peer: SocketAddr,
+        operations: Vec<Result<Operation, Malformed>>,
+    ) -> Result<Ordered, SubmitError> {
+        let size_bytes = |operation: &Result<Operation, Malformed>| match operation {
+            Ok(Operation::Put(write)) => write.value.len(),
+            _ => 0,
+        };
+        if operations.iter().map(size_bytes).sum::<usize>() <= INLINE_BYTES_MAX {
+            return Ok(self.decide_all(identity, peer, operations)?);
+        }
+        let (this, asker) = (self.clone(), Arc::clone(identity));
+        let ordered = self.stages.workers.run(identity, move || this.decide_all(&asker, peer, operations)).await;
+        // A stage that broke off: nothing of this request is recorded.
+        Ok(ordered.map_err(|_| RecordError::Failed)??)
+    }
+
+    fn decide_all(
         &self,
         identity: &Arc<Identity>,
         peer: SocketAddr,
@@ -218,8 +228,12 @@ impl Sharing {
         let asker = Arc::clone(identity);
         match operation {
             Operation::Put(write) => {
-                let inspected = self.stages.inspector.inspect(asker, peer, write);
-                (StateOrder::put(self.stages.decider.decide_write(inspected)), None)
+                let submitted = Submitted::new(asker, peer, write);
+                let decided = match self.stages.decider.admit_write(submitted) {
+                    Ok(submitted) => self.stages.decider.decide_write(self.stages.inspector.inspect(submitted)),
+                    Err(denied) => denied,
+                };
+                (StateOrder::put(decided), None)
             }
             Operation::Get(key, revision) => {
                 let verdict = access(Access::StateGet(&key));

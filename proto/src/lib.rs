@@ -3,11 +3,13 @@
 //! - [`v1`]: the generated messages, clients and servers of package `veribus.v1`.
 //! - [`chain`]: the audit log's leaf hash and hash chain, and their verification.
 //! - [`entries`]: the length-prefixed form in which entries are stored and exported.
+//! - [`codec`]: how requests are decoded, in bounded memory.
 //! - [`content`]: the salted digest of what a message or a value says.
 //!
 //! Pure: no I/O, no async.
 
 pub mod chain;
+pub mod codec;
 pub mod content;
 pub mod entries;
 

@@ -164,6 +164,22 @@ impl Permissions {
         self.0.contains(&Permission::AdminSessions)
     }
 
+    /// Whether they are those of an auditor or an operator, of any kind.
+    #[must_use]
+    pub fn oversees(&self) -> bool {
+        self.0.iter().any(|one| match one {
+            Permission::AuditRead
+            | Permission::AdminRevoke
+            | Permission::AdminSessions
+            | Permission::AdminKeys
+            | Permission::AdminBackup => true,
+            Permission::Publish(_)
+            | Permission::Subscribe(_)
+            | Permission::StateRead(_)
+            | Permission::StateWrite(_) => false,
+        })
+    }
+
     pub(super) fn into_vec(self) -> Vec<Permission> {
         self.0
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     authenticate::Identity,
-    inspect::Inspected,
+    inspect::{Findings, Inspected, Submitted},
     model::{Clock, Finding, FindingKind, QuotaOverrides, RefusalReason, Write},
 };
 
@@ -24,11 +24,14 @@ pub struct DeciderSettings {
     pub evaluation_steps_max: u64,
     /// How many decisions are remembered.
     pub cache_entries_max: usize,
+    /// A larger message or value is refused, in bytes.
+    pub message_bytes_max: usize,
 }
 
 /// Decides on every publish, and on every request to read.
 pub struct Decider {
     policy: Policy,
+    message_bytes_max: usize,
     clock: Clock,
 }
 
@@ -39,7 +42,8 @@ impl Decider {
     /// [`BundleError`].
     pub fn load(settings: &DeciderSettings, clock: Clock) -> Result<Self, BundleError> {
         let bundle = Bundle::load(&settings.directory, settings.evaluation_steps_max)?;
-        Ok(Self { policy: Policy::new(bundle, settings.cache_entries_max), clock })
+        let policy = Policy::new(bundle, settings.cache_entries_max);
+        Ok(Self { policy, message_bytes_max: settings.message_bytes_max, clock })
     }
 
     /// SHA-256 of the policy in force.
@@ -54,10 +58,22 @@ impl Decider {
         &self.policy.bundle().quotas
     }
 
+    /// Refuses what needs nobody to look into it: the rest goes to inspection.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn admit(&self, submitted: Submitted) -> Result<Submitted, Decided> {
+        match self.native_denial_of_message(&submitted) {
+            Some(verdict) => Err(Decided::denied_unseen(submitted, verdict)),
+            None => Ok(submitted),
+        }
+    }
+
     /// Decides what becomes of a message.
     #[must_use]
     pub fn decide(&self, inspected: Inspected) -> Decided {
-        let verdict = self.verdict(&inspected);
+        let denied = self.native_denial_of_message(inspected.submitted());
+        let verdict = denied.unwrap_or_else(|| self.verdict(&Question::Publish(&inspected), inspected.findings()));
         Decided::new(inspected, verdict)
     }
 
@@ -97,47 +113,61 @@ impl Decider {
         verdict
     }
 
+    /// Refuses a write as [`admit`](Self::admit) does a message.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn admit_write(&self, submitted: Submitted<Write>) -> Result<Submitted<Write>, Decided<Write>> {
+        match self.native_denial_of_write(&submitted) {
+            Some(verdict) => Err(Decided::denied_unseen(submitted, verdict)),
+            None => Ok(submitted),
+        }
+    }
+
     /// Decides what becomes of a value that is to be written.
     #[must_use]
     pub fn decide_write(&self, inspected: Inspected<Write>) -> Decided<Write> {
-        let verdict = self.write_verdict(&inspected);
+        let denied = self.native_denial_of_write(inspected.submitted());
+        let verdict = denied.unwrap_or_else(|| self.verdict(&Question::Write(&inspected), inspected.findings()));
         Decided::new(inspected, verdict)
     }
 
-    fn write_verdict(&self, inspected: &Inspected<Write>) -> Verdict {
-        if !inspected.sender().permissions().state_write(inspected.content().key.scope()) {
-            return self.native_denial("native/permission", RefusalReason::MissingPermission);
+    fn native_denial_of_message(&self, Submitted { sender, content, .. }: &Submitted) -> Option<Verdict> {
+        if !sender.permissions().publish(&content.topic) {
+            return Some(self.native_denial("native/permission", RefusalReason::MissingPermission));
         }
-        let verdict = self.policy.ask(&Question::Write(inspected), self.clock.now());
-        if verdict.decision != Decision::Allow {
-            return verdict;
+        if !sender.may_send_type(content.kind.as_str()) {
+            return Some(self.native_denial("native/type-not-granted", RefusalReason::MissingPermission));
         }
-        self.native_floor(inspected.findings()).unwrap_or(verdict)
+        self.native_denial_of_size(content.size_bytes())
     }
 
-    fn verdict(&self, inspected: &Inspected) -> Verdict {
-        let (sender, message) = (inspected.sender(), inspected.message());
-        if !sender.permissions().publish(&message.topic) {
-            return self.native_denial("native/permission", RefusalReason::MissingPermission);
+    fn native_denial_of_write(&self, Submitted { sender, content, .. }: &Submitted<Write>) -> Option<Verdict> {
+        if !sender.permissions().state_write(content.key.scope()) {
+            return Some(self.native_denial("native/permission", RefusalReason::MissingPermission));
         }
-        if !sender.may_send_type(message.kind.as_str()) {
-            return self.native_denial("native/type-not-granted", RefusalReason::MissingPermission);
-        }
-        let verdict = self.policy.ask(&Question::Publish(inspected), self.clock.now());
-        if verdict.decision != Decision::Allow {
-            return verdict;
-        }
-        self.native_floor(inspected.findings()).unwrap_or(verdict)
+        self.native_denial_of_size(content.value.len())
     }
 
-    /// What no policy can allow: a message that inspection could not look into, or one above the broker's own limit.
+    fn native_denial_of_size(&self, bytes: usize) -> Option<Verdict> {
+        (bytes > self.message_bytes_max)
+            .then(|| self.native_denial("native/message-too-large", RefusalReason::MessageTooLarge))
+    }
+
+    fn verdict(&self, question: &Question<'_>, findings: &Findings) -> Verdict {
+        let verdict = self.policy.ask(question, self.clock.now());
+        match verdict.decision {
+            Decision::Allow => self.native_floor(&findings.listed).unwrap_or(verdict),
+            Decision::Quarantine | Decision::Deny => verdict,
+        }
+    }
+
+    /// What no policy can allow: content that inspection could not look into.
     fn native_floor(&self, findings: &[Finding]) -> Option<Verdict> {
-        let found = |kind| findings.iter().any(|finding| finding.kind == kind);
-        if found(FindingKind::ScannerFailure) {
-            return Some(self.native_denial("native/scanner-failure", RefusalReason::DecisionFailed));
-        }
-        let held = || Verdict::new(Decision::Quarantine, &["native/message-too-large"], *self.policy_sha256());
-        found(FindingKind::Size).then(held)
+        findings
+            .iter()
+            .any(|finding| finding.kind == FindingKind::ScannerFailure)
+            .then(|| self.native_denial("native/scanner-failure", RefusalReason::DecisionFailed))
     }
 
     fn native_denial(&self, rule: &str, reason: RefusalReason) -> Verdict {

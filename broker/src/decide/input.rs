@@ -53,7 +53,7 @@ use super::{
 };
 use crate::{
     authenticate::{Confirmation, DelegatedActor, Identity, Revocation, RevocationTarget},
-    inspect::Inspected,
+    inspect::{Inspected, Submitted},
     model::{Destination, Finding, Message, Scope, Topic, TopicPattern, UnixMicros, Write},
 };
 
@@ -106,16 +106,17 @@ pub(super) fn describe<S: Sink>(
     match question {
         Question::Publish(inspected) => {
             input.text("action", "publish");
-            topic(inspected.message(), &settings.topics, &mut input);
-            input.object("message", |member| message(inspected.message(), member));
-            input.json("findings", || Some(findings(inspected.findings())));
-            caller(inspected.sender(), inspected.peer(), now, &mut input);
-            if let Some(carrier) = inspected.via() {
+            let Submitted { sender, via: carrier, peer, content } = inspected.submitted();
+            topic(content, &settings.topics, &mut input);
+            input.object("message", |member| message(content, member));
+            input.json("findings", || Some(findings(&inspected.findings().listed)));
+            caller(sender, *peer, now, &mut input);
+            if let Some(carrier) = carrier {
                 input.object("via", |member| via(carrier, member));
             }
         }
         Question::Write(inspected) => {
-            let write = inspected.content();
+            let Submitted { sender, peer, content: write, .. } = inspected.submitted();
             input.text("action", "state.put");
             input.object("state", |member| {
                 scope(write.key.scope(), &settings.scopes, member);
@@ -133,8 +134,8 @@ pub(super) fn describe<S: Sink>(
                     member.json_text("body", &write.value);
                 }
             });
-            input.json("findings", || Some(findings(inspected.findings())));
-            caller(inspected.sender(), inspected.peer(), now, &mut input);
+            input.json("findings", || Some(findings(&inspected.findings().listed)));
+            caller(sender, *peer, now, &mut input);
         }
         Question::Access { access, agent, peer } => {
             requested(*access, &settings.scopes, &mut input);

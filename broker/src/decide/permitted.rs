@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{Decision, Verdict};
 use crate::{
     authenticate::Identity,
-    inspect::Inspected,
+    inspect::{Findings, Inspected, Submitted},
     model::{Message, Write},
 };
 
@@ -35,14 +35,16 @@ pub enum Decided<T = Message> {
 
 #[derive(Debug)]
 struct Judged<T> {
-    inspected: Inspected<T>,
+    submitted: Submitted<T>,
+    findings: Findings,
     verdict: Verdict,
 }
 
 impl<T> Decided<T> {
     pub(super) fn new(inspected: Inspected<T>, verdict: Verdict) -> Self {
         let decision = verdict.decision;
-        let judged = Judged { inspected, verdict };
+        let (submitted, findings) = inspected.into_parts();
+        let judged = Judged { submitted, findings, verdict };
         match decision {
             Decision::Allow => Self::Permitted(Permitted(judged)),
             Decision::Quarantine => Self::Held(Held(judged)),
@@ -50,23 +52,32 @@ impl<T> Decided<T> {
         }
     }
 
-    /// The content with its sender and findings.
+    /// Refused on grounds that need nobody to look into it.
+    pub(super) fn denied_unseen(submitted: Submitted<T>, verdict: Verdict) -> Self {
+        Self::Denied(Denied(Judged { submitted, findings: Findings::default(), verdict }))
+    }
+
+    /// What was submitted.
     #[must_use]
-    pub const fn inspected(&self) -> &Inspected<T> {
-        match self {
-            Self::Permitted(Permitted(judged)) | Self::Held(Held(judged)) | Self::Denied(Denied(judged)) => {
-                &judged.inspected
-            }
-        }
+    pub const fn submitted(&self) -> &Submitted<T> {
+        &self.judged().submitted
+    }
+
+    /// What was found in it. Nothing where the verdict did not need an inspection.
+    #[must_use]
+    pub const fn findings(&self) -> &Findings {
+        &self.judged().findings
     }
 
     /// The grounds.
     #[must_use]
     pub const fn verdict(&self) -> &Verdict {
+        &self.judged().verdict
+    }
+
+    const fn judged(&self) -> &Judged<T> {
         match self {
-            Self::Permitted(Permitted(judged)) | Self::Held(Held(judged)) | Self::Denied(Denied(judged)) => {
-                &judged.verdict
-            }
+            Self::Permitted(Permitted(judged)) | Self::Held(Held(judged)) | Self::Denied(Denied(judged)) => judged,
         }
     }
 }
@@ -75,19 +86,19 @@ impl Permitted {
     /// The message.
     #[must_use]
     pub const fn message(&self) -> &Message {
-        self.0.inspected.message()
+        &self.0.submitted.content
     }
 
     /// Who sent it.
     #[must_use]
     pub fn sender(&self) -> &Identity {
-        self.0.inspected.sender()
+        &self.0.submitted.sender
     }
 
     /// From where.
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
-        self.0.inspected.peer()
+        self.0.submitted.peer
     }
 }
 
@@ -95,12 +106,12 @@ impl Permitted<Write> {
     /// The value to be written.
     #[must_use]
     pub const fn write(&self) -> &Write {
-        self.0.inspected.content()
+        &self.0.submitted.content
     }
 
     /// Who writes.
     #[must_use]
     pub const fn writer(&self) -> &Arc<Identity> {
-        self.0.inspected.sender()
+        &self.0.submitted.sender
     }
 }

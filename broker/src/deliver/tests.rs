@@ -9,6 +9,7 @@ use crate::{
     authenticate::{Identity, OpenSession, Revocation, RevocationTarget, Revoked, Sessions},
     engine::{SharedLogStore, sled::SledLog},
     fixtures::{World, decider, fingerprints, inspector, message, peer},
+    inspect::Submitted,
     issue::KeyKind,
     metrics::Metrics,
     model::{DecisionId, NodeName, Outcome, TopicPattern},
@@ -56,8 +57,10 @@ impl Bench {
     fn routed(&self, id: &str) -> Routed {
         let policy = "package veribus\nimport rego.v1\nallow if true\n";
         let decider = decider(&[("test.rego", policy)], self.world.clock.clone()).expect("a policy");
-        let inspected = inspector().inspect(self.identity("sender"), peer(), message(id, "a.b", "t", "", "{}"));
-        Routed::new(decider.decide(inspected), &fingerprints(), |permitted| self.router.audience(permitted))
+        let submitted = Submitted::new(self.identity("sender"), peer(), message(id, "a.b", "t", "", "{}"));
+        Routed::new(decider.decide(inspector().inspect(submitted)), &fingerprints(), |permitted| {
+            self.router.audience(permitted)
+        })
     }
 
     async fn record(&self, routed: Routed) -> Outcome {

@@ -33,81 +33,75 @@ impl<'a> From<&'a Write> for Content<'a> {
     }
 }
 
-/// A message, or a value to be written, of a known sender, with what was found in it.
+/// A message, or a value to be written, as a known sender submitted it.
+#[derive(Debug)]
+pub struct Submitted<T = Message> {
+    /// Who sent it.
+    pub sender: Arc<Identity>,
+    /// Who brought it, where that is not the sender.
+    pub via: Option<Arc<Identity>>,
+    /// From where.
+    pub peer: SocketAddr,
+    /// What was sent.
+    pub content: T,
+}
+
+impl<T> Submitted<T> {
+    /// Sent and brought by the same.
+    #[must_use]
+    pub const fn new(sender: Arc<Identity>, peer: SocketAddr, content: T) -> Self {
+        Self { sender, via: None, peer, content }
+    }
+}
+
+/// What was submitted, with what was found in it.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
 #[derive(Debug)]
 pub struct Inspected<T = Message> {
-    sender: Arc<Identity>,
-    via: Option<Arc<Identity>>,
-    peer: SocketAddr,
-    content: T,
-    findings: Vec<Finding>,
-    findings_omitted: u32,
+    submitted: Submitted<T>,
+    findings: Findings,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The worst, at most [`FINDINGS_MAX`](super::FINDINGS_MAX).
+    pub listed: Vec<Finding>,
+    /// How many more there were, none of them worse, counted up to [`OMITTED_MAX`](super::OMITTED_MAX).
+    pub omitted: u32,
 }
 
 impl<T> Inspected<T> {
-    /// Who sent it.
-    #[must_use]
-    pub const fn sender(&self) -> &Arc<Identity> {
-        &self.sender
-    }
-
-    /// Who brought it, where that is not the sender.
-    #[must_use]
-    pub const fn via(&self) -> Option<&Arc<Identity>> {
-        self.via.as_ref()
-    }
-
-    /// The same, brought by a gateway that speaks for the sender.
-    #[must_use]
-    pub fn brought_by(self, via: Option<Arc<Identity>>) -> Self {
-        Self { via, ..self }
-    }
-
-    /// From where.
-    #[must_use]
-    pub const fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
     /// What was looked into.
     #[must_use]
-    pub const fn content(&self) -> &T {
-        &self.content
+    pub const fn submitted(&self) -> &Submitted<T> {
+        &self.submitted
     }
 
-    /// What was found, at most [`FINDINGS_MAX`](super::FINDINGS_MAX).
+    /// What was found in it.
     #[must_use]
-    pub fn findings(&self) -> &[Finding] {
+    pub const fn findings(&self) -> &Findings {
         &self.findings
     }
 
-    /// How many more findings there were, none of them worse, counted up to [`OMITTED_MAX`](super::OMITTED_MAX).
+    /// Both.
     #[must_use]
-    pub const fn findings_omitted(&self) -> u32 {
-        self.findings_omitted
-    }
-}
-
-impl Inspected {
-    /// The message.
-    #[must_use]
-    pub const fn message(&self) -> &Message {
-        &self.content
+    pub fn into_parts(self) -> (Submitted<T>, Findings) {
+        (self.submitted, self.findings)
     }
 }
 
 impl Inspector {
     /// Looks into a message, or a value to be written. It only finds; what follows from a finding is the policy's to say.
     #[must_use]
-    pub fn inspect<T>(&self, sender: Arc<Identity>, peer: SocketAddr, content: T) -> Inspected<T>
+    pub fn inspect<T>(&self, submitted: Submitted<T>) -> Inspected<T>
     where
         for<'a> &'a T: Into<Content<'a>>,
     {
         // A scanner that panics has not found the content clean.
-        let found = catch_unwind(AssertUnwindSafe(|| self.findings_and_omitted((&content).into())));
-        let (findings, findings_omitted) = found.unwrap_or_else(|_| (vec![crashed()], 0));
-        Inspected { sender, via: None, peer, content, findings, findings_omitted }
+        let found = catch_unwind(AssertUnwindSafe(|| self.findings_and_omitted((&submitted.content).into())));
+        let (listed, omitted) = found.unwrap_or_else(|_| (vec![crashed()], 0));
+        Inspected { submitted, findings: Findings { listed, omitted } }
     }
 }
 

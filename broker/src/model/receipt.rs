@@ -82,6 +82,8 @@ pub enum RefusalReason {
     BackupRunning,
     /// The message id belongs to another message of the same sender.
     MessageIdReused,
+    /// The message or value is larger than the broker takes.
+    MessageTooLarge,
 }
 
 impl RefusalReason {
@@ -108,6 +110,7 @@ impl RefusalReason {
             Self::RootKeyFailed => "ROOT_KEY_FAILED",
             Self::BackupRunning => "BACKUP_RUNNING",
             Self::MessageIdReused => "MESSAGE_ID_REUSED",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
         }
     }
 
@@ -134,6 +137,7 @@ impl RefusalReason {
             Self::RootKeyFailed,
             Self::BackupRunning,
             Self::MessageIdReused,
+            Self::MessageTooLarge,
         ]
         .into_iter()
         .find(|reason| reason.as_str() == word)

@@ -9,10 +9,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{
     exceeded::{QuotaExceeded, QuotaKind},
+    quotas::ReceiveLimits,
     rate::{Burst, Nanos, Rate, Shortage},
+    receive::ReceiveBudget,
     table::{Allowance, QuotaTable},
 };
 use crate::{
@@ -24,8 +27,10 @@ use crate::{
 pub(super) const RETRY_LATER: Duration = Duration::from_secs(1);
 
 /// Shared by all calls of an agent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Account {
+    /// What its requests may take that are not answered yet, in bytes.
+    received: Arc<Semaphore>,
     dues: Mutex<Dues>,
     streams: AtomicU64,
     subscriptions: AtomicU64,
@@ -42,6 +47,15 @@ struct Dues {
 }
 
 impl Account {
+    pub(super) fn new(received_bytes_max: u32) -> Self {
+        Self {
+            received: Arc::new(Semaphore::new(received_bytes_max as usize)),
+            dues: Mutex::default(),
+            streams: AtomicU64::new(0),
+            subscriptions: AtomicU64::new(0),
+        }
+    }
+
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(self: &Arc<Self>, now: UnixMicros) -> bool {
         let Dues { messages, bytes, .. } = *self.dues.lock();
@@ -129,6 +143,7 @@ pub struct OpenSubscription {
 pub struct Meter {
     account: Arc<Account>,
     table: Arc<QuotaTable>,
+    receive: Arc<ReceiveLimits>,
     identity: Arc<Identity>,
     allowance: Allowance,
 }
@@ -137,11 +152,13 @@ impl OpenCall {
     pub(super) fn open(
         account: Arc<Account>,
         table: &Arc<QuotaTable>,
+        receive: &Arc<ReceiveLimits>,
         identity: Arc<Identity>,
     ) -> Result<Self, QuotaExceeded> {
         let allowance = table.allowance(&identity);
         let place = Place::take(&account, |account| &account.streams, allowance.streams, QuotaKind::Streams)?;
-        Ok(Self { _place: place, meter: Meter { account, table: Arc::clone(table), identity, allowance } })
+        let (table, receive) = (Arc::clone(table), Arc::clone(receive));
+        Ok(Self { _place: place, meter: Meter { account, table, receive, identity, allowance } })
     }
 
     /// What measures the call.
@@ -172,6 +189,28 @@ impl Meter {
     /// [`QuotaExceeded`]: it may not pass now.
     pub fn take(&self, now: UnixMicros, bytes: usize) -> Result<(), QuotaExceeded> {
         self.account.take(&self.allowance, now, bytes as u64)
+    }
+
+    /// Takes what an entry costs that a call leaves in the log, as if it were a message. Auditors and operators are always
+    /// heard.
+    ///
+    /// # Errors
+    /// [`QuotaExceeded`]: it may not be made now.
+    pub fn take_entry(&self, now: UnixMicros) -> Result<(), QuotaExceeded> {
+        if !self.has_rates() || self.identity.permissions().oversees() {
+            return Ok(());
+        }
+        self.take(now, 0)
+    }
+
+    /// What the agent's requests are received under.
+    #[must_use]
+    pub fn receive_budget(&self) -> ReceiveBudget {
+        ReceiveBudget {
+            total: Arc::clone(&self.receive.total),
+            of_agent: Arc::clone(&self.account.received),
+            of_agent_max: self.receive.of_agent_bytes_max,
+        }
     }
 
     /// Takes a subscription's place.

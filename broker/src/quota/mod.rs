@@ -18,9 +18,11 @@ mod account;
 mod exceeded;
 mod quotas;
 mod rate;
+mod receive;
 mod table;
 
 pub use account::{Meter, OpenCall, OpenSubscription};
 pub use exceeded::{QuotaExceeded, QuotaKind};
 pub use quotas::Quotas;
+pub use receive::{ReceiveBudget, Reservation};
 pub use table::QuotaTable;

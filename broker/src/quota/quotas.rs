@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{
     account::{Account, OpenCall, RETRY_LATER},
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     authenticate::Identity,
-    model::{AgentId, Clock, Issuer, UnixMicros},
+    model::{AgentId, Clock, Issuer, RECEIVE_SHARE, UnixMicros},
 };
 
 /// How many accounts are kept before anybody looks which of them are idle.
@@ -23,8 +24,18 @@ const LOOK_AGAIN_US: i64 = 1_000_000;
 pub struct Quotas {
     table: Arc<QuotaTable>,
     agents_max: usize,
+    receive: Arc<ReceiveLimits>,
     accounts: Mutex<Accounts>,
     clock: Clock,
+}
+
+/// What requests may take that are being received.
+#[derive(Debug)]
+pub(super) struct ReceiveLimits {
+    /// Of all agents, in bytes.
+    pub(super) total: Arc<Semaphore>,
+    /// Of one: also until they are answered.
+    pub(super) of_agent_bytes_max: u32,
 }
 
 struct Accounts {
@@ -36,11 +47,16 @@ struct Accounts {
 }
 
 impl Quotas {
-    /// Goes by `table`, for at most `agents_max` agents at the same time.
+    /// Goes by `table`, for at most `agents_max` agents at the same time, whose requests take at most `receive_bytes_max`
+    /// while they are received, and an agent's one [`RECEIVE_SHARE`]th of that.
     #[must_use]
-    pub fn new(table: QuotaTable, agents_max: usize, clock: Clock) -> Self {
+    pub fn new(table: QuotaTable, agents_max: usize, receive_bytes_max: usize, clock: Clock) -> Self {
+        let receive = Arc::new(ReceiveLimits {
+            total: Arc::new(Semaphore::new(receive_bytes_max.min(Semaphore::MAX_PERMITS))),
+            of_agent_bytes_max: u32::try_from(receive_bytes_max / RECEIVE_SHARE).unwrap_or(u32::MAX),
+        });
         let accounts = Accounts { by_agent: HashMap::new(), look_at: LOOKED_AT_MIN, look_after: UnixMicros(i64::MIN) };
-        Self { table: Arc::new(table), agents_max, accounts: Mutex::new(accounts), clock }
+        Self { table: Arc::new(table), agents_max, receive, accounts: Mutex::new(accounts), clock }
     }
 
     /// Takes a call's place.
@@ -49,7 +65,7 @@ impl Quotas {
     /// [`QuotaExceeded`]: the agent has as many as it may, or there is no room for another agent.
     pub fn open_call(&self, identity: Arc<Identity>) -> Result<OpenCall, QuotaExceeded> {
         let account = self.account(&identity)?;
-        OpenCall::open(account, &self.table, identity)
+        OpenCall::open(account, &self.table, &self.receive, identity)
     }
 
     /// How many accounts are kept.
@@ -70,11 +86,15 @@ impl Quotas {
         if accounts.by_agent.len() >= self.agents_max {
             // Whoever fills the table, by an issuer that mints agents, must not keep out who can stop that.
             if identity.permissions().admin_revoke() {
-                return Ok(Arc::default());
+                return Ok(self.new_account());
             }
             return Err(QuotaExceeded { kind: QuotaKind::Agents, retry_after: Some(RETRY_LATER) });
         }
-        Ok(Arc::clone(accounts.by_agent.entry(agent).or_default()))
+        Ok(Arc::clone(accounts.by_agent.entry(agent).or_insert_with(|| self.new_account())))
+    }
+
+    fn new_account(&self) -> Arc<Account> {
+        Arc::new(Account::new(self.receive.of_agent_bytes_max))
     }
 }
 

@@ -14,8 +14,8 @@ use veribus_proto::{
 use super::{Fingerprints, Malformed, Recipient, revocation_facts};
 use crate::{
     authenticate::{Bearer, DelegatedActor, Identity, Revoked},
-    decide::{Access, Decision, Verdict},
-    inspect::Inspected,
+    decide::{Access, Decided, Decision, Verdict},
+    inspect::{Findings, Submitted},
     model::{
         DecisionId, Epoch, Finding, Message, RefusalReason, Scope, Severity, StateKey, StatePrefix, SubscriptionId,
         TopicPattern, UnixMicros, Write,
@@ -136,7 +136,7 @@ impl Draft {
             actor: Some(actor(agent)),
             peer: peer.to_string(),
             resource,
-            decision: Some(decision(verdict, &[])),
+            decision: Some(decision(verdict, &Findings::default())),
             detail,
             keys,
             ..entry(kind)
@@ -169,7 +169,7 @@ impl Draft {
             actor: Some(actor(agent)),
             peer: peer.to_string(),
             resource,
-            decision: verdict.map(|verdict| decision(verdict, &[])),
+            decision: verdict.map(|verdict| decision(verdict, &Findings::default())),
             subscription_id: subscription.map(|id| id.to_string()).unwrap_or_default(),
             ..entry(EntryKind::TokenRefreshed)
         })
@@ -317,12 +317,12 @@ impl Draft {
         })
     }
 
-    pub(super) fn decided(inspected: &Inspected, verdict: &Verdict) -> Self {
-        let message = inspected.message();
+    pub(super) fn decided(decided: &Decided) -> Self {
+        let Submitted { sender, via, peer, content: message } = decided.submitted();
         Self(AuditEntry {
-            actor: Some(actor(inspected.sender())),
-            via: inspected.via().map(|via| actor(via)),
-            peer: inspected.peer().to_string(),
+            actor: Some(actor(sender)),
+            via: via.as_deref().map(actor),
+            peer: peer.to_string(),
             resource: message.topic.as_str().to_owned(),
             message: Some(v1::MessageFacts {
                 id: message.id.as_str().to_owned(),
@@ -332,7 +332,7 @@ impl Draft {
                 destination: message.destination.as_ref().map(|to| to.text().into_owned()).unwrap_or_default(),
                 ..v1::MessageFacts::default()
             }),
-            decision: Some(with_omitted(decision(verdict, inspected.findings()), inspected.findings_omitted())),
+            decision: Some(decision(decided.verdict(), decided.findings())),
             ..entry(EntryKind::Publish)
         })
     }
@@ -348,11 +348,11 @@ impl Draft {
         fingerprints.record_subject(message, self.0.message.get_or_insert_default());
     }
 
-    pub(super) fn write(inspected: &Inspected<Write>, verdict: &Verdict, salt: &[u8; 32]) -> Self {
-        let write = inspected.content();
+    pub(super) fn write(decided: &Decided<Write>, salt: &[u8; 32]) -> Self {
+        let Submitted { sender, peer, content: write, .. } = decided.submitted();
         Self(AuditEntry {
-            actor: Some(actor(inspected.sender())),
-            peer: inspected.peer().to_string(),
+            actor: Some(actor(sender)),
+            peer: peer.to_string(),
             resource: write.key.to_string(),
             message: Some(v1::MessageFacts {
                 datacontenttype: write.content_type.as_str().to_owned(),
@@ -360,7 +360,7 @@ impl Draft {
                 content_digest: content::digest(salt, &value_hash(write)).to_vec(),
                 ..v1::MessageFacts::default()
             }),
-            decision: Some(with_omitted(decision(verdict, inspected.findings()), inspected.findings_omitted())),
+            decision: Some(decision(decided.verdict(), decided.findings())),
             ..entry(EntryKind::StatePut)
         })
     }
@@ -371,7 +371,7 @@ impl Draft {
             actor: Some(actor(agent)),
             peer: peer.to_string(),
             resource: prefix.to_string(),
-            decision: Some(decision(verdict, &[])),
+            decision: Some(decision(verdict, &Findings::default())),
             ..entry(EntryKind::StateRead)
         })
     }
@@ -552,7 +552,7 @@ pub(super) fn recipient_facts(recipient: &Recipient) -> v1::Recipient {
     }
 }
 
-fn decision(verdict: &Verdict, findings: &[Finding]) -> v1::DecisionFacts {
+fn decision(verdict: &Verdict, findings: &Findings) -> v1::DecisionFacts {
     v1::DecisionFacts {
         decision: match verdict.decision {
             Decision::Allow => v1::Decision::Allow,
@@ -561,17 +561,13 @@ fn decision(verdict: &Verdict, findings: &[Finding]) -> v1::DecisionFacts {
         }
         .into(),
         rules: verdict.rules.iter().take(LISTED_MAX).map(|rule| cut(rule, RULE_BYTES_MAX)).collect(),
-        findings: findings.iter().take(LISTED_MAX).map(finding).collect(),
-        findings_omitted: u32::try_from(findings.len().saturating_sub(LISTED_MAX)).unwrap_or(u32::MAX),
+        findings: findings.listed.iter().take(LISTED_MAX).map(finding).collect(),
+        findings_omitted: u32::try_from(findings.listed.len().saturating_sub(LISTED_MAX))
+            .unwrap_or(u32::MAX)
+            .saturating_add(findings.omitted),
         policy_sha256: verdict.policy_sha256.to_vec(),
         reason: verdict.reason.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
     }
-}
-
-/// Counts the findings that inspection itself left out.
-fn with_omitted(mut facts: v1::DecisionFacts, omitted: u32) -> v1::DecisionFacts {
-    facts.findings_omitted = facts.findings_omitted.saturating_add(omitted);
-    facts
 }
 
 fn value_hash(write: &Write) -> ContentHash {
@@ -624,14 +620,16 @@ mod tests {
             attributes: [("k".to_owned(), text.clone())].into(),
             ..fixtures::message("m", "a.b", "note", "", &format!("\"{text}\""))
         };
-        let inspected = fixtures::inspector().inspect(sender, fixtures::peer(), message);
-        assert!(inspected.findings_omitted() > 0);
-        let verdict =
-            Verdict { decision: Decision::Quarantine, rules: [].into(), reason: None, policy_sha256: [0; 32] };
-        let mut draft = Draft::decided(&inspected, &verdict);
+        let submitted = Submitted::new(sender, fixtures::peer(), message);
+        let policy = [("hold.rego", "package veribus\nimport rego.v1\nallow if true\n")];
+        let decider = fixtures::decider(&policy, world.clock.clone()).expect("a policy");
+        let decided = decider.decide(fixtures::inspector().inspect(submitted));
+        let found = decided.findings();
+        assert!(found.omitted > 0);
+        let mut draft = Draft::decided(&decided);
         let facts = |draft: &Draft| draft.0.decision.clone().expect("a decision");
-        assert_eq!(facts(&draft).findings_omitted, inspected.findings_omitted());
-        let all = inspected.findings_omitted() as usize + inspected.findings().len();
+        assert_eq!(facts(&draft).findings_omitted, found.omitted);
+        let all = found.omitted as usize + found.listed.len();
         draft.cut_down();
         assert_eq!(facts(&draft).findings_omitted as usize, all);
     }

@@ -18,7 +18,9 @@ impl FirstOutcome {
         match self {
             Self::Accepted
             | Self::Quarantined
-            | Self::Refused(RefusalReason::MissingPermission | RefusalReason::PolicyDenied) => true,
+            | Self::Refused(
+                RefusalReason::MissingPermission | RefusalReason::PolicyDenied | RefusalReason::MessageTooLarge,
+            ) => true,
             Self::Refused(
                 RefusalReason::DecisionFailed
                 | RefusalReason::MalformedMessage

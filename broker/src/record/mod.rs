@@ -35,7 +35,9 @@ pub use fingerprint::{Fingerprints, RecordedText};
 pub use journal::{JournalFault, LogEnd};
 pub(crate) use order::ANSWER_BYTES_MAX;
 pub use order::{FollowOrder, Followed, Following, StateOrder, StateOutcome};
-pub use queue::{AccessReceipt, KeyOrder, KeyReceipt, PendingOutcomes, PendingState, RecordError, Recorder};
+pub use queue::{
+    AccessReceipt, KeyOrder, KeyReceipt, PendingOutcomes, PendingState, RecordError, Recorder, SubmitError,
+};
 pub use reader::{EntryAt, LogReader};
 pub use recorded::Recorded;
 pub use revocation::{RevocationError, revocation_facts};

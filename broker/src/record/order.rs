@@ -118,11 +118,10 @@ impl StateOrder {
     #[must_use]
     pub fn put(decided: Decided<Write>) -> Self {
         let salt = rand::random();
-        let (inspected, verdict) = (decided.inspected(), decided.verdict());
-        let asker = Arc::clone(inspected.sender());
-        let size_bytes = inspected.content().value.len();
-        let entry = Prepared::deniable(Draft::write(inspected, verdict, &salt));
-        let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
+        let asker = Arc::clone(&decided.submitted().sender);
+        let size_bytes = decided.submitted().content.value.len();
+        let entry = Prepared::deniable(Draft::write(&decided, &salt));
+        let reason = decided.verdict().reason.unwrap_or(RefusalReason::DecisionFailed);
         let work = match decided {
             Decided::Permitted(permitted) => Work::Put(Box::new(permitted), salt),
             Decided::Held(_) => Work::Refuse(RefusalReason::Quarantined),

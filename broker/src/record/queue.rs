@@ -9,7 +9,7 @@ use super::{
     Copying, DiskWatch, Draft, FollowOrder, Following, LogReader, Routed, StateOrder, StateOutcome, journal::Journal,
 };
 use crate::{
-    authenticate::{Identity, Revocation, Revoked},
+    authenticate::{Identity, Revocation, Revoked, TokenError},
     model::{DecisionId, Epoch, Outcome, RefusalReason, Scope},
     seal::{KeyFact, RootKey},
     state::DueKey,
@@ -24,6 +24,17 @@ pub enum RecordError {
     /// Too little disk is left to take more. Nothing was written.
     #[error("the disk of the audit log is nearly full")]
     DiskFloor,
+}
+
+/// Why nothing became of what was submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SubmitError {
+    /// The caller's token is no longer good.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The log did not take it.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 /// The record of a decision on a request to read or to administer.

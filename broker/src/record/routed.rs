@@ -37,16 +37,16 @@ impl Routed {
     /// content digest: fresh for each message, from the thread's cryptographic generator.
     pub fn new(decided: Decided, fingerprints: &Fingerprints, audience: impl FnOnce(&Permitted) -> Audience) -> Self {
         let salt = rand::random();
-        let (inspected, verdict) = (decided.inspected(), decided.verdict());
-        let (sender, via) = (Arc::clone(inspected.sender()), inspected.via().cloned());
-        let message = inspected.message();
+        let submitted = decided.submitted();
+        let (sender, via) = (Arc::clone(&submitted.sender), submitted.via.clone());
+        let message = &submitted.content;
         let (id, size_bytes, content) = (message.id.clone(), message.size_bytes(), content_hash(message));
         let fingerprint = fingerprints.of_message(&sender, &id, &content);
-        let mut draft = Draft::decided(inspected, verdict);
+        let mut draft = Draft::decided(&decided);
         draft.bind(&salt, &content, &fingerprint);
         draft.name_subject(fingerprints, message);
         let entry = Prepared::deniable(draft);
-        let reason = verdict.reason.unwrap_or(RefusalReason::DecisionFailed);
+        let reason = decided.verdict().reason.unwrap_or(RefusalReason::DecisionFailed);
         let ending = match decided {
             Decided::Permitted(permitted) => {
                 let audience = audience(&permitted);

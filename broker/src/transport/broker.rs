@@ -13,6 +13,7 @@ use veribus_proto::v1::{
 use super::{
     connection::ConnectionInfo,
     convert,
+    frame_body::Received,
     gate::Seen,
     malformed::well_formed,
     pipeline::Pipelines,
@@ -71,6 +72,11 @@ pub(super) fn meter<T>(request: &Request<T>) -> Result<Meter, Status> {
     request.extensions().get::<Meter>().cloned().ok_or_else(status::unauthenticated)
 }
 
+/// What the call's messages are received under.
+pub(super) fn received<T>(request: &Request<T>) -> Received {
+    request.extensions().get::<Received>().cloned().unwrap_or_default()
+}
+
 #[tonic::async_trait]
 impl BrokerService for Broker {
     type PublishStreamStream = Responses<PublishStreamResponse>;
@@ -94,7 +100,7 @@ impl BrokerService for Broker {
             message,
         );
         let publishing = self.publishes.publisher.publish(&caller, vec![message]).await;
-        let publishing = publishing.map_err(|error| status::publish_status(&error))?;
+        let publishing = publishing.map_err(|error| status::submit_status(&error))?;
         let outcomes = publishing.outcomes().await.map_err(status::record_status)?;
         let outcome = outcomes.into_iter().next().ok_or_else(|| status::invalid("there is no message"))?;
         status::unary(outcome).map(Response::new)
@@ -105,8 +111,8 @@ impl BrokerService for Broker {
         request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = caller(&request)?;
-        let meter = meter(&request)?;
-        let responses = self.pipelines.serve(self.publishes.clone(), caller, meter, request.into_inner());
+        let (meter, received) = (meter(&request)?, received(&request));
+        let responses = self.pipelines.serve(self.publishes.clone(), caller, meter, received, request.into_inner());
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -128,7 +134,8 @@ impl BrokerService for Broker {
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
         let (reading, renewals) = (Arc::clone(&self.reading), self.pipelines.renewals.clone());
-        let opened = Opened { inbox, receipt, caller, reading, renewals, _place: place };
+        let faults = self.pipelines.faults.clone();
+        let opened = Opened { inbox, receipt, caller, meter, reading, renewals, faults, _place: place };
         let responses = subscribe_stream::serve(opened, requests, self.pipelines.drain.clone());
         Ok(Response::new(Box::pin(responses)))
     }

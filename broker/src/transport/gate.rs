@@ -19,7 +19,8 @@ use tower::{Layer, Service};
 
 use super::{
     connection::{ConnectionInfo, ConnectionLimit},
-    malformed,
+    frame_body::{FrameBody, FrameLimits, Received},
+    malformed::{self, FaultRecorder},
     overruns::Overruns,
     refusals::Refusals,
     session_body::SessionBody,
@@ -31,16 +32,22 @@ use crate::{
         Sessions, TokenError,
     },
     metrics::{Metrics, Stage},
-    model::Clock,
-    quota::{OpenCall, Quotas},
-    record::Recorder,
+    quota::{Meter, OpenCall, Quotas},
 };
 
 /// Where a DPoP proof stands (RFC 9449, section 4.1).
 const DPOP: &str = "dpop";
 const HEALTH: &str = "/grpc.health.v1.Health/";
-/// Calls whose messages are measured where they are read.
-const PUBLISHING: [&str; 2] = ["/veribus.v1.BrokerService/Publish", "/veribus.v1.BrokerService/PublishStream"];
+/// Calls whose messages and operations are measured where they are read.
+const MEASURED_APART: [&str; 7] = [
+    "/veribus.v1.BrokerService/Publish",
+    "/veribus.v1.BrokerService/PublishStream",
+    "/veribus.v1.StateService/Put",
+    "/veribus.v1.StateService/Get",
+    "/veribus.v1.StateService/Delete",
+    "/veribus.v1.StateService/List",
+    "/veribus.v1.StateService/Session",
+];
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// Puts the gate before a service.
@@ -59,9 +66,9 @@ struct Keeper {
     quotas: Arc<Quotas>,
     overruns: Arc<Overruns>,
     refusals: Arc<Refusals>,
-    recorder: Recorder,
+    faults: FaultRecorder,
+    frames: FrameLimits,
     metrics: Metrics,
-    clock: Clock,
 }
 
 impl GateLayer {
@@ -74,11 +81,11 @@ impl GateLayer {
         quotas: Arc<Quotas>,
         overruns: Arc<Overruns>,
         refusals: Arc<Refusals>,
-        recorder: Recorder,
+        faults: FaultRecorder,
+        frames: FrameLimits,
         metrics: Metrics,
-        clock: Clock,
     ) -> Self {
-        Self(Arc::new(Keeper { authenticator, sessions, quotas, overruns, refusals, recorder, metrics, clock }))
+        Self(Arc::new(Keeper { authenticator, sessions, quotas, overruns, refusals, faults, frames, metrics }))
     }
 }
 
@@ -143,7 +150,12 @@ where
     let certificate = request.extensions().get().and_then(ConnectionInfo::certificate_sha256);
     let caller = Caller::new(Arc::clone(admitted.open.session())).over(certificate);
     request.extensions_mut().insert(caller.clone());
-    request.extensions_mut().insert(admitted.place.meter());
+    let meter = admitted.place.meter();
+    let received = Received::default();
+    request.extensions_mut().insert(received.clone());
+    let mut request =
+        request.map(|body| FrameBody::wrap(body, keeper.frames, meter.receive_budget(), received.clone()));
+    request.extensions_mut().insert(meter.clone());
     let seen = Seen::default();
     request.extensions_mut().insert(seen.clone());
     let answer = inner.call(request);
@@ -154,8 +166,10 @@ where
             response = answer => response?,
         };
         if !seen.is_set() {
-            keeper.note_undecodable(&caller, response.headers()).await;
+            keeper.note_undecodable(&caller, &meter, response.headers()).await;
         }
+        // Of a single message: it is answered.
+        drop(received);
         Ok(keeper.let_pass(admitted, response))
     })
 }
@@ -247,7 +261,7 @@ impl Keeper {
     }
 
     /// Every call leaves an entry, also one that is denied, so each counts as a message, apart from those whose messages are
-    /// counted one by one. Auditors and operators are always heard.
+    /// counted one by one.
     fn measure(
         &self,
         place: &OpenCall,
@@ -255,13 +269,10 @@ impl Keeper {
         connection: &ConnectionInfo,
         path: &str,
     ) -> Result<(), Status> {
-        let meter = place.meter();
-        let permissions = identity.permissions();
-        let is_trusted = permissions.audit_read() || permissions.admin_revoke() || permissions.admin_sessions();
-        if !meter.has_rates() || PUBLISHING.contains(&path) || is_trusted {
+        if MEASURED_APART.contains(&path) {
             return Ok(());
         }
-        meter.take(self.clock.now(), 0).map_err(|exceeded| {
+        place.meter().take_entry(self.faults.clock.now()).map_err(|exceeded| {
             self.overruns.note_identity(Arc::clone(identity), connection.peer(), exceeded.kind, 1);
             status::over_quota(&exceeded)
         })
@@ -278,10 +289,10 @@ impl Keeper {
 
     /// Lets an answer pass as long as its session lasts.
     fn let_pass(&self, Admitted { open, place }: Admitted, response: Response<Body>) -> Response<Body> {
-        if open.session().pass(self.clock.now(), || ()).is_err() {
+        if open.session().pass(self.faults.clock.now(), || ()).is_err() {
             return self.cut_short(&Caller::new(Arc::clone(open.session())));
         }
-        let (clock, refusals) = (self.clock.clone(), Arc::clone(&self.refusals));
+        let (clock, refusals) = (self.faults.clock.clone(), Arc::clone(&self.refusals));
         response.map(|body| SessionBody::wrap(open, place, body, clock, refusals))
     }
 
@@ -293,10 +304,10 @@ impl Keeper {
 
     /// A call that ended before any service saw it, because its only message could not be decoded. What a service answers is
     /// recorded by whoever knows the reason.
-    async fn note_undecodable(&self, caller: &Caller, headers: &HeaderMap) {
+    async fn note_undecodable(&self, caller: &Caller, meter: &Meter, headers: &HeaderMap) {
         let status = Status::from_header_map(headers);
         let Some((fault, _)) = status.as_ref().and_then(malformed::decoding_fault) else { return };
-        if let Err(error) = malformed::note(&self.recorder, caller, fault).await {
+        if let Err(error) = self.faults.note(caller, meter, fault).await {
             let method = caller.session().method();
             tracing::error!(method, %error, "an undecodable message could not be recorded");
         }

@@ -1,14 +1,15 @@
 //! Requests of recognised callers that cannot be read as what they should be: recorded like any other, and answered only after
 //! the permission for such a request was looked at.
 
-use std::error::Error as _;
+use std::{error::Error as _, sync::Arc};
 
 use tonic::{Code, Status};
 
-use super::status;
+use super::{overruns::Overruns, status};
 use crate::{
     authenticate::{Caller, Permissions},
-    model::RefusalReason,
+    model::{Clock, RefusalReason},
+    quota::Meter,
     record::{Draft, RecordError, Recorder},
     subscribe::ReadRefusal,
 };
@@ -39,9 +40,31 @@ pub(super) async fn well_formed<T>(
     })
 }
 
-/// Records a request that cannot be read, of a caller who may make such requests.
-pub(super) async fn note(recorder: &Recorder, caller: &Caller, fault: &str) -> Result<(), RecordError> {
-    recorder.complaint(draft(caller, fault)).await
+/// Records requests that cannot be read, of callers who may make such requests and paid nothing for them yet. Over quota
+/// they are only counted.
+#[derive(Clone)]
+pub struct FaultRecorder {
+    pub(super) recorder: Recorder,
+    pub(super) overruns: Arc<Overruns>,
+    pub(super) clock: Clock,
+}
+
+impl FaultRecorder {
+    /// Records by `recorder`, or counts by `overruns`.
+    #[must_use]
+    pub const fn new(recorder: Recorder, overruns: Arc<Overruns>, clock: Clock) -> Self {
+        Self { recorder, overruns, clock }
+    }
+
+    pub(super) async fn note(&self, caller: &Caller, meter: &Meter, fault: &str) -> Result<(), RecordError> {
+        match meter.take_entry(self.clock.now()) {
+            Ok(()) => self.recorder.complaint(draft(caller, fault)).await,
+            Err(exceeded) => {
+                self.overruns.note(caller, exceeded.kind, 1);
+                Ok(())
+            }
+        }
+    }
 }
 
 fn draft(caller: &Caller, fault: &str) -> Draft {
@@ -56,6 +79,8 @@ pub(super) fn decoding_fault(error: &Status) -> Option<(&'static str, Status)> {
     }
     match error.code() {
         Code::OutOfRange => Some(("a request is larger than the decoder's limit", status::frame_too_large())),
+        Code::ResourceExhausted => Some(("a request holds too many items", status::too_many_items())),
+        Code::DeadlineExceeded => Some(("a request took too long to arrive", status::frame_too_slow())),
         Code::Internal => Some(("a request is not valid protobuf", status::invalid("the request cannot be decoded"))),
         _ => None,
     }

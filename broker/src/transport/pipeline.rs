@@ -14,7 +14,8 @@ use tonic::{Status, Streaming};
 use veribus_proto::v1::{Credentials, Refreshed};
 
 use super::{
-    malformed,
+    frame_body::Received,
+    malformed::{self, FaultRecorder},
     overruns::Overruns,
     refusals::Refusals,
     renewal::{Pace, Renewals},
@@ -23,8 +24,8 @@ use super::{
 use crate::{
     authenticate::{Caller, Identity, TokenError},
     model::Clock,
-    quota::{Meter, QuotaExceeded},
-    record::{RecordError, Recorder},
+    quota::{Meter, QuotaExceeded, Reservation},
+    record::{RecordError, Recorder, SubmitError},
 };
 
 /// How much an agent may have in flight on one stream, and ask for at once.
@@ -55,6 +56,9 @@ pub(super) trait Traffic: Clone + Send + Sync + 'static {
 
     fn open(request: Self::Request) -> (Vec<Self::Item>, Option<Credentials>);
 
+    /// What an item takes in memory until it is answered, in bytes, about.
+    fn memory(item: &Self::Item) -> usize;
+
     /// The answer to an item that the caller's quota does not let pass.
     fn over_quota(&self, exceeded: &QuotaExceeded, item: &Self::Item) -> Self::Result;
 
@@ -65,7 +69,7 @@ pub(super) trait Traffic: Clone + Send + Sync + 'static {
         identity: &Arc<Identity>,
         items: Vec<Self::Item>,
         settled: Settled<Self::Result>,
-    ) -> impl Future<Output = Result<OnTheWay<Self>, TokenError>> + Send;
+    ) -> impl Future<Output = Result<OnTheWay<Self>, SubmitError>> + Send;
 
     fn record(&self, ready: Self::Ready) -> impl Future<Output = Result<Self::Pending, RecordError>> + Send;
 
@@ -93,6 +97,8 @@ pub(super) struct OnTheWay<T: Traffic> {
 #[derive(Clone)]
 pub struct Pipelines {
     /// Records what is wrong with a request.
+    pub faults: FaultRecorder,
+    /// Records.
     pub recorder: Recorder,
     /// Notes tokens that are no good.
     pub refusals: Arc<Refusals>,
@@ -120,8 +126,8 @@ enum Step<T: Traffic> {
         refreshed: Option<Refreshed>,
         /// Ends with the stream: what is on the way may wait for an issuer, item after item, and takes room that is given
         /// back when the stream is gone.
-        on_the_way: AbortOnDropHandle<Result<OnTheWay<T>, TokenError>>,
-        room: [OwnedSemaphorePermit; 2],
+        on_the_way: AbortOnDropHandle<Result<OnTheWay<T>, SubmitError>>,
+        room: Taken,
     },
     End(Status),
 }
@@ -134,7 +140,7 @@ enum Answer<T: Traffic> {
         settled: Settled<T::Result>,
         /// `None` where no item went on.
         pending: Option<Result<T::Pending, RecordError>>,
-        room: [OwnedSemaphorePermit; 2],
+        room: Taken,
     },
     End(Status),
 }
@@ -146,6 +152,7 @@ impl Pipelines {
         traffic: T,
         caller: Caller,
         mut meter: Meter,
+        received: Received,
         requests: Streaming<T::Request>,
     ) -> impl Stream<Item = Result<T::Response, Status>> + Send + 'static {
         let this = Arc::new(Pipeline { common: self.clone(), traffic: traffic.clone() });
@@ -154,7 +161,7 @@ impl Pipelines {
         let (reading, by) = (Arc::clone(&this), caller.clone());
         tokio::spawn(async move { this.record(caller, next_steps, answers).await });
         tokio::spawn(async move {
-            let room = Room::new(reading.common.limits);
+            let room = Room::new(reading.common.limits, received);
             if let Err(end) = reading.read(&by, &mut meter, requests, &room, &steps).await {
                 // An error means that the client is gone.
                 drop(steps.send(Step::End(end)).await);
@@ -177,7 +184,7 @@ impl<T: Traffic> Pipeline<T> {
         room: &Room,
         steps: &mpsc::Sender<Step<T>>,
     ) -> Result<(), Status> {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(meter.clone(), self.common.clock.clone());
         loop {
             let request = tokio::select! {
                 biased;
@@ -194,7 +201,7 @@ impl<T: Traffic> Pipeline<T> {
                     }
                 }
                 Ok(None) => return Ok(()),
-                Err(error) => return self.undecodable(caller, &error).await,
+                Err(error) => return self.undecodable(caller, meter, &error).await,
             }
         }
     }
@@ -208,7 +215,8 @@ impl<T: Traffic> Pipeline<T> {
                     () = answers.closed() => return,
                 } {
                     Ok(Ok(arrived)) => self.results(refreshed, arrived, room).await,
-                    Ok(Err(error)) => Answer::End(self.refused(&caller, &error)),
+                    Ok(Err(SubmitError::Token(error))) => Answer::End(self.refused(&caller, &error)),
+                    Ok(Err(SubmitError::Record(error))) => Answer::End(status::record_status(error)),
                     // A stage that broke off: nothing of this request, and nothing after it, is recorded.
                     Err(_) => Answer::End(status::record_status(RecordError::Failed)),
                 },
@@ -222,12 +230,7 @@ impl<T: Traffic> Pipeline<T> {
         }
     }
 
-    async fn results(
-        &self,
-        refreshed: Option<Refreshed>,
-        arrived: OnTheWay<T>,
-        room: [OwnedSemaphorePermit; 2],
-    ) -> Answer<T> {
+    async fn results(&self, refreshed: Option<Refreshed>, arrived: OnTheWay<T>, room: Taken) -> Answer<T> {
         let OnTheWay { ready, names, settled } = arrived;
         let pending = match ready {
             Some(ready) => Some(self.traffic.record(ready).await),
@@ -245,21 +248,25 @@ impl<T: Traffic> Pipeline<T> {
         room: &Room,
         pace: &mut Pace,
     ) -> Result<Step<T>, Status> {
-        // All that the request takes, not only its payloads.
-        let bytes = request.encoded_len();
         let (items, refresh) = T::open(request);
+        // All that the request takes, not only its payloads.
+        let bytes = items.iter().map(T::memory).sum();
+        let reservation = room.received.take().map(|mut reservation| {
+            reservation.received(bytes);
+            reservation
+        });
         if refresh.is_some() {
-            pace.next().await;
+            pace.next(caller).await;
         }
         if items.len() > self.common.limits.frame_messages_max {
-            self.note(caller, "a request holds too many items").await?;
+            self.note(caller, meter, "a request holds too many items").await?;
             return Err(status::invalid("too many items in one request"));
         }
         let refreshed = match refresh {
             Some(credentials) => Some(self.common.renewals.renew(caller, &credentials).await?),
             None => None,
         };
-        let taken = room.take(items.len(), bytes).await.ok_or_else(status::draining)?;
+        let taken = room.take(items.len(), bytes, reservation).await.ok_or_else(status::draining)?;
         let settled = self.over_quota(caller, meter, &items);
         // As it is now: a fresh token speaks for what comes after it.
         let identity = caller.identity();
@@ -294,14 +301,14 @@ impl<T: Traffic> Pipeline<T> {
     }
 
     /// A request that could not be decoded ends the stream, and is recorded; a connection that broke is not.
-    async fn undecodable(&self, caller: &Caller, error: &Status) -> Result<(), Status> {
+    async fn undecodable(&self, caller: &Caller, meter: &Meter, error: &Status) -> Result<(), Status> {
         let Some((fault, told)) = malformed::decoding_fault(error) else { return Ok(()) };
-        self.note(caller, fault).await?;
+        self.note(caller, meter, fault).await?;
         Err(told)
     }
 
-    async fn note(&self, caller: &Caller, fault: &str) -> Result<(), Status> {
-        malformed::note(&self.common.recorder, caller, fault).await.map_err(status::record_status)
+    async fn note(&self, caller: &Caller, meter: &Meter, fault: &str) -> Result<(), Status> {
+        self.common.faults.note(caller, meter, fault).await.map_err(status::record_status)
     }
 }
 
@@ -336,27 +343,36 @@ fn in_order<R>(results: Vec<R>, settled: Settled<R>) -> Vec<R> {
     all
 }
 
+/// What a request takes until it is answered: of its stream, and of what its agent may have sent.
+struct Taken {
+    _of_stream: [OwnedSemaphorePermit; 2],
+    _of_agent: Option<Reservation>,
+}
+
 /// What may still come into flight.
 struct Room {
+    received: Received,
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     limits: AgentLimits,
 }
 
 impl Room {
-    fn new(limits: AgentLimits) -> Self {
+    fn new(limits: AgentLimits, received: Received) -> Self {
         let bound = |max: usize| Arc::new(Semaphore::new(max.min(u32::MAX as usize)));
-        Self { messages: bound(limits.in_flight_messages_max), bytes: bound(limits.in_flight_bytes_max), limits }
+        let (messages, bytes) = (bound(limits.in_flight_messages_max), bound(limits.in_flight_bytes_max));
+        Self { received, messages, bytes, limits }
     }
 
     /// Waits until there is room. What is larger than all the room there is takes all of it.
-    async fn take(&self, messages: usize, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
+    async fn take(&self, messages: usize, bytes: usize, reservation: Option<Reservation>) -> Option<Taken> {
         let permits = |wanted: usize, max: usize| u32::try_from(wanted.min(max)).unwrap_or(u32::MAX);
         let messages = permits(messages, self.limits.in_flight_messages_max);
         let bytes = permits(bytes, self.limits.in_flight_bytes_max);
-        Some([
+        let of_stream = [
             Arc::clone(&self.messages).acquire_many_owned(messages).await.ok()?,
             Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?,
-        ])
+        ];
+        Some(Taken { _of_stream: of_stream, _of_agent: reservation })
     }
 }

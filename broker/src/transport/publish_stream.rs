@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use veribus_proto::v1::{self, Credentials, PublishResult, PublishStreamRequest, PublishStreamResponse, Refreshed};
 
 use super::{
     convert,
+    frame_body::ATTRIBUTE_BYTES,
     pipeline::{OnTheWay, Settled, Traffic},
     senders::{Senders, Unrecognised},
     status,
 };
 use crate::{
-    authenticate::{Caller, Identity, TokenError},
+    authenticate::{Caller, Identity},
     publish::{Publisher, Publishing},
     quota::QuotaExceeded,
-    record::{RecordError, Routed},
+    record::{RecordError, Routed, SubmitError},
 };
 
 /// Messages.
@@ -38,6 +40,10 @@ impl Traffic for Publishes {
         (request.messages, request.refresh)
     }
 
+    fn memory(message: &v1::Message) -> usize {
+        size_of::<v1::Message>() + message.encoded_len() + message.attributes.len() * ATTRIBUTE_BYTES
+    }
+
     fn over_quota(&self, exceeded: &QuotaExceeded, message: &v1::Message) -> PublishResult {
         status::over_quota_in_stream(exceeded, convert::cut(&message.id))
     }
@@ -49,7 +55,7 @@ impl Traffic for Publishes {
         identity: &Arc<Identity>,
         messages: Vec<v1::Message>,
         mut settled: Settled<PublishResult>,
-    ) -> Result<OnTheWay<Self>, TokenError> {
+    ) -> Result<OnTheWay<Self>, SubmitError> {
         let over_quota: Vec<usize> = settled.iter().map(|(place, _)| *place).collect();
         let (mut posted, mut names) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
         for (place, mut message) in messages.into_iter().enumerate() {
@@ -67,7 +73,7 @@ impl Traffic for Publishes {
         }
         settled.sort_unstable_by_key(|(place, _)| *place);
         let is_all_settled = posted.is_empty() && !settled.is_empty();
-        let routed = self.publisher.route(identity, caller.peer(), posted)?;
+        let routed = self.publisher.route(identity, caller.peer(), posted).await?;
         Ok(OnTheWay { ready: (!is_all_settled).then_some(routed), names, settled })
     }
 

@@ -9,6 +9,8 @@ use veribus_proto::v1::{Credentials, Refreshed};
 use super::{refusals::Refusals, status};
 use crate::{
     authenticate::{Authenticator, Caller, Identity, TokenError},
+    model::Clock,
+    quota::Meter,
     record::{Draft, Recorder},
 };
 
@@ -16,20 +18,28 @@ use crate::{
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const BURST: u32 = 16;
 
-/// How fast fresh tokens of one stream are taken. Each is an entry in the log and may change who listens to what, and no
-/// quota counts it: a stream that sends more is read no faster than this.
-pub(super) struct Pace(Instant);
+/// How fast fresh tokens of one stream are taken. Each is an entry in the log and may change who listens to what: a stream
+/// that sends more than these, or than its agent's quota lets pass, is read no faster than that.
+pub(super) struct Pace {
+    next: Instant,
+    meter: Meter,
+    clock: Clock,
+}
 
 impl Pace {
-    pub(super) fn new() -> Self {
-        Self(Instant::now())
+    pub(super) fn new(meter: Meter, clock: Clock) -> Self {
+        Self { next: Instant::now(), meter, clock }
     }
 
-    /// Waits until one more may be taken.
-    pub(super) async fn next(&mut self) {
+    /// Waits until one more of the caller's may be taken.
+    pub(super) async fn next(&mut self, caller: &Caller) {
         let now = Instant::now();
-        sleep(self.0.saturating_duration_since(now).saturating_sub(INTERVAL_MIN * (BURST - 1))).await;
-        self.0 = self.0.max(now) + INTERVAL_MIN;
+        sleep(self.next.saturating_duration_since(now).saturating_sub(INTERVAL_MIN * (BURST - 1))).await;
+        self.next = self.next.max(now) + INTERVAL_MIN;
+        self.meter.follow(&caller.identity());
+        while let Err(exceeded) = self.meter.take_entry(self.clock.now()) {
+            sleep(exceeded.retry_after.unwrap_or(INTERVAL_MIN)).await;
+        }
     }
 }
 
@@ -46,10 +56,6 @@ impl Renewals {
     #[must_use]
     pub const fn new(authenticator: Arc<Authenticator>, refusals: Arc<Refusals>, recorder: Recorder) -> Self {
         Self { authenticator, refusals, recorder }
-    }
-
-    pub(super) const fn recorder(&self) -> &Recorder {
-        &self.recorder
     }
 
     /// Whom a fresh token names. One that is not good, or another agent's, is the end of the stream.
@@ -90,24 +96,55 @@ impl Renewals {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
+    use crate::{
+        authenticate::Sessions,
+        fixtures::{World, peer},
+        issue::KeyKind,
+        model::{Ceiling, QuotaOverrides, QuotaTerms},
+        quota::{QuotaTable, Quotas},
+    };
+
+    /// A caller with a quota of so many messages a second, and the pace of one of its streams.
+    fn pace(world: &World, terms: QuotaTerms) -> (Caller, Pace) {
+        let identity = world.identity(&world.claims("one"));
+        let quotas = Quotas::new(QuotaTable::new(terms, QuotaOverrides::default()), 10, 1 << 20, world.clock.clone());
+        let meter = quotas.open_call(Arc::clone(&identity)).expect("a place").meter();
+        let open = Sessions::new(world.clock.clone()).open(identity, peer(), "/x/Y");
+        (Caller::new(Arc::clone(open.session())), Pace::new(meter, world.clock.clone()))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn some_fresh_tokens_are_taken_at_once_and_then_one_in_each_interval() {
+        let world = World::new(KeyKind::EdDsa);
+        let (caller, mut pace) = pace(&world, QuotaTerms::default());
         let began = Instant::now();
-        let mut pace = Pace::new();
         for _ in 0..BURST {
-            pace.next().await;
+            pace.next(&caller).await;
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
-        pace.next().await;
-        pace.next().await;
+        pace.next(&caller).await;
+        pace.next(&caller).await;
         assert!((INTERVAL_MIN * 2..INTERVAL_MIN * 2 + Duration::from_millis(10)).contains(&began.elapsed()));
         tokio::time::sleep(INTERVAL_MIN * 2 * BURST).await;
         let rested = Instant::now();
         for _ in 0..BURST {
-            pace.next().await;
+            pace.next(&caller).await;
         }
         assert_eq!(rested.elapsed(), Duration::ZERO, "no less than at the beginning");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fresh_tokens_are_taken_no_faster_than_messages() {
+        let world = World::new(KeyKind::EdDsa);
+        let terms = QuotaTerms { messages_per_s: Some(Ceiling::Max(NonZeroU64::MIN)), ..QuotaTerms::default() };
+        let (caller, mut pace) = pace(&world, terms);
+        pace.next(&caller).await;
+        let mut second = std::pin::pin!(pace.next(&caller));
+        assert!(futures_util::poll!(&mut second).is_pending(), "the burst is one");
+        world.clock.advance(Duration::from_secs(1));
+        second.await;
     }
 }

@@ -166,8 +166,12 @@ mod tests {
             let world = World::new(KeyKind::EdDsa);
             let clock = world.clock.clone();
             let identity = world.identity(&world.claims("one"));
-            let quotas =
-                Quotas::new(QuotaTable::new(QuotaTerms::default(), QuotaOverrides::default()), 10, clock.clone());
+            let quotas = Quotas::new(
+                QuotaTable::new(QuotaTerms::default(), QuotaOverrides::default()),
+                10,
+                1 << 20,
+                clock.clone(),
+            );
             let place = quotas.open_call(Arc::clone(&identity)).expect("a place");
             let open = Sessions::new(clock.clone()).open(identity, peer(), "/x/Y");
             let session = Arc::clone(open.session());

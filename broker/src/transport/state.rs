@@ -8,7 +8,7 @@ use veribus_proto::v1::{
 };
 
 use super::{
-    broker::{Responses, caller, meter},
+    broker::{Responses, caller, meter, received},
     malformed::well_formed,
     pipeline::{Pipelines, Traffic as _},
     state_session::{Operations, operation_of, wired},
@@ -48,8 +48,8 @@ impl State {
         if self.operations.is_barred(&parsed) {
             return Err(status::record_status(RecordError::DiskFloor));
         }
-        let ordered = self.operations.sharing.decide(&identity, caller.peer(), vec![parsed]);
-        let ordered = ordered.map_err(|_| status::unauthenticated())?;
+        let ordered = self.operations.sharing.decide(&identity, caller.peer(), vec![parsed]).await;
+        let ordered = ordered.map_err(|error| status::submit_status(&error))?;
         let operating = self.operations.record(ordered).await.map_err(status::record_status)?;
         let answers = self.operations.sharing.answers(operating).await.map_err(status::record_status)?;
         match answers.into_iter().next().map(wired) {
@@ -126,8 +126,10 @@ impl StateService for State {
             _place: place,
             watch: watch.map_err(status::watch_status)?,
             caller,
+            meter,
             requests,
             renewals: self.pipelines.renewals.clone(),
+            faults: self.pipelines.faults.clone(),
             drain: self.pipelines.drain.clone(),
         };
         Ok(Response::new(Box::pin(watch_stream::serve(watcher))))
@@ -137,8 +139,8 @@ impl StateService for State {
         &self,
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let (caller, meter) = (caller(&request)?, meter(&request)?);
-        let responses = self.pipelines.serve(self.operations.clone(), caller, meter, request.into_inner());
+        let (caller, meter, received) = (caller(&request)?, meter(&request)?, received(&request));
+        let responses = self.pipelines.serve(self.operations.clone(), caller, meter, received, request.into_inner());
         Ok(Response::new(Box::pin(responses)))
     }
 }

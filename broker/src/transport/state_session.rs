@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use prost::Message as _;
 use veribus_proto::v1::{
     self, Credentials, Refreshed, SessionRequest, SessionResponse, StateOperation, StateResult,
     state_operation::Operation as Wire, state_result::Result as Wired,
@@ -12,10 +13,10 @@ use super::{
     status,
 };
 use crate::{
-    authenticate::{Caller, Identity, TokenError},
+    authenticate::{Caller, Identity},
     model::{ContentType, Revision, StateKey, StatePrefix, Write},
     quota::QuotaExceeded,
-    record::{Malformed, RecordError, timestamp},
+    record::{Malformed, RecordError, SubmitError, timestamp},
     share::{Answer, ListQuery, Operating, Operation, Ordered, Sharing},
     state::{Metadata, OpenedValue},
 };
@@ -45,6 +46,10 @@ impl Traffic for Operations {
         (request.operations, request.refresh)
     }
 
+    fn memory(operation: &StateOperation) -> usize {
+        size_of::<StateOperation>() + operation.encoded_len()
+    }
+
     fn over_quota(&self, exceeded: &QuotaExceeded, _operation: &StateOperation) -> StateResult {
         result(Wired::Refusal(status::state_over_quota(exceeded)))
     }
@@ -56,7 +61,7 @@ impl Traffic for Operations {
         identity: &Arc<Identity>,
         operations: Vec<StateOperation>,
         mut settled: Settled<StateResult>,
-    ) -> Result<OnTheWay<Self>, TokenError> {
+    ) -> Result<OnTheWay<Self>, SubmitError> {
         let over_quota: Vec<usize> = settled.iter().map(|(place, _)| *place).collect();
         let mut parsed = Vec::with_capacity(operations.len());
         for (place, operation) in operations.into_iter().enumerate() {
@@ -71,7 +76,7 @@ impl Traffic for Operations {
             }
         }
         settled.sort_unstable_by_key(|(place, _)| *place);
-        let ordered = self.sharing.decide(identity, caller.peer(), parsed)?;
+        let ordered = self.sharing.decide(identity, caller.peer(), parsed).await?;
         let names = vec![(); ordered.len()];
         let ready = (!names.is_empty()).then_some(ordered);
         Ok(OnTheWay { ready, names, settled })

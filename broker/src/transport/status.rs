@@ -13,9 +13,8 @@ use crate::{
     deliver::{EndReason, InboxError},
     engine::ReadError,
     model::{DecisionId, Outcome, Receipt, RefusalReason, RefusedReceipt},
-    publish::PublishError,
     quota::QuotaExceeded,
-    record::{CopyError, JournalFault, RecordError},
+    record::{CopyError, JournalFault, RecordError, SubmitError},
     share::{WatchEnd, WhyNot},
     subscribe::ReadRefusal,
 };
@@ -56,6 +55,16 @@ pub(super) fn invalid(text: &'static str) -> Status {
 
 pub(super) fn frame_too_large() -> Status {
     Told(Code::ResourceExhausted, "FRAME_TOO_LARGE", "the request is larger than the broker decodes").status(None)
+}
+
+pub(super) fn too_many_items() -> Status {
+    Told(Code::ResourceExhausted, "TOO_MANY_ITEMS", "the request holds more items than one may").status(None)
+}
+
+/// How the body of a call ends that brings its message too slowly.
+pub(super) fn frame_too_slow() -> Status {
+    Told(Code::DeadlineExceeded, "FRAME_TOO_SLOW", "the request took longer to arrive than the broker waits")
+        .status(None)
 }
 
 /// What is told of something over quota: it says when to come again, or that it never will pass.
@@ -158,6 +167,7 @@ impl From<RefusalReason> for Told {
             }
             RefusalReason::BackupRunning => (Code::FailedPrecondition, "another backup is under way"),
             RefusalReason::MessageIdReused => (Code::AlreadyExists, "the message id belongs to another message"),
+            RefusalReason::MessageTooLarge => (Code::ResourceExhausted, "larger than the broker takes"),
         };
         Self(code, reason.as_str(), text)
     }
@@ -254,10 +264,10 @@ pub(super) fn record_status(error: RecordError) -> Status {
     Told::from(error).status(None)
 }
 
-pub(super) fn publish_status(error: &PublishError) -> Status {
+pub(super) fn submit_status(error: &SubmitError) -> Status {
     match error {
-        PublishError::Token(_) => unauthenticated(),
-        PublishError::Record(error) => record_status(*error),
+        SubmitError::Token(_) => unauthenticated(),
+        SubmitError::Record(error) => record_status(*error),
     }
 }
 

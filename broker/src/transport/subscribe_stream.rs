@@ -13,7 +13,7 @@ use veribus_proto::v1::{
 
 use super::{
     convert,
-    malformed::{self, decoding_fault},
+    malformed::{FaultRecorder, decoding_fault},
     renewal::{Pace, Renewals},
     status,
 };
@@ -21,7 +21,7 @@ use crate::{
     authenticate::Caller,
     deliver::{EndReason, Inbox, InboxError, InboxTerms},
     model::TopicPattern,
-    quota::OpenSubscription,
+    quota::{Meter, OpenSubscription},
     record::AccessReceipt,
     subscribe::Reading,
 };
@@ -63,8 +63,10 @@ pub(super) struct Opened {
     pub(super) inbox: Inbox,
     pub(super) receipt: AccessReceipt,
     pub(super) caller: Caller,
+    pub(super) meter: Meter,
     pub(super) reading: Arc<Reading>,
     pub(super) renewals: Renewals,
+    pub(super) faults: FaultRecorder,
 }
 
 /// The state between two responses.
@@ -93,9 +95,9 @@ pub(super) fn serve(
     requests: Streaming<SubscribeRequest>,
     drain: CancellationToken,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send + 'static {
-    let Opened { _place, inbox, receipt, caller, reading, renewals } = opened;
+    let Opened { _place, inbox, receipt, caller, meter, reading, renewals, faults } = opened;
     let (answers, requested) = mpsc::channel(REFRESHED_WAITING_MAX);
-    let listener = Listener { terms: inbox.terms().clone(), caller, reading, renewals };
+    let listener = Listener { terms: inbox.terms().clone(), caller, meter, reading, renewals, faults };
     tokio::spawn(listener.listen(requests, answers));
     let subscriber = Subscriber { _place, inbox, receipt: Some(receipt), drain, requested };
     stream::unfold(Some(subscriber), |subscriber| async move {
@@ -161,21 +163,23 @@ async fn kept(promise: Promise) -> Requested {
 struct Listener {
     terms: InboxTerms,
     caller: Caller,
+    meter: Meter,
     reading: Arc<Reading>,
     renewals: Renewals,
+    faults: FaultRecorder,
 }
 
 impl Listener {
     /// Listens until the client is done, or the stream is.
     async fn listen(self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Promise>) {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(self.meter.clone(), self.faults.clock.clone());
         loop {
             let requested = tokio::select! {
                 () = answers.closed() => return,
                 requested = request_side(&mut requests) => requested,
             };
             if requested.is_ok() {
-                pace.next().await;
+                pace.next(&self.caller).await;
             }
             let (keep, promise) = oneshot::channel();
             // An error means that the stream is over.
@@ -196,7 +200,7 @@ impl Listener {
 
     /// A request that is none of those that may follow: recorded, and the end.
     async fn malformed(&self, fault: Status) -> Status {
-        let noted = malformed::note(self.renewals.recorder(), &self.caller, fault.message()).await;
+        let noted = self.faults.note(&self.caller, &self.meter, fault.message()).await;
         noted.map_or_else(status::record_status, |()| fault)
     }
 

@@ -9,7 +9,7 @@ use veribus_proto::v1::{
 };
 
 use super::{
-    malformed::{self, decoding_fault},
+    malformed::{FaultRecorder, decoding_fault},
     renewal::{Pace, Renewals},
     state_session::value_of,
     status,
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     authenticate::Caller,
     model::{Revision, StateKey, StatePrefix},
-    quota::OpenSubscription,
+    quota::{Meter, OpenSubscription},
     share::{Shown, ShownChange, Watch},
 };
 
@@ -48,8 +48,10 @@ pub(super) struct Watcher {
     pub(super) _place: OpenSubscription,
     pub(super) watch: Watch,
     pub(super) caller: Caller,
+    pub(super) meter: Meter,
     pub(super) requests: Streaming<WatchRequest>,
     pub(super) renewals: Renewals,
+    pub(super) faults: FaultRecorder,
     pub(super) drain: CancellationToken,
 }
 
@@ -60,7 +62,8 @@ pub(super) fn serve(watcher: Watcher) -> impl Stream<Item = Result<WatchResponse
         audit_index: watcher.watch.opened_by().audit_index(),
         through_revision: watcher.watch.began_at().0,
     });
-    stream::unfold(Some((watcher, Pace::new(), Some(opened))), |state| async move {
+    let pace = Pace::new(watcher.meter.clone(), watcher.faults.clock.clone());
+    stream::unfold(Some((watcher, pace, Some(opened))), |state| async move {
         let (mut watcher, mut pace, opened) = state?;
         let response = match opened {
             Some(opened) => Ok(opened),
@@ -83,7 +86,7 @@ impl Watcher {
                 biased;
                 () = self.drain.cancelled() => return Err(Some(status::draining())),
                 asked = asked(&mut self.requests) => {
-                    pace.next().await;
+                    pace.next(&self.caller).await;
                     let asked = match asked {
                         Ok(asked) => asked,
                         Err(Some(fault)) => return Err(Some(self.malformed(fault).await)),
@@ -105,7 +108,7 @@ impl Watcher {
 impl Watcher {
     /// A request that is none of those that may follow: recorded, and the end.
     async fn malformed(&self, fault: Status) -> Status {
-        let noted = malformed::note(self.renewals.recorder(), &self.caller, fault.message()).await;
+        let noted = self.faults.note(&self.caller, &self.meter, fault.message()).await;
         noted.map_or_else(status::record_status, |()| fault)
     }
 }

@@ -31,9 +31,10 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     ("state", &["authenticate", "decide", "engine", "model", "seal"]),
     ("record", &["authenticate", "decide", "engine", "inspect", "metrics", "model", "seal", "state"]),
     ("deliver", &["authenticate", "decide", "metrics", "model", "record"]),
-    ("publish", &["authenticate", "decide", "deliver", "inspect", "metrics", "model", "record"]),
+    ("workers", &["authenticate", "model"]),
+    ("publish", &["authenticate", "decide", "deliver", "inspect", "metrics", "model", "record", "workers"]),
     ("subscribe", &["authenticate", "decide", "deliver", "model", "record"]),
-    ("share", &["authenticate", "decide", "inspect", "model", "record", "seal", "state"]),
+    ("share", &["authenticate", "decide", "inspect", "model", "record", "seal", "state", "workers"]),
     ("administer", &["authenticate", "decide", "deliver", "model", "record", "seal", "subscribe"]),
     // The pipelines; of the stages what goes in, what comes out, and what can go wrong.
     (

@@ -60,7 +60,7 @@ pub(super) fn scenes() -> Vec<Scene> {
         document("shares an injection, with zero-width characters", Seen::Denied, |_| text(&zero_width(INJECTION))),
         document("shares an injection, with homoglyphs", Seen::Denied, |_| text(&homoglyphs(INJECTION))),
         document("shares a document that is too large", Seen::Quarantined, |cast| {
-            text(&"All quiet on this page. ".repeat(cast.message_bytes_max() / 24 + 1))
+            text(&"All quiet on this page. ".repeat(cast.message_bytes_max() / 32))
         }),
         finance("sends a message of an unexpected type", Seen::Quarantined, |_| {
             Message::json("finance.transactions", "finance.gossip", r#"{"heard":"something"}"#).to("role:compliance")

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::{
     decide::Verdict,
@@ -33,8 +31,8 @@ impl Stage {
 
     fn publish(&self, claims: &Claims, topic: &str, kind: &str, to: &str, data: &str) -> Verdict {
         let sender = self.world.identity(claims);
-        let inspected = inspector().inspect(Arc::clone(&sender), peer(), message("m", topic, kind, to, data));
-        self.decider.decide(inspected).verdict().clone()
+        let submitted = Submitted::new(sender, peer(), message("m", topic, kind, to, data));
+        self.decider.decide(inspector().inspect(submitted)).verdict().clone()
     }
 
     fn finance(&self) -> Claims {
@@ -67,7 +65,7 @@ fn the_default_policy_blocks_injection_and_holds_what_does_not_belong() {
     assert_eq!((injection.decision, rules(&injection)), (Decision::Deny, vec!["injection-blocked"]));
     let kind = publish("finance.gossip", "{}");
     assert_eq!((kind.decision, rules(&kind)), (Decision::Quarantine, vec!["unexpected-type"]));
-    let large = publish("finance.transaction", &format!(r#"{{"note":"{}"}}"#, "word ".repeat(20_000)));
+    let large = publish("finance.transaction", &format!(r#"{{"note":"{}"}}"#, "word ".repeat(15_000)));
     assert_eq!((large.decision, rules(&large)), (Decision::Quarantine, vec!["too-large"]));
 }
 
@@ -160,10 +158,25 @@ fn policies_that_cannot_be_trusted_do_not_load() {
 }
 
 #[test]
-fn what_inspection_could_not_look_into_or_is_too_large_passes_no_policy() {
+fn what_is_too_large_passes_no_policy() {
     let stage = Stage::allowing("");
     let verdict = stage.publish(&stage.finance(), "finance.x", "t", "", &"x".repeat(100_001));
-    assert_eq!((verdict.decision, rules(&verdict)), (Decision::Quarantine, vec!["native/message-too-large"]));
+    assert_eq!((verdict.decision, rules(&verdict)), (Decision::Deny, vec!["native/message-too-large"]));
+}
+
+#[test]
+fn what_is_denied_natively_is_not_inspected() {
+    let stage = Stage::allowing("");
+    let admit = |claims: &Claims, topic: &str, bytes: usize| {
+        let submitted =
+            Submitted::new(stage.world.identity(claims), peer(), message("m", topic, "t", "", &"x".repeat(bytes)));
+        stage.decider.admit(submitted).map(|_| ()).map_err(|denied| denied.verdict().reason)
+    };
+    assert_eq!(admit(&stage.finance(), "finance.x", 99_000), Ok(()));
+    assert_eq!(admit(&stage.finance(), "other.x", 1), Err(Some(RefusalReason::MissingPermission)));
+    assert_eq!(admit(&stage.finance(), "finance.x", 100_001), Err(Some(RefusalReason::MessageTooLarge)));
+    let limited = stage.finance().message_type("other");
+    assert_eq!(admit(&limited, "finance.x", 1), Err(Some(RefusalReason::MissingPermission)));
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn fixture(terms: QuotaTerms) -> Fixture {
 
 fn with_overrides(terms: QuotaTerms, overrides: QuotaOverrides, agents_max: usize) -> Fixture {
     let world = World::new(KeyKind::EdDsa);
-    let quotas = Quotas::new(QuotaTable::new(terms, overrides), agents_max, world.clock.clone());
+    let quotas = Quotas::new(QuotaTable::new(terms, overrides), agents_max, 1 << 20, world.clock.clone());
     Fixture { world, quotas }
 }
 

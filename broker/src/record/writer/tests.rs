@@ -16,6 +16,7 @@ use super::*;
 use crate::{
     engine::{Chunk, LogStore, ReadError, Record},
     fixtures::{MemoryStore, NOW, World, decider, fingerprints, inspector, message, peer},
+    inspect::Submitted,
     issue::KeyKind,
     model::{AgentId, Issuer},
 };
@@ -163,8 +164,10 @@ impl Bench {
         let rule = if allow { "allow if true" } else { "allow if input.topic == \"never\"" };
         let policy = format!("package veribus\nimport rego.v1\n{rule}\n");
         let decider = decider(&[("test.rego", &policy)], self.world.clock.clone()).expect("a policy");
-        let inspected = inspector().inspect(sender, peer(), message(id, "a.b", "t", "", data)).brought_by(via);
-        Routed::new(decider.decide(inspected), &fingerprints(), |_| Audience::new(Arc::new([recipient(1)])))
+        let submitted = Submitted { sender, via, peer: peer(), content: message(id, "a.b", "t", "", data) };
+        Routed::new(decider.decide(inspector().inspect(submitted)), &fingerprints(), |_| {
+            Audience::new(Arc::new([recipient(1)]))
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     authenticate::Identity,
     decide::{Access, Decision, Verdict},
     fixtures::{decider, inspector, peer},
+    inspect::Submitted,
     model::{ContentType, Epoch, RefusalReason, Scope, StateKey, Write},
     record::{Draft, KeyOrder, KeyReceipt, PendingState, RecordError, Recorder, StateOrder, StateOutcome},
     seal::{RootKey, RootKeySource, RootKeys},
@@ -46,7 +47,7 @@ impl Bench {
             ttl_s: None,
         };
         let decider = decider(&[("test.rego", ALLOWED)], self.world.clock.clone()).expect("a policy");
-        let order = StateOrder::put(decider.decide_write(inspector().inspect(sender, peer(), write)));
+        let order = StateOrder::put(decider.decide_write(inspector().inspect(Submitted::new(sender, peer(), write))));
         recorder.state(vec![order]).await.expect("queued")
     }
 
