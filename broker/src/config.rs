@@ -496,7 +496,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 23] {
+    fn positive_settings(&self) -> [(&'static str, usize); 24] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -516,6 +516,7 @@ impl Config {
             ("delivery.queue_messages_max", delivery.queue_messages_max),
             ("delivery.queue_bytes_max", delivery.queue_bytes_max),
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
+            ("identity.token_cache_bytes_max", self.identity.token_cache_bytes_max),
             ("identity.revocations_max", self.identity.revocations_max),
             ("identity.dpop_proofs_max", self.identity.dpop_proofs_max),
             ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),
