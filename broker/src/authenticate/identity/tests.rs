@@ -290,7 +290,7 @@ fn remembered_tokens_are_bounded_in_bytes_and_in_number() {
         let verifier = Verifier::new(vec![trusted(&issuer)], settings, Clock::manual(NOW));
         for number in 0..2 * ENTRIES_MAX {
             let mut claims =
-                serde_json::to_value(issuer.claims(&format!("agent-{number}"), NOW, LIFETIME)).expect("JSON");
+                serde_json::to_value(issuer.claims(format!("agent-{number}"), NOW, LIFETIME)).expect("JSON");
             claims["many"] = many.clone();
             let token = BearerToken::new(issuer.sign(&claims).expect("signed")).expect("short");
             verifier.verify(&token).map(drop).expect("good");
