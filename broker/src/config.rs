@@ -278,13 +278,18 @@ pub struct LimitsConfig {
     pub connections_per_address_max: usize,
     /// Connections of one identity.
     pub connections_per_identity_max: usize,
+    /// Connections without an authenticated call that only ask for health (`grpc.health.v1`), in all; never more than half
+    /// of `connections_max`.
+    pub health_connections_max: usize,
+    /// The same from one address; never more than half of `connections_per_address_max`.
+    pub health_connections_per_address_max: usize,
     /// Concurrent streams on one connection.
     pub streams_per_connection_max: u32,
     /// HTTP/2 header list.
     pub header_list_bytes_max: u32,
     /// How long a TLS handshake may take.
     pub tls_handshake_ms_max: u64,
-    /// How long a connection may stay without an authenticated call (health checks are exempt).
+    /// How long a connection may stay without an authenticated call; those that ask for health have a share of their own.
     pub first_authenticated_call_ms_max: u64,
     /// HTTP/2 keepalive: how often.
     pub keepalive_interval_ms: u64,
@@ -344,6 +349,8 @@ impl Default for LimitsConfig {
             connections_max: 10_000,
             connections_per_address_max: 1_000,
             connections_per_identity_max: 256,
+            health_connections_max: 1_024,
+            health_connections_per_address_max: 32,
             streams_per_connection_max: 1_000,
             header_list_bytes_max: 16 * 1024,
             tls_handshake_ms_max: 5_000,
@@ -496,7 +503,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 24] {
+    fn positive_settings(&self) -> [(&'static str, usize); 26] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -507,6 +514,8 @@ impl Config {
             ("limits.connections_max", limits.connections_max),
             ("limits.connections_per_address_max", limits.connections_per_address_max),
             ("limits.connections_per_identity_max", limits.connections_per_identity_max),
+            ("limits.health_connections_max", limits.health_connections_max),
+            ("limits.health_connections_per_address_max", limits.health_connections_per_address_max),
             ("record.commit_entries_max", record.commit_entries_max),
             ("record.writer_queue_submissions_max", record.writer_queue_submissions_max),
             ("record.writer_queue_bytes_max", record.writer_queue_bytes_max),

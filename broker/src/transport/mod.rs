@@ -13,6 +13,7 @@ pub mod broker;
 pub mod connection;
 mod convert;
 pub mod gate;
+pub mod health;
 mod keys;
 pub mod listener;
 mod malformed;
