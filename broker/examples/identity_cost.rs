@@ -46,7 +46,12 @@ fn measure(kind: KeyKind) {
         require_bound: false,
         may_grant: GrantLimits::default(),
     };
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 65_536, token_lifetime_s_max: 86_400 };
+    let settings = VerifierSettings {
+        leeway_s: 0,
+        cache_entries_max: 65_536,
+        cache_bytes_max: 64 << 20,
+        token_lifetime_s_max: 86_400,
+    };
     let verifier = Verifier::new(vec![trusted], settings, clock.clone());
     let authenticator = Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock.clone());
     let token = || {

@@ -285,13 +285,18 @@ pub struct LimitsConfig {
     pub connections_per_address_max: usize,
     /// Connections of one identity.
     pub connections_per_identity_max: usize,
+    /// Connections without an authenticated call that only ask for health (`grpc.health.v1`), in all; never more than half
+    /// of `connections_max`.
+    pub health_connections_max: usize,
+    /// The same from one address; never more than half of `connections_per_address_max`.
+    pub health_connections_per_address_max: usize,
     /// Concurrent streams on one connection.
     pub streams_per_connection_max: u32,
     /// HTTP/2 header list.
     pub header_list_bytes_max: u32,
     /// How long a TLS handshake may take.
     pub tls_handshake_ms_max: u64,
-    /// How long a connection may stay without an authenticated call (health checks are exempt).
+    /// How long a connection may stay without an authenticated call; those that ask for health have a share of their own.
     pub first_authenticated_call_ms_max: u64,
     /// HTTP/2 keepalive: how often.
     pub keepalive_interval_ms: u64,
@@ -351,9 +356,11 @@ impl Default for LimitsConfig {
             publish_in_flight_bytes_max: 8 * MIB,
             subscription_patterns_max: 32,
             connections_max: 10_000,
-            connections_per_address_max: 64,
-            connections_per_identity_max: 16,
-            streams_per_connection_max: 64,
+            connections_per_address_max: 1_000,
+            connections_per_identity_max: 256,
+            health_connections_max: 1_024,
+            health_connections_per_address_max: 32,
+            streams_per_connection_max: 1_000,
             header_list_bytes_max: 16 * 1024,
             tls_handshake_ms_max: 5_000,
             first_authenticated_call_ms_max: 5_000,
@@ -512,7 +519,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 24] {
+    fn positive_settings(&self) -> [(&'static str, usize); 27] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -524,6 +531,8 @@ impl Config {
             ("limits.connections_max", limits.connections_max),
             ("limits.connections_per_address_max", limits.connections_per_address_max),
             ("limits.connections_per_identity_max", limits.connections_per_identity_max),
+            ("limits.health_connections_max", limits.health_connections_max),
+            ("limits.health_connections_per_address_max", limits.health_connections_per_address_max),
             ("record.commit_entries_max", record.commit_entries_max),
             ("record.writer_queue_submissions_max", record.writer_queue_submissions_max),
             ("record.writer_queue_bytes_max", record.writer_queue_bytes_max),
@@ -533,6 +542,7 @@ impl Config {
             ("delivery.queue_messages_max", delivery.queue_messages_max),
             ("delivery.queue_bytes_max", delivery.queue_bytes_max),
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
+            ("identity.token_cache_bytes_max", self.identity.token_cache_bytes_max),
             ("identity.revocations_max", self.identity.revocations_max),
             ("identity.dpop_proofs_max", self.identity.dpop_proofs_max),
             ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),

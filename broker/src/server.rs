@@ -43,6 +43,7 @@ use crate::{
         connection::{ConnectionCounts, ConnectionLimits},
         frame_body::FrameLimits,
         gate::GateLayer,
+        health::HealthShare,
         listener::{self, ListenerLimits},
         malformed::FaultRecorder,
         overruns::Overruns,
@@ -370,7 +371,10 @@ impl Builder {
         );
         let routes = http2(limits)
             .layer(gate)
-            .add_service(health_service.max_decoding_message_size(HEALTH_BYTES_MAX))
+            .add_service(HealthShare::new(
+                health_service.max_decoding_message_size(HEALTH_BYTES_MAX),
+                Arc::clone(&refusals),
+            ))
             .add_service(reflection_v1()?)
             .add_service(reflection_v1alpha()?)
             .add_service(BrokerServiceServer::new(broker).max_decoding_message_size(limits.frame_bytes_max))
@@ -607,11 +611,17 @@ const fn agent_limits(limits: &LimitsConfig) -> AgentLimits {
     }
 }
 
-const fn connection_limits(limits: &LimitsConfig) -> ConnectionLimits {
+fn connection_limits(limits: &LimitsConfig) -> ConnectionLimits {
+    let at_most_half = |share: usize, of: usize| share.min((of / 2).max(1));
     ConnectionLimits {
         total_max: limits.connections_max,
         per_address_max: limits.connections_per_address_max,
         per_identity_max: limits.connections_per_identity_max,
+        health_max: at_most_half(limits.health_connections_max, limits.connections_max),
+        health_per_address_max: at_most_half(
+            limits.health_connections_per_address_max,
+            limits.connections_per_address_max,
+        ),
     }
 }
 

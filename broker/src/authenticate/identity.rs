@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use serde_json::{Map, Value};
 
 use super::{
@@ -50,6 +50,8 @@ pub struct Identity {
     revocations: Arc<Revocations>,
     /// At which generation of the revocations this was last found good.
     unrevoked_at: AtomicU64,
+    /// See [`retained_bytes`].
+    retained_bytes: u64,
 }
 
 impl Identity {
@@ -272,8 +274,49 @@ pub struct VerifierSettings {
     pub leeway_s: u64,
     /// How many verified tokens are remembered.
     pub cache_entries_max: usize,
+    /// How many bytes they may take in memory, together.
+    pub cache_bytes_max: u64,
     /// How long after `iat` a token's `exp` may lie, in seconds.
     pub token_lifetime_s_max: u64,
+}
+
+/// Weighs identities by their bytes, and none so low that more than so many would fit: a cache has one capacity only.
+#[derive(Clone)]
+struct RetainedBytes {
+    min: u64,
+}
+
+impl RetainedBytes {
+    fn new(entries_max: usize, bytes_max: u64) -> Self {
+        Self { min: bytes_max.div_ceil(entries_max.max(1) as u64).max(1) }
+    }
+}
+
+impl Weighter<[u8; 32], Arc<Identity>> for RetainedBytes {
+    fn weight(&self, _: &[u8; 32], identity: &Arc<Identity>) -> u64 {
+        identity.retained_bytes.max(self.min)
+    }
+}
+
+/// What an identity with these claims takes in memory, in bytes, about: the claims twice, since what they say is kept parsed
+/// too.
+fn retained_bytes(claims: &Map<String, Value>) -> u64 {
+    (size_of::<Identity>() + 2 * claims.iter().map(member_bytes).sum::<usize>()) as u64
+}
+
+fn member_bytes((name, value): (&String, &Value)) -> usize {
+    size_of::<String>() + name.len() + value_bytes(value)
+}
+
+/// As deep as the JSON reader goes, which has a limit.
+fn value_bytes(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(value_bytes).sum(),
+        Value::Object(members) => members.iter().map(member_bytes).sum(),
+    };
+    size_of::<Value>() + inside
 }
 
 /// Verifies tokens. The signature of one token is checked once and remembered under its SHA-256; its lifetime, and whether
@@ -283,7 +326,7 @@ pub struct Verifier {
     leeway_s: i64,
     lifetime_s_max: i64,
     clock: Clock,
-    verified: Cache<[u8; 32], Arc<Identity>>,
+    verified: Cache<[u8; 32], Arc<Identity>, RetainedBytes>,
     revocations: Arc<Revocations>,
 }
 
@@ -296,7 +339,11 @@ impl Verifier {
             leeway_s: i64::try_from(settings.leeway_s).unwrap_or(i64::MAX),
             lifetime_s_max: i64::try_from(settings.token_lifetime_s_max).unwrap_or(i64::MAX),
             clock,
-            verified: Cache::new(settings.cache_entries_max),
+            verified: Cache::with_weighter(
+                settings.cache_entries_max,
+                settings.cache_bytes_max,
+                RetainedBytes::new(settings.cache_entries_max, settings.cache_bytes_max),
+            ),
             revocations: Arc::default(),
         }
     }
@@ -401,6 +448,7 @@ impl Verifier {
             key,
             confirmation,
             actors: delegation::actors(&claims, &trusted.issuer)?,
+            retained_bytes: retained_bytes(&claims),
             claims,
             revocations: Arc::clone(&self.revocations),
             unrevoked_at: AtomicU64::new(0),

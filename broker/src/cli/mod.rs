@@ -14,6 +14,7 @@ mod connect;
 mod demo;
 mod dev;
 mod failure;
+mod file_limit;
 mod health;
 mod instant;
 mod keys;

@@ -5,7 +5,7 @@ use std::thread;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
-use super::{failure::Failure, output};
+use super::{failure::Failure, file_limit, output};
 use crate::{
     config::Config,
     decide::BundleError,
@@ -21,6 +21,7 @@ pub(super) async fn run(
     after_ready: &str,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::new()?;
+    file_limit::raise(config.limits.connections_max);
     let server = start(config, StartOptions::default()).await.map_err(failure)?;
     before_ready(&server)?;
     announce(ready_line(&server), after_ready.to_owned())?;

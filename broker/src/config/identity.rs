@@ -18,6 +18,9 @@ pub struct IdentityConfig {
     /// How many verified tokens are remembered.
     #[serde(default = "default_token_cache")]
     pub token_cache_entries_max: usize,
+    /// How many bytes they may take in memory, together, by their claims.
+    #[serde(default = "default_token_cache_bytes")]
+    pub token_cache_bytes_max: usize,
     /// How long after `iat` the `exp` of a token may lie. A revocation of tokens ends by itself once they must have run out.
     #[serde(default = "default_token_lifetime")]
     pub token_lifetime_s_max: u64,
@@ -283,6 +286,9 @@ const TTL_S_MAX: u64 = 86_400;
 
 const fn default_token_cache() -> usize {
     65_536
+}
+const fn default_token_cache_bytes() -> usize {
+    64 << 20
 }
 const fn default_dpop_max_age() -> u64 {
     60

@@ -1,4 +1,7 @@
-//! The Prometheus listener: plain HTTP, one page, apart from the public port.
+//! The Prometheus listener: plain HTTP, one page, apart from the public port. Few connections at a time, one exchange each:
+//! further ones wait for a place, which comes, since nobody keeps one for long.
+
+use std::time::Duration;
 
 use axum::{
     Router,
@@ -6,7 +9,16 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
+use futures_util::{StreamExt as _, stream};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
 
 use crate::{
     authenticate::{ProofError, TokenError},
@@ -19,6 +31,26 @@ use crate::{
 
 /// The OpenMetrics text format, as Prometheus asks for it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The request line and the header fields, in bytes: the least that hyper allows.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+const HEADER_FIELDS_MAX: usize = 32;
+/// How long to wait after a failed accept: it fails again at once while file descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the clients of the listener may take up.
+#[derive(Debug, Clone, Copy)]
+struct ExchangeLimits {
+    /// Connections that are served at the same time.
+    connections_max: usize,
+    /// Until the head of the request is there.
+    head_max: Duration,
+    /// From the first byte to the last of the answer.
+    exchange_max: Duration,
+}
+
+const EXCHANGE_LIMITS: ExchangeLimits =
+    ExchangeLimits { connections_max: 16, head_max: Duration::from_secs(5), exchange_max: Duration::from_secs(10) };
 
 /// Metrics that show from the start what a broker may count.
 pub(super) fn metrics() -> Metrics {
@@ -33,9 +65,36 @@ pub(super) fn metrics() -> Metrics {
 /// Serves `GET /metrics`.
 pub(super) async fn serve(listener: TcpListener, metrics: Metrics, recorder: Recorder, log: LogReader) {
     let page = move || async move { page(&metrics, &recorder, &log) };
-    let router = Router::new().route("/metrics", get(page));
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the metrics listener ended");
+    serve_within(EXCHANGE_LIMITS, listener, Router::new().route("/metrics", get(page))).await;
+}
+
+async fn serve_within(limits: ExchangeLimits, listener: TcpListener, router: Router) {
+    let accepted = stream::poll_fn(|context| listener.poll_accept(context).map(Some));
+    let served = accepted.for_each_concurrent(limits.connections_max, |accepted| async {
+        match accepted {
+            Ok((stream, _)) => exchange(limits, stream, router.clone()).await,
+            Err(error) => {
+                tracing::debug!(%error, "a connection for metrics could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    });
+    served.await;
+}
+
+/// One request and its answer.
+async fn exchange(limits: ExchangeLimits, stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_max)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADER_FIELDS_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match timeout(limits.exchange_max, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a request for metrics failed"),
+        Err(_) => tracing::debug!("a request for metrics took too long"),
     }
 }
 
@@ -54,8 +113,102 @@ fn page(metrics: &Metrics, recorder: &Recorder, log: &LogReader) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::SocketAddr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use futures_util::future::join_all;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        task::yield_now,
+    };
+
     use super::*;
     use crate::model::Issuer;
+
+    const PATIENCE: Duration = Duration::from_mins(1);
+    const SHORT: Duration = Duration::from_millis(50);
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        (listener, address)
+    }
+
+    async fn send(address: SocketAddr, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(text.as_bytes()).await.expect("written");
+        stream
+    }
+
+    /// What comes until the connection is closed.
+    async fn answer(mut stream: TcpStream) -> String {
+        let mut bytes = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("it is closed").ok();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    const REQUEST: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    #[tokio::test]
+    async fn clients_that_hold_their_connections_do_not_keep_others_out() {
+        let (head, exchange) = (
+            ExchangeLimits { head_max: SHORT, ..EXCHANGE_LIMITS },
+            ExchangeLimits { exchange_max: SHORT, ..EXCHANGE_LIMITS },
+        );
+        // One of both must do, whichever the client wears out.
+        for limits in [
+            ExchangeLimits { connections_max: 1, exchange_max: PATIENCE * 2, ..head },
+            ExchangeLimits { connections_max: 1, head_max: PATIENCE * 2, ..exchange },
+        ] {
+            let (listener, address) = listener().await;
+            let held = [send(address, "").await, send(address, "GET / HT").await];
+            let scrape = send(address, REQUEST).await;
+            let router = Router::new().route("/", get(|| async { "page" }));
+            let serving = tokio::spawn(serve_within(limits, listener, router));
+            let answer = answer(scrape).await;
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("page"), "{limits:?}: {answer}");
+            drop(held);
+            serving.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_connections_are_served_at_a_time_than_the_limit() {
+        let (listener, address) = listener().await;
+        let scrapes = join_all((0..20).map(|_| send(address, REQUEST))).await;
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (inside, peak) = (Arc::clone(&now), Arc::clone(&most));
+        let page = move || async move {
+            peak.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            inside.fetch_sub(1, Ordering::SeqCst);
+        };
+        let limits = ExchangeLimits { connections_max: 2, ..EXCHANGE_LIMITS };
+        let serving = tokio::spawn(serve_within(limits, listener, Router::new().route("/", get(page))));
+        let answers = join_all(scrapes.into_iter().map(answer)).await;
+        assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200")), "{answers:?}");
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let (listener, address) = listener().await;
+        let router = Router::new().route("/", get(|| async { "page" }));
+        let serving = tokio::spawn(serve_within(EXCHANGE_LIMITS, listener, router));
+        for fields in ["x: y\r\n".repeat(HEADER_FIELDS_MAX + 1), format!("x: {}\r\n", "y".repeat(HEAD_BYTES_MAX))] {
+            let answer = answer(send(address, &format!("GET / HTTP/1.1\r\n{fields}\r\n")).await).await;
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+        }
+        serving.abort();
+    }
 
     #[test]
     fn what_may_be_counted_is_shown_from_the_start() {

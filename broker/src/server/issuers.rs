@@ -86,6 +86,7 @@ pub(super) fn verifier(
     let settings = VerifierSettings {
         leeway_s: config.leeway_s,
         cache_entries_max: config.token_cache_entries_max,
+        cache_bytes_max: config.token_cache_bytes_max as u64,
         token_lifetime_s_max: config.token_lifetime_s_max,
     };
     Ok(Verifier::new(issuers, settings, clock))

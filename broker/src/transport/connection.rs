@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{
@@ -41,7 +42,14 @@ pub struct ConnectionLimits {
     pub per_address_max: usize,
     /// Of one identity.
     pub per_identity_max: usize,
+    /// Of those without an authenticated call that only ask for health, in all.
+    pub health_max: usize,
+    /// Of these, from one address.
+    pub health_per_address_max: usize,
 }
+
+/// Watches of the health service on one connection: one for each service of a broker, and some to spare.
+const HEALTH_WATCHES_MAX: usize = 8;
 
 /// Which of them leaves no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,11 +60,15 @@ pub enum ConnectionLimit {
     PerAddress,
     /// [`ConnectionLimits::per_identity_max`].
     PerIdentity,
+    /// [`ConnectionLimits::health_max`].
+    Health,
+    /// [`ConnectionLimits::health_per_address_max`].
+    HealthPerAddress,
 }
 
 impl ConnectionLimit {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Total, Self::PerAddress, Self::PerIdentity];
+    pub const ALL: [Self; 5] = [Self::Total, Self::PerAddress, Self::PerIdentity, Self::Health, Self::HealthPerAddress];
 
     /// The name of its setting.
     #[must_use]
@@ -65,6 +77,8 @@ impl ConnectionLimit {
             Self::Total => "connections_max",
             Self::PerAddress => "connections_per_address_max",
             Self::PerIdentity => "connections_per_identity_max",
+            Self::Health => "health_connections_max",
+            Self::HealthPerAddress => "health_connections_per_address_max",
         }
     }
 }
@@ -76,6 +90,8 @@ pub struct ConnectionCounts {
     open: TaskTracker,
     per_address: DashMap<IpAddr, usize>,
     per_identity: DashMap<(Issuer, AgentId), usize>,
+    health: AtomicUsize,
+    health_per_address: DashMap<IpAddr, usize>,
     metrics: Metrics,
 }
 
@@ -89,6 +105,8 @@ impl ConnectionCounts {
             open: TaskTracker::new(),
             per_address: DashMap::new(),
             per_identity: DashMap::new(),
+            health: AtomicUsize::new(0),
+            health_per_address: DashMap::new(),
             metrics,
         })
     }
@@ -119,8 +137,26 @@ impl ConnectionCounts {
             certificate_sha256: OnceLock::new(),
             expected: AtomicBool::new(false),
             excused: AtomicBool::new(false),
+            has_health_place: Mutex::new(false),
+            health_watches: Arc::new(Semaphore::new(HEALTH_WATCHES_MAX)),
             identities: Mutex::default(),
         })))
+    }
+
+    fn take_health_place(&self, address: IpAddr) -> Result<(), ConnectionLimit> {
+        if !take(&self.health_per_address, address, self.limits.health_per_address_max) {
+            return Err(ConnectionLimit::HealthPerAddress);
+        }
+        if self.health.fetch_add(1, Ordering::SeqCst) >= self.limits.health_max {
+            self.give_health_place_back(&address);
+            return Err(ConnectionLimit::Health);
+        }
+        Ok(())
+    }
+
+    fn give_health_place_back(&self, address: &IpAddr) {
+        self.health.fetch_sub(1, Ordering::SeqCst);
+        give_back(&self.health_per_address, address);
     }
 
     /// Waits until there is no connection any more, once none is taken in.
@@ -144,6 +180,9 @@ struct Entered {
     certificate_sha256: OnceLock<[u8; 32]>,
     expected: AtomicBool,
     excused: AtomicBool,
+    /// Whether it counts among those that only ask for health.
+    has_health_place: Mutex<bool>,
+    health_watches: Arc<Semaphore>,
     identities: Mutex<HashSet<(Issuer, AgentId)>>,
 }
 
@@ -174,12 +213,30 @@ impl ConnectionInfo {
 
     /// The peer has said who it is: the connection may stay.
     pub fn expect(&self) {
-        self.0.expected.store(true, Ordering::Relaxed);
+        if !self.0.expected.swap(true, Ordering::Relaxed) && std::mem::take(&mut *self.0.has_health_place.lock()) {
+            self.0.counts.give_health_place_back(&address_key(self.0.peer.ip()));
+        }
     }
 
     /// The peer asks for health: the connection may stay for a while, until it asks again.
-    pub fn excuse(&self) {
+    ///
+    /// # Errors
+    /// The limit that leaves no room for one more connection that only does that: this one may not stay for it.
+    pub fn excuse(&self) -> Result<(), ConnectionLimit> {
+        let mut has_place = self.0.has_health_place.lock();
+        // Whoever says who it is meanwhile has set this before it comes for the place.
+        if !*has_place && !self.0.expected.load(Ordering::Relaxed) {
+            self.0.counts.take_health_place(address_key(self.0.peer.ip()))?;
+            *has_place = true;
+        }
         self.0.excused.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A place for one more watch of health on this connection, if there is one, until it is dropped.
+    #[must_use]
+    pub fn health_watch(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.health_watches).try_acquire_owned().ok()
     }
 
     /// Counts the connection for an identity that uses it; `false` where that identity has too many.
@@ -241,6 +298,9 @@ impl Drop for Entered {
         self.switch.cancel();
         self.counts.total.fetch_sub(1, Ordering::SeqCst);
         give_back(&self.counts.per_address, &address_key(self.peer.ip()));
+        if *self.has_health_place.get_mut() {
+            self.counts.give_health_place_back(&address_key(self.peer.ip()));
+        }
         for identity in self.identities.get_mut().drain() {
             give_back(&self.counts.per_identity, &identity);
         }
@@ -352,7 +412,13 @@ mod tests {
     use super::*;
 
     fn counts(total_max: usize, per_address_max: usize) -> Arc<ConnectionCounts> {
-        let limits = ConnectionLimits { total_max, per_address_max, per_identity_max: 1 };
+        let limits = ConnectionLimits {
+            total_max,
+            per_address_max,
+            per_identity_max: 1,
+            health_max: 2,
+            health_per_address_max: 1,
+        };
         ConnectionCounts::new(limits, Metrics::default())
     }
 
@@ -364,12 +430,28 @@ mod tests {
     fn a_health_check_excuses_a_connection_for_one_round_only() {
         let info = counts(2, 2).enter(peer(1), CancellationToken::new()).expect("entered");
         let weak = info.downgrade();
-        info.excuse();
+        info.excuse().expect("room");
         assert_eq!((weak.hear(), info.switch().is_cancelled()), (Heard::HealthOnly, false));
         assert_eq!((weak.hear(), info.switch().is_cancelled()), (Heard::Nothing, true));
         let info = counts(2, 2).enter(peer(1), CancellationToken::new()).expect("entered");
         info.expect();
         assert_eq!(info.downgrade().hear(), Heard::Known);
+    }
+
+    #[test]
+    fn connections_that_only_ask_for_health_are_limited_and_places_come_back() {
+        let counts = counts(10, 10);
+        let enter = |last| counts.enter(peer(last), CancellationToken::new()).expect("entered");
+        let (first, second, third) = (enter(1), enter(1), enter(2));
+        assert_eq!((first.excuse(), first.excuse()), (Ok(()), Ok(())), "one place, however often it asks");
+        assert_eq!(second.excuse(), Err(ConnectionLimit::HealthPerAddress));
+        assert_eq!(second.downgrade().hear(), Heard::Nothing, "it may not stay for that");
+        assert_eq!((third.excuse(), enter(3).excuse()), (Ok(()), Err(ConnectionLimit::Health)));
+        first.expect();
+        let fourth = enter(1);
+        assert_eq!((first.excuse(), fourth.excuse()), (Ok(()), Ok(())), "who is known needs no place");
+        drop((first, third, fourth));
+        assert_eq!((counts.health.load(Ordering::SeqCst), counts.health_per_address.len()), (0, 0));
     }
 
     #[test]

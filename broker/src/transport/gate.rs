@@ -37,7 +37,6 @@ use crate::{
 
 /// Where a DPoP proof stands (RFC 9449, section 4.1).
 const DPOP: &str = "dpop";
-const HEALTH: &str = "/grpc.health.v1.Health/";
 /// Calls whose messages and operations are measured where they are read.
 const MEASURED_APART: [&str; 7] = [
     "/veribus.v1.BrokerService/Publish",
@@ -48,7 +47,9 @@ const MEASURED_APART: [&str; 7] = [
     "/veribus.v1.StateService/List",
     "/veribus.v1.StateService/Session",
 ];
-const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+/// Services that are open to everybody.
+const OPEN: [&str; 3] =
+    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// Puts the gate before a service.
 #[derive(Clone)]
@@ -210,11 +211,7 @@ impl Keeper {
     fn admit(&self, request: &Request<Body>) -> Result<Admission, Status> {
         let path = request.uri().path();
         let connection = request.extensions().get::<ConnectionInfo>().ok_or_else(status::unauthenticated)?;
-        if path.starts_with(HEALTH) {
-            connection.excuse();
-            return Ok(Admission::Open);
-        }
-        if REFLECTION.iter().any(|service| path.starts_with(service)) {
+        if OPEN.iter().any(|service| path.starts_with(service)) {
             return Ok(Admission::Open);
         }
         let started = Instant::now();

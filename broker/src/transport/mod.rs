@@ -14,6 +14,7 @@ pub mod connection;
 mod convert;
 pub mod frame_body;
 pub mod gate;
+pub mod health;
 mod keys;
 pub mod listener;
 pub mod malformed;

@@ -49,6 +49,15 @@ pub(super) fn too_many_connections() -> Status {
     Told(Code::ResourceExhausted, "CONNECTION_LIMIT", "this identity has too many connections").status(None)
 }
 
+pub(super) fn too_many_health_connections() -> Status {
+    let text = "too many connections only ask for health: this one will be closed unless it says who it is";
+    Told(Code::ResourceExhausted, "CONNECTION_LIMIT", text).status(None)
+}
+
+pub(super) fn too_many_health_watches() -> Status {
+    Told(Code::ResourceExhausted, "CONNECTION_LIMIT", "this connection watches health too often").status(None)
+}
+
 pub(super) fn invalid(text: &'static str) -> Status {
     Told(Code::InvalidArgument, "INVALID_ARGUMENT", text).status(None)
 }

@@ -7,6 +7,7 @@
 )]
 
 mod backup;
+mod file_limit;
 mod keys;
 mod policy;
 mod standard_error;

@@ -36,9 +36,10 @@ use veribus_proto::v1::{EntryKind, PublishRequest};
 use veribus_tests::{
     PATIENCE,
     broker::{Setup, TestBroker},
+    log::Log,
     messages::wire,
     patiently,
-    raw::{Raw, RawOptions, client_config, reason, tls_connect},
+    raw::{Raw, RawChannel, RawOptions, client_config, reason, tls_connect},
     wire::Wire,
 };
 
@@ -186,6 +187,89 @@ async fn a_handshake_that_does_not_go_on_is_ended() -> Result<()> {
     let broker = setup.start().await?;
     assert_eq!(answer_to(&broker, b"").await?, b"");
     assert_eq!(answer_to(&broker, &client_hello_of_tls_1_2()[..20]).await?, b"");
+    Ok(())
+}
+
+type Health = HealthClient<RawChannel>;
+
+async fn anonymous(broker: &TestBroker) -> Result<Health> {
+    Ok(HealthClient::new(broker.raw_with(None, RawOptions::default()).await?.channel()))
+}
+
+/// As soon as the address has room.
+async fn connected(broker: &TestBroker, token: &str) -> Result<Raw> {
+    patiently(async {
+        loop {
+            if let Ok(connected) = broker.raw(token).await {
+                return connected;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn those_who_only_watch_health_keep_no_agent_of_their_address_out() -> Result<()> {
+    const CONNECTIONS: usize = 8;
+    let setup = Setup::default().open_policy().configure(|config| {
+        config.limits.connections_per_address_max = CONNECTIONS;
+        config.limits.health_connections_per_address_max = 2;
+        config.limits.first_authenticated_call_ms_max = 200;
+    });
+    let broker = setup.start().await?;
+    let request = HealthCheckRequest::default;
+    let mut watching = Vec::new();
+    for number in 0..CONNECTIONS {
+        let mut health = anonymous(&broker).await?;
+        match health.watch(request()).await {
+            Ok(watch) => watching.push((health, watch.into_inner())),
+            Err(status) => {
+                assert_eq!((status.code(), &*reason(&status)), (Code::ResourceExhausted, "CONNECTION_LIMIT"));
+                ensure!(number >= 2, "the share has room: {status:?}");
+            }
+        }
+    }
+    assert_eq!(watching.len(), 2);
+    let agent = connected(&broker, &broker.token("a", &["publish:>"])?).await?;
+    publish(&agent, "m-1").await?;
+    HealthClient::new(agent.channel()).check(request()).await.context("who is known needs no place")?;
+    for (_, watch) in &mut watching {
+        ensure!(patiently(watch.message()).await??.is_some(), "the others go on");
+    }
+    watching.pop();
+    let again = patiently(async {
+        loop {
+            if let Ok(mut health) = anonymous(&broker).await
+                && health.watch(request()).await.is_ok()
+            {
+                return health;
+            }
+        }
+    });
+    drop(again.await?);
+    let auditor = connected(&broker, &broker.agent_token("auditor")?).await?;
+    let log = Log::read_until(&auditor, |log| log.of_kind(EntryKind::ConnectionRefused).next().is_some()).await?;
+    let entry = log.of_kind(EntryKind::ConnectionRefused).next().context("an entry")?;
+    assert_eq!((&*entry.detail, &*entry.peer), ("health_connections_per_address_max", "127.0.0.1"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_connection_has_only_so_many_watches_of_health_and_gets_them_back() -> Result<()> {
+    let broker = Setup::default().open_policy().start().await?;
+    let mut health = anonymous(&broker).await?;
+    let mut watches = Vec::new();
+    let refused = loop {
+        match health.watch(HealthCheckRequest::default()).await {
+            Ok(watch) => watches.push(watch.into_inner()),
+            Err(status) => break status,
+        }
+        ensure!(watches.len() < 100, "no limit");
+    };
+    assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "CONNECTION_LIMIT"));
+    health.check(HealthCheckRequest::default()).await?;
+    watches.pop();
+    patiently(async { while health.watch(HealthCheckRequest::default()).await.is_err() {} }).await?;
     Ok(())
 }
 

@@ -278,3 +278,27 @@ proptest! {
         prop_assert!(verify(&WORLD, &text).is_err());
     }
 }
+
+#[test]
+fn remembered_tokens_are_bounded_in_bytes_and_in_number() {
+    const BYTES_MAX: u64 = 1 << 20;
+    const ENTRIES_MAX: usize = 64;
+    let issuer = issuer("https://one.example", KeyKind::EdDsa);
+    let settings = VerifierSettings { cache_entries_max: ENTRIES_MAX, cache_bytes_max: BYTES_MAX, ..VERIFIER_SETTINGS };
+    // Two bytes each in a token, and many times that in memory.
+    for (many, entries_max) in [(json!(vec![0; 2_000]), 10), (json!([]), ENTRIES_MAX)] {
+        let verifier = Verifier::new(vec![trusted(&issuer)], settings, Clock::manual(NOW));
+        for number in 0..2 * ENTRIES_MAX {
+            let mut claims =
+                serde_json::to_value(issuer.claims(format!("agent-{number}"), NOW, LIFETIME)).expect("JSON");
+            claims["many"] = many.clone();
+            let token = BearerToken::new(issuer.sign(&claims).expect("signed")).expect("short");
+            verifier.verify(&token).map(drop).expect("good");
+        }
+        let bytes: usize =
+            verifier.verified.iter().map(|(_, identity)| 2 * value_bytes(&identity.claims["many"])).sum();
+        assert!(bytes as u64 <= BYTES_MAX, "{bytes}");
+        let entries = verifier.verified.len();
+        assert!((1..=entries_max).contains(&entries), "{entries}");
+    }
+}
