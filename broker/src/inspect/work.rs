@@ -4,9 +4,9 @@
 //! is linear in what it is given, and as it goes where it may look at a byte again or gives more than it takes.
 
 /// Steps for each byte of a message,
-pub const WORK_FACTOR: usize = 96;
+pub const WORK_FACTOR: usize = 128;
 /// and these on top, for what small messages unpack to.
-pub const WORK_FLOOR: usize = 1024 * 1024;
+pub const WORK_FLOOR: usize = 2 * 1024 * 1024;
 
 /// What it costs to note a finding, in steps.
 pub(super) const HIT_STEPS: usize = 128;
