@@ -11,6 +11,8 @@ use regex_automata::{
     util::{primitives::StateID, syntax},
 };
 
+use super::work::{HIT_STEPS, Work, looked_at};
+
 /// The memory that an automaton may take, in bytes.
 const AUTOMATON_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -53,50 +55,69 @@ impl Automaton {
     }
 
     /// Reports every match in `bytes`: which expression, where it begins, how long it is.
-    pub(super) fn search(&self, bytes: &[u8], found: impl FnMut(usize, usize, usize)) {
-        self.search_before(bytes.len(), bytes, found);
+    pub(super) fn search(&self, bytes: &[u8], work: &mut Work, found: impl FnMut(usize, usize, usize)) {
+        self.search_before(bytes.len(), bytes, work, found);
     }
 
     /// The same for the matches that begin before `end`.
-    pub(super) fn search_before(&self, end: usize, bytes: &[u8], mut found: impl FnMut(usize, usize, usize)) {
+    pub(super) fn search_before(
+        &self,
+        end: usize,
+        bytes: &[u8],
+        work: &mut Work,
+        mut found: impl FnMut(usize, usize, usize),
+    ) {
+        if !work.spend(end) {
+            return;
+        }
         let mut begin = 0;
         while begin < end
             && let Some(rest) = bytes.get(begin..)
             && let Some(opening) = rest.first_chunk()
         {
+            looked_at(1);
             begin += match self.openings.look(*opening) {
                 Look::NoneHere(places) => places,
                 Look::MayBe => {
-                    self.walk(rest, |expression, length| found(expression, begin, length));
+                    let steps = self.walk(rest, |expression, length| found(expression, begin, length));
+                    if !work.spend(steps) {
+                        return;
+                    }
                     1
                 }
             };
         }
     }
 
-    /// Reports every expression that matches a beginning of `bytes`, and how long that is.
-    fn walk(&self, bytes: &[u8], mut found: impl FnMut(usize, usize)) {
+    /// Reports every expression that matches a beginning of `bytes`, and how long that is. Returns its steps.
+    fn walk(&self, bytes: &[u8], mut found: impl FnMut(usize, usize)) -> usize {
         let mut state = self.start;
+        let mut reports = 0;
         for (length, byte) in bytes.iter().enumerate() {
+            looked_at(1);
             state = self.states.next_state(state, *byte);
             // A match shows one byte late.
             if self.states.is_special_state(state) {
                 if !self.states.is_match_state(state) {
-                    return;
+                    return length + reports * HIT_STEPS;
                 }
-                self.report(state, length, &mut found);
+                reports += self.report(state, length, &mut found);
             }
         }
         let state = self.states.next_eoi_state(state);
         if self.states.is_match_state(state) {
-            self.report(state, bytes.len(), &mut found);
+            reports += self.report(state, bytes.len(), &mut found);
         }
+        bytes.len() + reports * HIT_STEPS
     }
 
-    fn report(&self, state: StateID, length: usize, found: &mut impl FnMut(usize, usize)) {
-        for index in 0..self.states.match_len(state) {
+    /// Returns how many it reported.
+    fn report(&self, state: StateID, length: usize, found: &mut impl FnMut(usize, usize)) -> usize {
+        let reports = self.states.match_len(state);
+        for index in 0..reports {
             found(self.states.match_pattern(state, index).as_usize(), length);
         }
+        reports
     }
 }
 
@@ -218,7 +239,9 @@ mod tests {
         let expressions: Vec<String> = expressions.iter().map(|text| (*text).to_owned()).collect();
         let mut found = Vec::new();
         let automaton = Automaton::new(&expressions).expect("small");
-        automaton.search(text.as_bytes(), |expression, begin, length| found.push((expression, begin, length)));
+        automaton.search(text.as_bytes(), &mut Work::new(text.len()), |expression, begin, length| {
+            found.push((expression, begin, length))
+        });
         found
     }
 
@@ -256,7 +279,7 @@ mod tests {
             let whole = |piece: &String| piece.parse().ok().and_then(|n: usize| expressions.get(n)).unwrap_or(piece).clone();
             let text: String = pieces.iter().map(whole).collect();
             let mut found = Vec::new();
-            automaton.search_before(end, text.as_bytes(), |expression, begin, length| found.push((expression, begin, length)));
+            automaton.search_before(end, text.as_bytes(), &mut Work::new(text.len()), |expression, begin, length| found.push((expression, begin, length)));
             prop_assert_eq!(found, found_everywhere(&automaton, text.as_bytes(), end));
         }
     }

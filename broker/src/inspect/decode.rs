@@ -2,14 +2,22 @@
 //!
 //! In scope: finding such runs and what readable text they hold. Out of scope: judging the text, and encodings within
 //! encodings, for which the caller comes back. The work is linear in the text: each run is decoded a fixed number of
-//! times, and what unpacks to more than its size (gzip) is cut at a given limit.
+//! times, and what unpacks to more than its size (gzip) is cut where the work is exhausted.
 
-use std::{borrow::Cow, io::Read, ops::Range, sync::LazyLock};
+use std::{
+    borrow::Cow,
+    io::{self, Read},
+    ops::Range,
+    sync::LazyLock,
+};
 
 use data_encoding::{Encoding, Specification};
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
-use super::symbols;
+use super::{
+    symbols,
+    work::{Work, looked_at},
+};
 
 /// Shorter runs cannot hold a phrase.
 pub(super) const RUN_CHARS_MIN: usize = 16;
@@ -25,6 +33,16 @@ const READABLE_BYTES_MIN: usize = 8;
 const READABLE_CHARS_MIN: usize = 4;
 /// Longer runs are decoded only from their first character on, in characters.
 const REALIGNED_CHARS_MAX: usize = 4096;
+/// What it costs to look for runs and rows in one byte of a text, in steps.
+const ROW_STEPS: usize = 4;
+/// What it costs to ask for one byte of a run to which encodings it belongs, in steps.
+const READING_STEPS: usize = 6;
+/// What it costs to decode one byte and to read it as text, in steps.
+const DECODED_STEPS: usize = 4;
+/// What it costs to unpack one byte and to read it as text, in steps.
+const UNPACKED_STEPS: usize = 8;
+/// What it costs to begin to unpack (RFC 1952, a member), in steps.
+const MEMBER_STEPS: usize = 1024;
 
 static BASE64: LazyLock<Option<Encoding>> =
     LazyLock::new(|| encoding("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", ("-_", "+/")));
@@ -48,20 +66,24 @@ pub(super) struct Layer {
 pub(super) struct Layers {
     /// One for each encoding under which something readable was found.
     pub(super) found: Vec<Layer>,
-    /// Whether something unpacked to more than the limit.
-    pub(super) cut: bool,
 }
 
 impl Layers {
-    /// Decodes the given runs of `text`, which is ASCII; gzip to at most `unpacked_bytes_max`.
-    pub(super) fn of_runs(text: &str, runs: &[Range<usize>], unpacked_bytes_max: usize) -> Self {
+    /// Decodes the given runs of `text`, which is ASCII.
+    pub(super) fn of_runs(text: &str, runs: &[Range<usize>], work: &mut Work) -> Self {
         let mut layers = Self::default();
         let mut done = 0;
         for run in runs {
             let is_code = || !is_name(text.as_bytes().get(run.start..run.end).unwrap_or_default());
-            if run.start >= done && is_code() {
+            if run.start < done {
+                continue;
+            }
+            if !work.spend(ROW_STEPS * run.len()) {
+                break;
+            }
+            if is_code() {
                 let (unwrapped, end) = unwrapped(text.as_bytes(), run);
-                layers.decode_run(&unwrapped, unpacked_bytes_max);
+                layers.decode_run(&unwrapped, work);
                 done = end;
             }
         }
@@ -69,17 +91,23 @@ impl Layers {
     }
 
     /// Decodes the codes in `text`, which is ASCII, that stand there in pieces.
-    pub(super) fn of_pieces(text: &str, unpacked_bytes_max: usize) -> Self {
+    pub(super) fn of_pieces(text: &str, work: &mut Work) -> Self {
         let mut layers = Self::default();
+        if !work.spend(ROW_STEPS * text.len()) {
+            return layers;
+        }
         for row in rows_of_pieces(text) {
-            layers.decode_run(&row.concat(), unpacked_bytes_max);
+            layers.decode_run(&row.concat(), work);
         }
         layers
     }
 
     /// Decodes the rows of character codes in `text`, which is ASCII.
-    pub(super) fn of_codes(text: &str) -> Self {
+    pub(super) fn of_codes(text: &str, work: &mut Work) -> Self {
         let mut layers = Self::default();
+        if !work.spend((ROW_STEPS + DECODED_STEPS) * text.len()) {
+            return layers;
+        }
         for codes in code_lists(text) {
             layers.decode_codes(&codes);
         }
@@ -87,18 +115,25 @@ impl Layers {
     }
 
     /// Unpacks `data` if it is gzip.
-    pub(super) fn of_gzip(data: &[u8], unpacked_bytes_max: usize) -> Self {
+    pub(super) fn of_gzip(data: &[u8], work: &mut Work) -> Self {
         let mut layers = Self::default();
-        layers.unpack(data, unpacked_bytes_max);
+        layers.unpack(data, work);
         layers
     }
 
     /// Keeps the reading of a run that gives the most readable text.
-    fn decode_run(&mut self, run: &[u8], unpacked_bytes_max: usize) {
-        let readings = readings(run).into_iter().map(|(name, bytes)| (is_gzip(&bytes), readable(&bytes), name, bytes));
+    fn decode_run(&mut self, run: &[u8], work: &mut Work) {
+        if !work.spend(READING_STEPS * run.len()) {
+            return;
+        }
+        let readings = readings(run);
+        if !work.spend(DECODED_STEPS * readings.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()) {
+            return;
+        }
+        let readings = readings.into_iter().map(|(name, bytes)| (is_gzip(&bytes), readable(&bytes), name, bytes));
         let best = readings.max_by_key(|(is_gzip, text, ..)| (*is_gzip, text.len()));
         if let Some((_, text, name, bytes)) = best {
-            _ = self.unpack(&bytes, unpacked_bytes_max) || self.add(name, text);
+            _ = self.unpack(&bytes, work) || self.add(name, text);
         }
     }
 
@@ -117,15 +152,16 @@ impl Layers {
         self.add(name, readable(&bytes.unwrap_or_default()));
     }
 
-    fn unpack(&mut self, bytes: &[u8], unpacked_bytes_max: usize) -> bool {
-        if !is_gzip(bytes) {
-            return false;
-        }
+    fn unpack(&mut self, bytes: &[u8], work: &mut Work) -> bool {
         let mut unpacked = Vec::new();
-        let limit = u64::try_from(unpacked_bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-        // A broken end does not make what came before it harmless.
-        drop(MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut unpacked));
-        self.cut |= unpacked.len() > unpacked_bytes_max;
+        let mut rest = bytes;
+        while is_gzip(rest) && work.spend(MEMBER_STEPS) {
+            // A broken end does not make what came before it harmless.
+            match unpack_member(rest, &mut unpacked, work) {
+                Ok(after) => rest = after,
+                Err(_) => break,
+            }
+        }
         self.add("gzip", readable(&unpacked))
     }
 
@@ -142,6 +178,20 @@ impl Layers {
     }
 }
 
+/// Unpacks one member (RFC 1952), as far as there is work left, and returns what stands after it.
+fn unpack_member<'b>(bytes: &'b [u8], unpacked: &mut Vec<u8>, work: &mut Work) -> io::Result<&'b [u8]> {
+    let before = unpacked.len();
+    let bytes_max = work.left() / UNPACKED_STEPS;
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    let mut member = GzDecoder::new(bytes).take(limit);
+    let read = member.read_to_end(unpacked);
+    looked_at(unpacked.len() - before);
+    let after = member.into_inner().into_inner();
+    let taken = bytes.len() - after.len();
+    work.spend(UNPACKED_STEPS * (unpacked.len() - before) + taken);
+    read.map(|_| after)
+}
+
 /// The most common run in ordinary messages (RFC 9562), which cannot hold a phrase.
 fn is_uuid(run: &[u8]) -> bool {
     let belongs = |(at, byte): (usize, &u8)| {
@@ -155,6 +205,7 @@ fn is_uuid(run: &[u8]) -> bool {
 /// In base64, the first of four characters is one of the first 32 if it stands for ASCII: `A`-`Z` or `a`-`f`. Text of
 /// which all of these fall on `a`-`f` spells nothing.
 fn is_name(run: &[u8]) -> bool {
+    looked_at(2 * run.len());
     let is_letter = |byte: &u8| byte.is_ascii_lowercase();
     let words = || run.split(|byte| !is_letter(byte));
     is_uuid(run)
@@ -172,6 +223,7 @@ fn readings(run: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ];
     let mut readings = Vec::new();
     for (name, encoding, belongs) in narrow {
+        looked_at(run.len());
         // Most runs belong to one alphabet at most: this is cheaper than to cut them up.
         if run.iter().filter(|byte| belongs(byte)).count() < RUN_CHARS_MIN {
             continue;
@@ -209,10 +261,11 @@ fn decoded(encoding: &Option<Encoding>, run: &[u8]) -> Vec<u8> {
     let Some(encoding) = encoding else { return Vec::new() };
     let mut whole = run;
     while let Some((_, shorter)) = whole.split_last() {
-        match encoding.decode_len(whole.len()) {
-            Ok(_) => return encoding.decode(whole).unwrap_or_default(),
-            Err(_) => whole = shorter,
+        if encoding.decode_len(whole.len()).is_ok() {
+            looked_at(whole.len());
+            return encoding.decode(whole).unwrap_or_default();
         }
+        whole = shorter;
     }
     Vec::new()
 }
@@ -243,6 +296,7 @@ fn unwrapped<'t>(text: &'t [u8], run: &Range<usize>) -> (Cow<'t, [u8]>, usize) {
         let Some(next) = rest.strip_prefix(b"\n").or_else(|| rest.strip_prefix(b"\r\n")) else { break };
         let length = next.iter().take_while(|byte| symbols::is_coded(**byte)).count();
         line = next.get(..length).unwrap_or_default();
+        looked_at(length);
         whole.to_mut().extend_from_slice(line);
         end += rest.len() - next.len() + length;
     }
@@ -256,6 +310,7 @@ fn rows_of_pieces(text: &str) -> Vec<Vec<&[u8]>> {
     let mut strangers = 0;
     let mut length = 0;
     for word in text.split_ascii_whitespace().map(str::as_bytes) {
+        looked_at(word.len());
         let code = word.get(..word.iter().take_while(|byte| symbols::is_coded(**byte)).count()).unwrap_or_default();
         strangers = if symbols::is_odd_word(code) || code.len() == length { 0 } else { strangers + 1 };
         length = code.len();
@@ -280,6 +335,7 @@ fn code_lists(text: &str) -> Vec<Vec<&str>> {
     let bare = words.map(|word| word.strip_prefix("0x").or_else(|| word.strip_prefix("0b")).unwrap_or(word));
     let mut lists = vec![Vec::new()];
     for word in bare {
+        looked_at(word.len());
         if !is_code(word) {
             if lists.last().is_some_and(|list: &Vec<_>| list.len() >= CODES_MIN) {
                 lists.push(Vec::new());
@@ -311,6 +367,7 @@ const fn is_gzip(bytes: &[u8]) -> bool {
 /// The readable stretches of `bytes`, a line each. NUL is dropped, so that UTF-16 is readable.
 fn readable(bytes: &[u8]) -> String {
     let mut out = String::new();
+    looked_at(2 * bytes.len());
     // As in a number that was taken for a code: fewer characters spell nothing.
     if bytes.iter().filter(|byte| **byte >= b' ').count() < READABLE_CHARS_MIN {
         return out;
@@ -339,8 +396,9 @@ mod tests {
     fn layers(text: &str) -> Vec<(&'static str, String)> {
         let mut stream = symbols::Stream::default();
         stream.read(text);
-        let of_runs = Layers::of_runs(text, stream.coded_runs(), 1000);
-        let found = of_runs.found.into_iter().chain(Layers::of_codes(text).found);
+        let mut work = Work::new(text.len());
+        let of_runs = Layers::of_runs(text, stream.coded_runs(), &mut work);
+        let found = of_runs.found.into_iter().chain(Layers::of_codes(text, &mut work).found);
         found.map(|layer| (layer.name, layer.text)).collect()
     }
 
@@ -392,7 +450,8 @@ mod tests {
         let (base64, hex) = (BASE64.encode(PHRASE.as_bytes()), HEXLOWER.encode(PHRASE.as_bytes()));
         let found = |text: &str| {
             let has_pieces = symbols::Stream::default().read(text).has_pieces();
-            let found = if has_pieces { Layers::of_pieces(text, 1000).found } else { Vec::new() };
+            let mut work = Work::new(text.len());
+            let found = if has_pieces { Layers::of_pieces(text, &mut work).found } else { Vec::new() };
             found.iter().any(|layer| layer.text.contains("Ignore all previous instructions"))
         };
         for (code, lengths) in [(&base64, 1..24), (&hex, 4..24)] {
@@ -415,12 +474,21 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_unpacked_up_to_the_limit() {
+    fn gzip_is_unpacked_as_far_as_there_is_work_left() {
         let packed = gzip(PHRASE.as_bytes());
         holds(&BASE64.encode(&packed), "gzip");
-        let bomb = Layers::of_gzip(&gzip(&vec![b'a'; 1_000_000]), 1000);
-        assert!(bomb.cut);
-        assert!(bomb.found.iter().all(|layer| layer.text.len() <= 1002));
+        let mut work = Work::new(0);
+        let bytes_max = work.left() / UNPACKED_STEPS;
+        let bomb = Layers::of_gzip(&gzip(&vec![b'a'; 1_000_000]), &mut work);
+        assert!(work.is_exhausted());
+        assert!(bomb.found.iter().all(|layer| layer.text.len() <= bytes_max + 2));
+    }
+
+    #[test]
+    fn members_of_gzip_are_unpacked_one_after_the_other() {
+        let (head, tail) = PHRASE.split_at(10);
+        let packed = [gzip(head.as_bytes()), gzip(tail.as_bytes())].concat();
+        holds(&BASE64.encode(&packed), "gzip");
     }
 
     #[test]

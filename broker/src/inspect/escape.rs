@@ -6,11 +6,14 @@ use std::{borrow::Cow, iter::Peekable, slice::Iter};
 
 use percent_encoding::percent_decode_str;
 
+use super::work::looked_at;
+
 /// Fewer codes like `=6E` are taken for accidents.
 const QUOTED_CODES_MIN: usize = 2;
 
 /// The text without its escapes, if it has any.
 pub(super) fn undo(text: &str) -> Option<String> {
+    looked_at(3 * text.len());
     let percent = percent_decode_str(text).decode_utf8_lossy();
     let entities = html_escape::decode_html_entities(percent.as_ref());
     let quoted_printable = is_quoted_printable(&entities);
@@ -34,6 +37,7 @@ fn undo_codes(text: &str, quoted_printable: bool) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.as_bytes().iter().peekable();
     while let Some(&byte) = bytes.next() {
+        looked_at(1);
         match byte {
             b'\\' => undo_backslash(&mut bytes, &mut out),
             b'=' if quoted_printable => undo_equals(&mut bytes, &mut out),
@@ -86,6 +90,7 @@ fn number(bytes: &mut Peekable<Iter<'_, u8>>, digits: usize) -> Option<u32> {
     for _ in 0..digits {
         let Some(digit) = bytes.peek().and_then(|byte| char::from(**byte).to_digit(16)) else { break };
         value = Some(value.unwrap_or(0) << 4 | digit);
+        looked_at(1);
         bytes.next();
     }
     value

@@ -4,19 +4,66 @@
 //! what the text says, and scripts that have no ASCII counterpart: they become spaces, and are matched by
 //! [`super::native`].
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, ops::Range, sync::LazyLock};
 
 use unicode_normalization::char::{decompose_compatible, is_combining_mark};
 use unicode_security::skeleton;
 
-/// The code points with a table entry; everything above is rare enough to be worked out each time.
+use super::work::looked_at;
+
+/// The code points with a table entry. Above there are ideographs, which read as nothing in ASCII, and
 const TABLE_CHARS: u32 = 0x2_0000;
+/// tag characters and variation selectors, which have theirs after the others.
+const TABLE_TAGS: Range<u32> = 0xe_0000..0xe_1000;
 /// Table entry of a character that a reader does not see.
 const INVISIBLE: u8 = 0;
 /// Table entry of a character that reads as several ASCII characters.
 const SEVERAL: u8 = 0xff;
 
-static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| (0..TABLE_CHARS).map(table_entry).collect());
+static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
+
+/// What every character reads as, so that none costs more than a look-up.
+struct Table {
+    entries: Vec<u8>,
+    several: BTreeMap<char, Box<str>>,
+}
+
+impl Table {
+    fn new() -> Self {
+        let mut table = Self { entries: Vec::new(), several: BTreeMap::new() };
+        for code in (0..TABLE_CHARS).chain(TABLE_TAGS) {
+            let entry = table.entry(code);
+            table.entries.push(entry);
+        }
+        table
+    }
+
+    fn place(c: char) -> Option<usize> {
+        let at = match u32::from(c) {
+            code if code < TABLE_CHARS => code,
+            code if TABLE_TAGS.contains(&code) => TABLE_CHARS + (code - TABLE_TAGS.start),
+            _ => return None,
+        };
+        usize::try_from(at).ok()
+    }
+
+    fn entry(&mut self, code: u32) -> u8 {
+        let Some(c) = char::from_u32(code) else { return b' ' };
+        if is_ideograph_or_syllable(code) {
+            return b' ';
+        }
+        let mut text = String::new();
+        expand(c, &mut text);
+        match text.as_bytes() {
+            [] => INVISIBLE,
+            [one] => *one,
+            _ => {
+                self.several.insert(c, text.into_boxed_str());
+                SEVERAL
+            }
+        }
+    }
+}
 
 /// Works out the table, so that the first message does not pay for it.
 pub(super) fn prepare() {
@@ -28,6 +75,7 @@ pub(super) fn fold_into(text: &str, out: &mut String) {
     out.reserve(text.len());
     let mut invisible_before = false;
     for c in text.chars() {
+        looked_at(c.len_utf8());
         let invisible = if c.is_ascii() {
             out.push(c);
             false
@@ -43,31 +91,13 @@ pub(super) fn fold_into(text: &str, out: &mut String) {
 
 /// Appends what one non-ASCII character reads as; `false` if that is nothing.
 fn fold_char(c: char, out: &mut String) -> bool {
-    let entry = usize::try_from(u32::from(c)).ok().and_then(|at| TABLE.get(at)).copied().unwrap_or(SEVERAL);
-    match entry {
+    let table = &*TABLE;
+    match Table::place(c).and_then(|at| table.entries.get(at)).copied().unwrap_or(b' ') {
         INVISIBLE => return false,
-        SEVERAL => {
-            let before = out.len();
-            expand(c, out);
-            return out.len() > before;
-        }
+        SEVERAL => out.push_str(table.several.get(&c).map_or(" ", |text| text)),
         ascii => out.push(char::from(ascii)),
     }
     true
-}
-
-fn table_entry(code: u32) -> u8 {
-    let Some(c) = char::from_u32(code) else { return b' ' };
-    if is_ideograph_or_syllable(code) {
-        return b' ';
-    }
-    let mut text = String::new();
-    expand(c, &mut text);
-    match text.as_bytes() {
-        [] => INVISIBLE,
-        [one] => *one,
-        _ => SEVERAL,
-    }
 }
 
 /// The large blocks that read as nothing in ASCII, left out to fill the table quickly.
@@ -195,6 +225,21 @@ mod tests {
         assert_eq!(folded("\u{e0069}\u{e0067}\u{e006e}"), "ign");
         assert_eq!(folded("🅸🅶🅽 🇮🇬🇳"), "ign ign");
         assert_eq!(folded("ɪɢɴᴏʀᴇ"), "ignore");
+    }
+
+    #[test]
+    fn the_table_says_what_working_it_out_says() {
+        let codes = (0x80..TABLE_CHARS).step_by(7).chain((TABLE_CHARS..TABLE_TAGS.start).step_by(97));
+        for c in
+            codes.chain(0x2_f7f0..0x2_fa20).chain(TABLE_TAGS).chain([0xf_0000, 0x10_ffff]).filter_map(char::from_u32)
+        {
+            if is_ideograph_or_syllable(u32::from(c)) {
+                continue;
+            }
+            let mut text = String::new();
+            expand(c, &mut text);
+            assert_eq!(folded(&c.to_string()), text, "{c:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::{
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::work::looked_at;
+
 /// The strings of a JSON text, a line each.
 #[derive(Debug, Default)]
 pub(super) struct Strings {
@@ -91,6 +93,7 @@ impl Strings {
 
     /// Closes the object whose first member is the one at this place among the open ones.
     fn close(&mut self, first: usize) {
+        looked_at(self.open_names.len() - first);
         let names = self.open_names.get_mut(first..).unwrap_or_default();
         names.sort_unstable();
         self.has_duplicates |= names.windows(2).any(|two| matches!(two, [one, other] if one == other));
@@ -154,6 +157,7 @@ impl<'de> Visitor<'de> for Collect<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        looked_at(text.len());
         if self.is_name {
             self.strings.add_member(text)
         } else {

@@ -3,7 +3,8 @@
 //! In scope: finding. Out of scope: deciding, which is the policy's (`decide`), and who sent it (`authenticate`).
 //!
 //! Every text is looked at as sent and as a reader would take it (see [`scan`]). The work is linear in the message's
-//! size, and what could not be looked at is reported as [`FindingKind::ScannerFailure`], never as clean.
+//! size and has a budget ([`work`]); what could not be looked at is reported as [`FindingKind::ScannerFailure`], never as
+//! clean.
 
 mod automaton;
 mod clean;
@@ -21,12 +22,14 @@ mod rules;
 mod scan;
 mod scramble;
 mod symbols;
+mod work;
 
 use std::{borrow::Cow, cell::Cell};
 
 pub use self::inspected::{Content, Findings, Inspected, Submitted};
 use self::{
     clean::CleanNames,
+    findings::Findings,
     json::Strings,
     rules::Rules,
     scan::{Location, Scan},
@@ -36,7 +39,8 @@ pub use self::{
     findings::{FINDINGS_MAX, OMITTED_MAX},
     grammar::PhraseError,
     rules::{BUILT_IN, RuleFault, RulesError},
-    scan::{DECODED_BYTES_FLOOR, DECODED_BYTES_MAX, DECODED_FACTOR, DEPTH_MAX},
+    scan::DEPTH_MAX,
+    work::{WORK_FACTOR, WORK_FLOOR, work_max},
 };
 use crate::model::{ContentType, Destination, Finding, FindingKind, Message, Severity};
 
@@ -45,12 +49,15 @@ pub const INLINE_BYTES_MAX: usize = 32 * 1024;
 /// Scratch memory that a message leaves larger than this is not kept, in bytes.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// What it costs to read one byte of JSON, in steps: as JSON, as one of a string, and to compare names.
+const JSON_STEPS: usize = 3;
+
 /// What an [`Inspector`] needs to know.
 #[derive(Debug, Clone)]
 pub struct InspectorSettings {
     /// The text of a rule file; the built-in one if absent.
     pub rules: Option<String>,
-    /// A larger message is a finding, in bytes.
+    /// A larger message is a finding and is not looked into, in bytes.
     pub message_bytes_max: usize,
 }
 
@@ -80,18 +87,30 @@ impl Inspector {
         self.findings_and_omitted(message.into()).0
     }
 
-    /// The same with how many more there were, counted up to [`OMITTED_MAX`].
+    /// The steps that it takes to look into the message, at most [`work_max`] of its size. A step is about one byte that
+    /// one pass looks at.
+    #[must_use]
+    pub fn work(&self, message: &Message) -> usize {
+        self.look_into(message.into()).1
+    }
+
+    /// The findings with how many more there were, counted up to [`OMITTED_MAX`].
     fn findings_and_omitted(&self, content: Content<'_>) -> (Vec<Finding>, u32) {
+        self.look_into(content).0.finish()
+    }
+
+    /// The findings, and the steps that it took to find them.
+    fn look_into(&self, content: Content<'_>) -> (Findings, usize) {
         let size_bytes = match content {
             Content::Message(message) => message.size_bytes(),
             Content::Write(write) => write.value.len(),
         };
         let mut scratch = SCRATCH.take();
         let mut scan = Scan::new(&self.rules, size_bytes, std::mem::take(&mut scratch.stream));
-        if size_bytes > self.message_bytes_max {
-            scan.note(FindingKind::Size, "message-too-large", Severity::High, Location::part("message"));
-        }
         match content {
+            _ if size_bytes > self.message_bytes_max => {
+                scan.note(FindingKind::Size, "message-too-large", Severity::High, Location::part("message"));
+            }
             Content::Message(message) => {
                 inspect_data(&mut scan, &message.content_type, &message.data, &mut scratch.strings, &self.clean);
                 inspect_texts(&mut scan, message, &mut scratch.strings, &self.clean);
@@ -103,10 +122,10 @@ impl Inspector {
                 scan.name(write.content_type.as_str(), Location::part("content_type"), &self.clean);
             }
         }
-        let (findings, stream) = scan.finish();
+        let (findings, stream, steps) = scan.finish();
         scratch.stream = stream;
         scratch.give_back();
-        findings.finish()
+        (findings, steps)
     }
 }
 
@@ -140,6 +159,9 @@ fn inspect_data(
     let at = Location::part("data");
     let says_json = content_type.is_json();
     if says_json || json::may_be_json(data) {
+        if !scan.spend(JSON_STEPS * data.len()) {
+            return;
+        }
         strings.clear();
         if strings.read(data) {
             scan.strings(strings, at, clean);
@@ -151,6 +173,9 @@ fn inspect_data(
         if says_json {
             scan.note(FindingKind::Malformed, "invalid-json", Severity::Medium, at);
         }
+    }
+    if !scan.spend(data.len()) {
+        return;
     }
     let text = String::from_utf8_lossy(data);
     // Only invalid UTF-8 has to be copied.
@@ -195,3 +220,5 @@ fn inspect_texts(scan: &mut Scan<'_>, message: &Message, strings: &mut Strings, 
 mod corpora_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod work_tests;

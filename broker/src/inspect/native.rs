@@ -8,7 +8,11 @@ use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 use super::{
     automaton::{Automaton, NoAutomaton},
     grammar::{Phrase, Slot},
+    work::{Work, looked_at},
 };
+
+/// What it costs to normalise one byte, in steps.
+const NFKC_STEPS: usize = 4;
 
 /// Whether a text holds a script that has no ASCII counterpart.
 pub(super) fn is_native(text: &str) -> bool {
@@ -37,9 +41,9 @@ impl NativeMatcher {
     }
 
     /// Reports the rules whose phrases the text holds.
-    pub(super) fn search(&self, text: &str, mut found: impl FnMut(usize)) {
-        let letters = normalised(text);
-        self.automaton.search(letters.as_bytes(), |pattern, _, _| {
+    pub(super) fn search(&self, text: &str, work: &mut Work, mut found: impl FnMut(usize)) {
+        let Some(letters) = normalised_within(text, work) else { return };
+        self.automaton.search(letters.as_bytes(), work, |pattern, _, _| {
             if let Some(rule) = self.rules.get(pattern) {
                 found(*rule);
             }
@@ -57,8 +61,24 @@ fn slot_expression(slot: &Slot) -> String {
 }
 
 fn normalised(text: &str) -> String {
+    letters(text.nfkc()).collect()
+}
+
+/// The same, unless that takes more work than is left: one character may become eighteen.
+fn normalised_within(text: &str, work: &mut Work) -> Option<String> {
+    let (mut steps, steps_max) = (text.len(), work.left());
+    let composed = text.nfkc().take_while(|c| {
+        looked_at(c.len_utf8());
+        steps = steps.saturating_add(NFKC_STEPS * c.len_utf8());
+        steps <= steps_max
+    });
+    let normalised = letters(composed).collect();
+    work.spend(steps).then_some(normalised)
+}
+
+fn letters(composed: impl Iterator<Item = char>) -> impl Iterator<Item = char> {
     let is_letter = |c: &char| c.is_alphabetic() || is_combining_mark(*c);
-    text.nfkc().flat_map(char::to_lowercase).filter(is_letter).collect()
+    composed.flat_map(char::to_lowercase).filter(is_letter)
 }
 
 #[cfg(test)]
@@ -70,7 +90,7 @@ mod tests {
         let phrase = Phrase::parse(phrase, &Lists::new()).expect("a phrase");
         let matcher = NativeMatcher::new(&[(0, phrase)]).expect("small");
         let mut found = false;
-        matcher.search(text, |_| found = true);
+        matcher.search(text, &mut Work::new(text.len()), |_| found = true);
         found
     }
 

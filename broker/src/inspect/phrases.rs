@@ -8,6 +8,7 @@ use super::{
     automaton::{Automaton, NoAutomaton},
     grammar::{Phrase, Slot},
     symbols::Stream,
+    work::Work,
 };
 
 /// From this many letters on a phrase counts wherever it stands; a shorter one must begin and end where a word does.
@@ -77,8 +78,8 @@ impl PhraseMatcher {
 
     /// Reports every phrase in the stream; the same one may be reported more than once.
     /// Only those that begin before the symbol at `end` are looked for.
-    pub(super) fn search_before(&self, end: usize, stream: &Stream, mut found: impl FnMut(Hit)) {
-        self.automaton.search_before(end, stream.symbols(), |pattern, begin, length| {
+    pub(super) fn search_before(&self, end: usize, stream: &Stream, work: &mut Work, mut found: impl FnMut(Hit)) {
+        self.automaton.search_before(end, stream.symbols(), work, |pattern, begin, length| {
             if let Some(hit) = self
                 .patterns
                 .get(pattern)
@@ -171,7 +172,7 @@ mod tests {
         let mut stream = Stream::default();
         stream.read(text);
         let mut forms = Vec::new();
-        matcher.search_before(stream.symbols().len(), &stream, |hit| forms.push(hit.form));
+        matcher.search_before(stream.symbols().len(), &stream, &mut Work::new(text.len()), |hit| forms.push(hit.form));
         forms.dedup();
         forms
     }

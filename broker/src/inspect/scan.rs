@@ -13,19 +13,18 @@ use super::{
     fold,
     json::Strings,
     markup, native,
-    rules::{Rule, Rules},
+    rules::Rules,
     symbols::Stream,
+    work::{HIT_STEPS, Work},
 };
 use crate::model::{FindingKind, Severity};
 
 /// How many encodings within each other are undone.
 pub const DEPTH_MAX: usize = 3;
-/// All text that decoding one message may give: at most this many times its size, and [`DECODED_BYTES_FLOOR`],
-pub const DECODED_FACTOR: usize = 4;
-/// whichever is more,
-pub const DECODED_BYTES_FLOOR: usize = 64 * 1024;
-/// but never more than this.
-pub const DECODED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What it costs to undo the escapes in one byte, in steps: each notation has a pass.
+const UNESCAPE_STEPS: usize = 4;
+/// What it costs to take a string of many, in steps, besides its bytes.
+const STRING_STEPS: usize = 4;
 
 /// Less readable text below [`DEPTH_MAX`] is taken for an accident, in bytes.
 const TOO_DEEP_BYTES_MIN: usize = 16;
@@ -62,21 +61,27 @@ impl fmt::Display for Location<'_> {
 pub(super) struct Scan<'r> {
     rules: &'r Rules,
     stream: Stream,
-    decoded_bytes_left: usize,
+    work: Work,
     findings: Findings,
 }
 
 impl<'r> Scan<'r> {
     /// For a message of the given size; `stream` is scratch memory.
     pub(super) fn new(rules: &'r Rules, size_bytes: usize, stream: Stream) -> Self {
-        let decoded_bytes_left =
-            size_bytes.saturating_mul(DECODED_FACTOR).clamp(DECODED_BYTES_FLOOR, DECODED_BYTES_MAX);
-        Self { rules, stream, decoded_bytes_left, findings: Findings::default() }
+        Self { rules, stream, work: Work::new(size_bytes), findings: Findings::default() }
     }
 
-    /// The findings and the scratch memory.
-    pub(super) fn finish(self) -> (Findings, Stream) {
-        (self.findings, self.stream)
+    /// The findings, the scratch memory, and the steps that were spent. What could not be looked at is not clean.
+    pub(super) fn finish(mut self) -> (Findings, Stream, usize) {
+        if self.work.is_exhausted() {
+            self.fail("work-exhausted", Location::part("message"));
+        }
+        (self.findings, self.stream, self.work.spent())
+    }
+
+    /// Takes steps from the work that is left; `false` if that is too little.
+    pub(super) const fn spend(&mut self, steps: usize) -> bool {
+        self.work.spend(steps)
     }
 
     /// Notes a finding.
@@ -96,7 +101,7 @@ impl<'r> Scan<'r> {
         }
         let noted = self.findings.noted();
         self.text(text, at);
-        if self.findings.noted() == noted {
+        if self.findings.noted() == noted && !self.work.is_exhausted() {
             clean.add(text);
         }
     }
@@ -118,12 +123,18 @@ impl<'r> Scan<'r> {
         let (mut folded, mut native) = (String::new(), false);
         let mut texts = strings.in_order();
         while let Some(text) = texts.next() {
+            if !self.spend(STRING_STEPS + 2 * text.len()) {
+                break;
+            }
             let ascii = if text.is_ascii() {
                 text
             } else {
                 native |= native::is_native(text);
                 folded.clear();
                 fold::fold_into(text, &mut folded);
+                if !self.spend(text.len() + 2 * folded.len()) {
+                    break;
+                }
                 &folded
             };
             if texts.len() > 0 {
@@ -143,55 +154,65 @@ impl<'r> Scan<'r> {
 
     /// Looks at a part of the message that may be compressed.
     pub(super) fn packed(&mut self, data: &[u8], at: Location<'_>) {
-        let layers = Layers::of_gzip(data, self.decoded_bytes_left);
+        let layers = Layers::of_gzip(data, &mut self.work);
         self.layers(&layers, at, 1);
     }
 
     fn any_text(&mut self, text: &str, at: Location<'_>, depth: usize) {
+        if !self.spend(text.len()) {
+            return;
+        }
         if text.is_ascii() {
             self.ascii_text(text, at, depth);
             return;
         }
         self.native_phrases(text, at);
-        if let Some(plain) = native::is_native(text).then(|| markup::without_tags(text)).flatten() {
+        let untagged = native::is_native(text).then(|| markup::without_tags(text, &mut self.work));
+        if let Some(plain) = untagged.flatten() {
             self.native_phrases(&plain, at.view("untagged"));
         }
         let mut folded = String::new();
         fold::fold_into(text, &mut folded);
+        if !self.spend(2 * text.len() + folded.len()) {
+            return;
+        }
         self.ascii_text(&folded, at.view("normalised"), depth);
     }
 
     fn ascii_text(&mut self, text: &str, at: Location<'_>, depth: usize) {
+        if !self.spend(text.len()) {
+            return;
+        }
         let mut stream = std::mem::take(&mut self.stream);
         let traits = stream.read(text);
+        let symbols = stream.symbols().len();
         self.phrases(&stream, at);
-        if let Some(rest) = traits.has_numbers().then(|| stream.without_numbers()).flatten() {
+        if let Some(rest) =
+            (traits.has_numbers() && self.spend(3 * symbols)).then(|| stream.without_numbers()).flatten()
+        {
             self.phrases(&rest, at.view("unnumbered"));
         }
-        if let Some(right) = self.rules.vocabulary.put_right(&stream) {
+        if let Some(right) = self.spend(2 * symbols).then(|| self.rules.vocabulary.put_right(&stream)).flatten() {
             self.phrases(&right, at.view("unscrambled"));
         }
         if traits.has_marker_chars() {
             self.markers(text, at);
         }
-        let unescaped = (traits.has_escapes() && depth < DEPTH_MAX).then(|| escape::undo(text)).flatten();
+        let may_unescape = traits.has_escapes() && depth < DEPTH_MAX && self.spend(UNESCAPE_STEPS * text.len());
+        let unescaped = may_unescape.then(|| escape::undo(text)).flatten();
         // Encodings are looked for after escapes are undone.
         let is_last = unescaped.is_none();
-        let runs = is_last.then(|| Layers::of_runs(text, stream.coded_runs(), self.decoded_bytes_left));
-        let codes = (is_last && traits.has_codes()).then(|| Layers::of_codes(text));
-        let pieces = (is_last && traits.has_pieces() && has_spaces(text))
-            .then(|| Layers::of_pieces(text, self.decoded_bytes_left));
+        let runs = is_last.then(|| Layers::of_runs(text, stream.coded_runs(), &mut self.work));
+        let codes = (is_last && traits.has_codes()).then(|| Layers::of_codes(text, &mut self.work));
+        let pieces =
+            (is_last && traits.has_pieces() && has_spaces(text)).then(|| Layers::of_pieces(text, &mut self.work));
         let untagged =
-            (is_last && traits.has_tags() && depth < DEPTH_MAX).then(|| markup::without_tags(text)).flatten();
+            (is_last && traits.has_tags() && depth < DEPTH_MAX).then(|| markup::without_tags(text, &mut self.work));
         self.stream = stream;
-        if let Some(plain) = unescaped
-            && self.spend(plain.len(), at)
-        {
+        if let Some(plain) = unescaped {
             self.any_text(&plain, at.view("unescaped"), depth + 1);
         }
-        if let Some(plain) = untagged
-            && self.spend(plain.len(), at)
-        {
+        if let Some(plain) = untagged.flatten() {
             self.any_text(&plain, at.view("untagged"), depth + 1);
         }
         for layers in runs.iter().chain(&codes).chain(&pieces) {
@@ -204,22 +225,23 @@ impl<'r> Scan<'r> {
     }
 
     fn phrases_before(&mut self, end: usize, stream: &Stream, at: Location<'_>) {
-        let rules = self.rules;
-        rules.phrases.search_before(end, stream, |hit| {
+        let Self { rules, work, findings, .. } = self;
+        rules.phrases.search_before(end, stream, work, |hit| {
             if let Some(rule) = rules.rule(hit.rule) {
-                self.hit(rule, hit.form.view().map_or(at, |view| at.view(view)));
+                let at = hit.form.view().map_or(at, |view| at.view(view));
+                findings.note(rule.kind, &rule.id, rule.severity, at);
             }
         });
     }
 
     fn native_phrases(&mut self, text: &str, at: Location<'_>) {
-        let rules = self.rules;
-        if !native::is_native(text) {
+        let Self { rules, work, findings, .. } = self;
+        if !work.spend(text.len()) || !native::is_native(text) {
             return;
         }
-        rules.native.search(text, |rule| {
+        rules.native.search(text, work, |rule| {
             if let Some(rule) = rules.rule(rule) {
-                self.hit(rule, at);
+                findings.note(rule.kind, &rule.id, rule.severity, at);
             }
         });
     }
@@ -227,41 +249,30 @@ impl<'r> Scan<'r> {
     fn markers(&mut self, text: &str, at: Location<'_>) {
         let rules = self.rules;
         let Some((automaton, owners)) = &rules.markers else { return };
+        if !self.spend(text.len()) {
+            return;
+        }
         for found in automaton.find_iter(text) {
+            if !self.spend(HIT_STEPS) {
+                return;
+            }
             if let Some(rule) = owners.get(found.pattern().as_usize()).and_then(|owner| rules.rule(*owner)) {
-                self.hit(rule, at);
+                self.note(rule.kind, &rule.id, rule.severity, at);
             }
         }
     }
 
-    fn hit(&mut self, rule: &Rule, at: Location<'_>) {
-        self.note(rule.kind, &rule.id, rule.severity, at);
-    }
-
     fn layers(&mut self, layers: &Layers, at: Location<'_>, depth: usize) {
-        if layers.cut {
-            self.fail("work-budget-exceeded", at);
-        }
         for layer in &layers.found {
             let at = at.view(layer.name);
             if depth > DEPTH_MAX {
                 if layer.text.len() >= TOO_DEEP_BYTES_MIN {
                     self.fail("nested-too-deep", at);
                 }
-            } else if self.spend(layer.text.len(), at) {
+            } else {
                 self.any_text(&layer.text, at, depth);
             }
         }
-    }
-
-    /// Takes from the work that is left; `false`, and a finding, if that is too little.
-    fn spend(&mut self, bytes: usize, at: Location<'_>) -> bool {
-        let left = self.decoded_bytes_left.checked_sub(bytes);
-        if left.is_none() {
-            self.fail("work-budget-exceeded", at);
-        }
-        self.decoded_bytes_left = left.unwrap_or(self.decoded_bytes_left);
-        left.is_some()
     }
 
     /// What could not be looked at is not clean.
@@ -335,7 +346,7 @@ mod tests {
     fn running_out_of_work_is_a_failure_not_clean() {
         let text = "&amp;".repeat(400_000);
         let findings = scan(&text, 0);
-        assert!(findings.iter().any(|finding| finding.rule == "work-budget-exceeded"), "{findings:?}");
+        assert!(findings.iter().any(|finding| finding.rule == "work-exhausted"), "{findings:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::symbols::Stream;
+use super::{symbols::Stream, work::looked_at};
 
 /// Words shorter than this have nothing to scramble.
 const LETTERS_MIN: usize = 4;
@@ -53,6 +53,7 @@ impl Vocabulary {
         if word.len() < LETTERS_MIN {
             return None;
         }
+        looked_at(word.len());
         let (slot, bit) = filter_place(word);
         if self.filter.get(slot)? & bit == 0 {
             return None;

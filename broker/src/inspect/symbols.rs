@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use super::work::looked_at;
+
 const SYMBOL: u32 = 1 << 8;
 const UPPER: u32 = 1 << 9;
 const LOWER: u32 = 1 << 10;
@@ -107,8 +109,10 @@ impl Stream {
             }
             length += usize::from(class & SYMBOL != 0);
             at += 1;
+            looked_at(1);
             if class & LOWER != 0 {
                 let inside = inside_word(bytes, at);
+                looked_at(inside.len());
                 self.copy_symbols(length, inside);
                 length += inside.len();
                 at += inside.len();
@@ -163,6 +167,7 @@ impl Stream {
     /// Appends the symbols of `text`, which is ASCII, without noting what else it may hold.
     fn append(&mut self, text: &str) {
         let mut before = 0;
+        looked_at(text.len());
         for class in text.bytes().map(class) {
             if class & SYMBOL != 0 {
                 if begins_word(before, class) {
@@ -197,7 +202,10 @@ impl Stream {
 
     /// The stream without its words of digits, if any of them stands between others.
     pub(super) fn without_numbers(&self) -> Option<Self> {
-        let is_number = |word: &[u8]| word.iter().all(u8::is_ascii_digit);
+        let is_number = |word: &[u8]| {
+            looked_at(word.len());
+            word.iter().all(u8::is_ascii_digit)
+        };
         let others: Vec<_> = self.words().enumerate().filter(|(_, word)| !is_number(word)).collect();
         let (first, last) = (others.first()?.0, others.last()?.0);
         if last - first < others.len() {
@@ -333,7 +341,10 @@ fn tail_bytes(text: &str, symbols_max: usize) -> usize {
 
 fn bytes_before(bytes: impl ExactSizeIterator<Item = u8>, symbols: usize) -> usize {
     let length = bytes.len();
-    let is_symbol = |(_, byte): &(usize, u8)| class(*byte) & SYMBOL != 0;
+    let is_symbol = |(_, byte): &(usize, u8)| {
+        looked_at(1);
+        class(*byte) & SYMBOL != 0
+    };
     bytes.enumerate().filter(is_symbol).nth(symbols).map_or(length, |(at, _)| at)
 }
 
@@ -353,6 +364,7 @@ const fn is_odd(classes: u32, inner_classes: u32) -> bool {
 
 /// Whether a word does not look like a word.
 pub(super) fn is_odd_word(word: &[u8]) -> bool {
+    looked_at(2 * word.len());
     let classes = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all | class(*byte));
     is_odd(classes(word), classes(word.get(1..).unwrap_or_default()))
 }
