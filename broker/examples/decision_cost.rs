@@ -22,7 +22,7 @@ use veribus_broker::{
         TrustedIssuer, Verifier, VerifierSettings,
     },
     decide::{Access, Decider, DeciderSettings, Decision},
-    inspect::{Inspected, Inspector, InspectorSettings, Submitted},
+    inspect::{Inspected, Inspector, Submitted},
     issue::{KeyKind, TokenIssuer},
     model::{Clock, ContentType, Destination, Issuer, Message, MessageId, MessageType, Topic, TopicPattern},
 };
@@ -38,7 +38,7 @@ fn main() {
 fn measure() {
     let clock = Clock::system();
     let sender = identity(&clock);
-    let inspector = Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules");
+    let inspector = Inspector::new(None).expect("rules");
     let inspect = |bytes: usize| inspector.inspect(Submitted::new(Arc::clone(&sender), peer(), message(bytes)));
     let known: Vec<_> = (0..ROUNDS).map(|_| inspect(64)).collect();
     let new: Vec<_> = (0..ROUNDS).map(|round| inspect(65 + round)).collect();

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use veribus_broker::{
-    inspect::{Inspector, InspectorSettings},
+    inspect::Inspector,
     model::{ContentType, Finding, Message, MessageId, MessageType, Severity, Topic},
 };
 
@@ -39,7 +39,7 @@ struct Tally {
 fn main() -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let started = Instant::now();
-    let inspector = Inspector::new(InspectorSettings { rules: None, message_bytes_max: 1 << 20 })?;
+    let inspector = Inspector::new(None)?;
     writeln!(out, "rules ready in {:?}", started.elapsed())?;
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let Ok(folder) = env::var("VERIBUS_CORPORA") {

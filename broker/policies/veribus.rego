@@ -163,14 +163,9 @@ quarantine contains {"rule": "unexpected-finding"} if {
 	not known_kind(finding)
 }
 
-known_kind(finding) if finding.kind in {"injection", "malformed", "scanner_failure", "size"}
+known_kind(finding) if finding.kind in {"injection", "malformed", "scanner_failure"}
 
 # ---- What belongs on a topic
-
-quarantine contains {"rule": "too-large"} if {
-	some finding in input.findings
-	finding.kind == "size"
-}
 
 quarantine contains {"rule": "too-large"} if {
 	input.action == "publish"

@@ -202,10 +202,6 @@ test_a_message_at_the_size_limit_passes if {
 	clean_allow with input as with_message(transaction, {"size_bytes": 65536})
 }
 
-test_a_message_that_inspection_calls_too_large_is_held if {
-	held_by("too-large") with input as with_findings(transaction, [finding("size", "medium")])
-}
-
 test_an_unlisted_type_is_held if {
 	held_by("unexpected-type") with input as with_message(ticket, {"type": "ticket.unheard"})
 	held_by("unexpected-type") with input as with_message(ticket, {"type": ""})

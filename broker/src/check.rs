@@ -11,7 +11,7 @@ use crate::{
     authenticate::FetchError,
     config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
     decide::{Bundle, BundleError},
-    inspect::{Inspector, InspectorSettings},
+    inspect::Inspector,
     seal::{Exposed, RootKeyLook, RootKeySource, RootKeys, SecretFile},
     server::{
         KeysError,
@@ -166,8 +166,7 @@ fn inspection(config: &Config) -> Result<String, String> {
     let file = config.inspection.rules_file.as_ref();
     let name = file.map_or_else(|| "the built-in rules".to_owned(), |path| format!("`{}`", path.display()));
     let rules = file.map(fs::read_to_string).transpose().map_err(|error| format!("{name}: {error}"))?;
-    let settings = InspectorSettings { rules, message_bytes_max: config.limits.message_bytes_max };
-    Inspector::new(settings).map_err(|error| format!("{name}: {error}"))?;
+    Inspector::new(rules.as_deref()).map_err(|error| format!("{name}: {error}"))?;
     Ok(name)
 }
 

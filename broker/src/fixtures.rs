@@ -16,7 +16,7 @@ use crate::{
     },
     decide::{Decider, DeciderSettings},
     engine::SharedLogStore,
-    inspect::{Inspector, InspectorSettings},
+    inspect::Inspector,
     issue::{Claims, KeyKind, TokenIssuer},
     model::{
         Clock, ContentType, Destination, Issuer, Message, MessageId, MessageType, SubjectRecording, Topic, UnixMicros,
@@ -133,8 +133,7 @@ pub(crate) fn message(id: &str, topic: &str, kind: &str, destination: &str, data
 }
 
 pub(crate) fn inspector() -> &'static Inspector {
-    static INSPECTOR: LazyLock<Inspector> =
-        LazyLock::new(|| Inspector::new(InspectorSettings { rules: None, message_bytes_max: 100_000 }).expect("rules"));
+    static INSPECTOR: LazyLock<Inspector> = LazyLock::new(|| Inspector::new(None).expect("rules"));
     &INSPECTOR
 }
 

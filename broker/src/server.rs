@@ -26,7 +26,7 @@ use crate::{
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
     engine::{SharedLogStore, sled::SledLog},
-    inspect::{Inspector, InspectorSettings, RulesError},
+    inspect::{Inspector, RulesError},
     metrics::Metrics,
     model::{Ceiling, Clock, IdError, QuotaTerms},
     publish::Publisher,
@@ -530,7 +530,7 @@ fn inspector(config: &Config) -> Result<Inspector, ServerError> {
         }
         None => None,
     };
-    Ok(Inspector::new(InspectorSettings { rules, message_bytes_max: config.limits.message_bytes_max })?)
+    Ok(Inspector::new(rules.as_deref())?)
 }
 
 fn open_store(config: &Config) -> Result<SharedLogStore, OpenError> {

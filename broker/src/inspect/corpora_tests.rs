@@ -65,7 +65,7 @@ fn share_stopped(inspector: &Inspector, folder: &Path, source: &str, label: &str
 #[test]
 fn known_phrases_are_stopped_under_every_disguise_and_ordinary_traffic_is_not() {
     let Some(folder) = corpora() else { return };
-    let inspector = Inspector::new(InspectorSettings { rules: None, message_bytes_max: 1 << 20 }).expect("rules");
+    let inspector = Inspector::new(None).expect("rules");
     for (source, floor) in [("evasion_dev", 0.98), ("giskard", 0.8), ("promptshield_fixtures", 0.4)] {
         let share = share_stopped(&inspector, &folder, source, "attack");
         assert!(share >= floor, "{source}: only {share:.3} stopped");

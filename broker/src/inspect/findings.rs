@@ -13,7 +13,7 @@ use crate::model::{Finding, FindingKind, Severity};
 
 /// The most findings that one message may have, with the one that says that others were left out.
 pub const FINDINGS_MAX: usize = 32;
-/// Findings that were left out are counted up to here.
+/// FindingsBuilder that were left out are counted up to here.
 pub const OMITTED_MAX: usize = 1024;
 
 /// The rule of the finding that says that others were left out.
@@ -21,7 +21,7 @@ const TOO_MANY: &str = "too-many-findings";
 
 /// The worst findings in a message.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct FindingsBuilder {
     list: Vec<Finding>,
     omitted: BTreeSet<u64>,
     location: String,
@@ -39,12 +39,12 @@ impl Weight {
     const fn of(kind: FindingKind, severity: Severity) -> Self {
         match kind {
             FindingKind::Injection => Self::OfRule(severity),
-            FindingKind::Size | FindingKind::Malformed | FindingKind::ScannerFailure => Self::OfMessage,
+            FindingKind::Malformed | FindingKind::ScannerFailure => Self::OfMessage,
         }
     }
 }
 
-impl Findings {
+impl FindingsBuilder {
     /// How often something was noted, kept or not.
     pub(super) const fn noted(&self) -> usize {
         self.noted
@@ -104,7 +104,7 @@ impl Findings {
 mod tests {
     use super::*;
 
-    fn low(findings: &mut Findings, count: usize) {
+    fn low(findings: &mut FindingsBuilder, count: usize) {
         for n in 0..count {
             findings.note(FindingKind::Injection, &format!("low-{n}"), Severity::Low, Location::part("data"));
         }
@@ -112,8 +112,8 @@ mod tests {
 
     #[test]
     fn a_worse_finding_takes_the_place_of_the_lightest() {
-        for kind in [FindingKind::Size, FindingKind::Malformed, FindingKind::ScannerFailure, FindingKind::Injection] {
-            let mut findings = Findings::default();
+        for kind in [FindingKind::Malformed, FindingKind::ScannerFailure, FindingKind::Injection] {
+            let mut findings = FindingsBuilder::default();
             low(&mut findings, 2 * FINDINGS_MAX);
             findings.note(kind, "late", Severity::High, Location::part("attributes"));
             let (list, omitted) = findings.finish();
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_worst_are_never_left_out_for_something_less() {
-        let mut findings = Findings::default();
+        let mut findings = FindingsBuilder::default();
         findings.note(FindingKind::Malformed, "broken", Severity::Medium, Location::part("data"));
         findings.note(FindingKind::Injection, "high", Severity::High, Location::part("data"));
         low(&mut findings, FINDINGS_MAX);
@@ -138,16 +138,16 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_told_and_counted_once_each() {
-        let mut findings = Findings::default();
+        let mut findings = FindingsBuilder::default();
         low(&mut findings, FINDINGS_MAX - 1);
         assert_eq!(findings.finish().1, 0);
-        let mut findings = Findings::default();
+        let mut findings = FindingsBuilder::default();
         (0..5).for_each(|_| low(&mut findings, FINDINGS_MAX));
         let (list, omitted) = findings.finish();
         assert_eq!(omitted, 1);
         let told = list.iter().find(|finding| finding.rule == TOO_MANY).map(|told| (told.kind, told.severity));
         assert_eq!(told, Some((FindingKind::Injection, Severity::Medium)));
-        let mut findings = Findings::default();
+        let mut findings = FindingsBuilder::default();
         low(&mut findings, 2 * OMITTED_MAX);
         assert_eq!(findings.finish().1 as usize, OMITTED_MAX);
     }

@@ -29,7 +29,7 @@ use std::{borrow::Cow, cell::Cell};
 pub use self::inspected::{Content, Findings, Inspected, Submitted};
 use self::{
     clean::CleanNames,
-    findings::Findings,
+    findings::FindingsBuilder,
     json::Strings,
     rules::Rules,
     scan::{Location, Scan},
@@ -52,32 +52,22 @@ const SCRATCH_BYTES_MAX: usize = 256 * 1024;
 /// What it costs to read one byte of JSON, in steps: as JSON, as one of a string, and to compare names.
 const JSON_STEPS: usize = 3;
 
-/// What an [`Inspector`] needs to know.
-#[derive(Debug, Clone)]
-pub struct InspectorSettings {
-    /// The text of a rule file; the built-in one if absent.
-    pub rules: Option<String>,
-    /// A larger message is a finding and is not looked into, in bytes.
-    pub message_bytes_max: usize,
-}
-
 /// Inspects messages. One serves all threads.
 #[derive(Debug)]
 pub struct Inspector {
     rules: Rules,
-    message_bytes_max: usize,
     clean: CleanNames,
 }
 
 impl Inspector {
-    /// Reads the rules.
+    /// Reads a rule file, or the built-in one.
     ///
     /// # Errors
     /// [`RulesError`], which names the rule that is wrong.
-    pub fn new(settings: InspectorSettings) -> Result<Self, RulesError> {
-        let rules = Rules::parse(settings.rules.as_deref().unwrap_or(BUILT_IN))?;
+    pub fn new(rules: Option<&str>) -> Result<Self, RulesError> {
+        let rules = Rules::parse(rules.unwrap_or(BUILT_IN))?;
         fold::prepare();
-        Ok(Self { rules, message_bytes_max: settings.message_bytes_max, clean: CleanNames::default() })
+        Ok(Self { rules, clean: CleanNames::default() })
     }
 
     /// What is to be said about the message: the worst [`FINDINGS_MAX`] findings, each rule once per location. Where
@@ -100,7 +90,7 @@ impl Inspector {
     }
 
     /// The findings, and the steps that it took to find them.
-    fn look_into(&self, content: Content<'_>) -> (Findings, usize) {
+    fn look_into(&self, content: Content<'_>) -> (FindingsBuilder, usize) {
         let size_bytes = match content {
             Content::Message(message) => message.size_bytes(),
             Content::Write(write) => write.value.len(),
@@ -108,9 +98,6 @@ impl Inspector {
         let mut scratch = SCRATCH.take();
         let mut scan = Scan::new(&self.rules, size_bytes, std::mem::take(&mut scratch.stream));
         match content {
-            _ if size_bytes > self.message_bytes_max => {
-                scan.note(FindingKind::Size, "message-too-large", Severity::High, Location::part("message"));
-            }
             Content::Message(message) => {
                 inspect_data(&mut scan, &message.content_type, &message.data, &mut scratch.strings, &self.clean);
                 inspect_texts(&mut scan, message, &mut scratch.strings, &self.clean);

@@ -9,7 +9,7 @@ use super::{
     clean::CleanNames,
     decode::Layers,
     escape,
-    findings::Findings,
+    findings::FindingsBuilder,
     fold,
     json::Strings,
     markup, native,
@@ -62,17 +62,17 @@ pub(super) struct Scan<'r> {
     rules: &'r Rules,
     stream: Stream,
     work: Work,
-    findings: Findings,
+    findings: FindingsBuilder,
 }
 
 impl<'r> Scan<'r> {
     /// For a message of the given size; `stream` is scratch memory.
     pub(super) fn new(rules: &'r Rules, size_bytes: usize, stream: Stream) -> Self {
-        Self { rules, stream, work: Work::new(size_bytes), findings: Findings::default() }
+        Self { rules, stream, work: Work::new(size_bytes), findings: FindingsBuilder::default() }
     }
 
     /// The findings, the scratch memory, and the steps that were spent. What could not be looked at is not clean.
-    pub(super) fn finish(mut self) -> (Findings, Stream, usize) {
+    pub(super) fn finish(mut self) -> (FindingsBuilder, Stream, usize) {
         if self.work.is_exhausted() {
             self.fail("work-exhausted", Location::part("message"));
         }

@@ -18,8 +18,6 @@ pub struct Finding {
 pub enum FindingKind {
     /// Text that tries to take over the agent that reads it.
     Injection,
-    /// The message is larger than the broker's limit.
-    Size,
     /// The data is not what its content type says.
     Malformed,
     /// Inspection itself failed: the message is not known to be clean.
@@ -32,7 +30,6 @@ impl FindingKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Injection => "injection",
-            Self::Size => "size",
             Self::Malformed => "malformed",
             Self::ScannerFailure => "scanner_failure",
         }

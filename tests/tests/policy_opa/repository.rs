@@ -78,7 +78,7 @@ fn input(rng: &mut SmallRng) -> Value {
     let content = ["application/json", "text/plain", "text/html"].map(|content| json!(content));
     let patterns =
         ["finance.>", "finance.transactions", ">", "*.x", "tickets.new", "external.>"].map(|text| json!(text));
-    let finding = ["injection", "malformed", "size", "scanner_failure", "unheard"].map(|kind| json!(kind));
+    let finding = ["injection", "malformed", "unheard", "scanner_failure", "unheard"].map(|kind| json!(kind));
     let topic_patterns = pick(&topics);
     let levels = topic_patterns[0].as_str().unwrap_or("x.y").split('.').map(|level| json!(level)).collect::<Value>();
     let mut input = json!({
