@@ -32,7 +32,7 @@ use crate::{
     publish::Publisher,
     quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, Fingerprints, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
-    seal::{KeyRing, RootKeys, SecretFile, SecretFileError},
+    seal::{KeyRing, NodeKey, RootKeys, SecretFile, SecretFileError},
     share::{ShareStages, Sharing},
     state::{Changes, StateReader},
     subscribe::Reading,
@@ -208,6 +208,7 @@ struct Builder {
     recorder: Recorder,
     log: LogReader,
     fingerprints: Fingerprints,
+    node_key: NodeKey,
     roots: RootKeys,
     keys: Arc<KeyRing>,
     changes: Arc<Changes>,
@@ -233,7 +234,7 @@ impl Builder {
         let settings = writer_settings(&config)?;
         let shared::OpenState { roots, keys, node_key, changes, table, reader } =
             shared::open(&config.state, &store, &clock)?;
-        let fingerprints = Fingerprints::new(node_key, config.record.subjects.into());
+        let fingerprints = Fingerprints::new(node_key.clone(), config.record.subjects.into());
         let (writer, recorder, log) =
             Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations, table)?;
         if let Some(last) = log.found_at() {
@@ -253,6 +254,7 @@ impl Builder {
             recorder,
             log,
             fingerprints,
+            node_key,
             roots,
             keys,
             changes,
@@ -275,6 +277,7 @@ impl Builder {
             recorder,
             log,
             fingerprints,
+            node_key,
             roots,
             keys,
             changes,
@@ -302,6 +305,7 @@ impl Builder {
             reader: reader.clone(),
             keys: Arc::clone(&keys),
             changes,
+            node_key,
             workers: workers.clone(),
             clock: clock.clone(),
         });

@@ -2,16 +2,16 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::sync::Semaphore;
+use veribus_proto::v1;
 
 use crate::{
     authenticate::{Identity, TokenError},
-    decide::{Access, Decider, Decision},
+    decide::{Access, Decider, Decision, Verdict},
     inspect::{INLINE_BYTES_MAX, Inspector, Submitted},
-    model::{Clock, DecisionId, RefusalReason, Revision, StateKey, StatePrefix, Write},
+    model::{Clock, DecisionId, RefusalReason, Revision, StateKey, StatePrefix, UnixMicros, Write},
     record::{ANSWER_BYTES_MAX, Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome, SubmitError},
-    seal::KeyRing,
-    state::{Changes, Listing, Lookup, Metadata, OpenedValue, SealedValue, StateReader, TableError, Unreadable},
+    seal::{KeyRing, NodeKey},
+    state::{Changes, Lookup, Metadata, OpenedValue, SealedValue, StateReader, TableError, Unreadable},
     workers::Workers,
 };
 
@@ -19,8 +19,11 @@ mod watch;
 
 pub use watch::{Shown, ShownChange, Watch, WatchEnd};
 
-/// How many look through the records at once.
+/// How many look through the records at once, and how many of one agent.
 const SCANS_MAX: usize = 2;
+const SCANS_PER_AGENT_MAX: usize = 1;
+/// How many names that the policy hides one page passes by, at most.
+const HIDDEN_MAX: usize = 1_024;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +43,8 @@ pub enum Operation {
 pub struct ListQuery {
     /// Of these,
     pub prefix: StatePrefix,
-    /// those after this one,
-    pub after: Option<StateKey>,
+    /// those that this page token has not shown; the first if empty,
+    pub page_token: String,
     /// and at most so many.
     pub max: usize,
 }
@@ -117,6 +120,8 @@ pub struct ShareStages {
     pub keys: Arc<KeyRing>,
     /// Knows what changed.
     pub changes: Arc<Changes>,
+    /// Seals page tokens.
+    pub node_key: NodeKey,
     /// Carry out what takes long.
     pub workers: Workers,
     /// Tells the time.
@@ -127,39 +132,61 @@ pub struct ShareStages {
 #[derive(Clone)]
 pub struct Sharing {
     stages: Arc<ShareStages>,
-    scans: Arc<Semaphore>,
+    scans: Workers,
 }
 
 /// A list that was permitted, and who asked for it.
-struct Asked {
-    query: ListQuery,
+struct PermittedList {
+    prefix: StatePrefix,
+    after: Option<StateKey>,
+    max: usize,
+    verdict: Verdict,
     identity: Arc<Identity>,
     peer: SocketAddr,
+}
+
+/// A page of values, as one agent may see it.
+#[derive(Debug)]
+pub struct Listing {
+    /// What is known of each value, in key order.
+    pub values: Vec<Metadata>,
+    /// The token of the next page; empty on the last.
+    pub next_page_token: String,
+}
+
+/// What one page shows, and what it passed by.
+#[derive(Default)]
+struct Shelf {
+    values: Vec<Metadata>,
+    hidden: usize,
+    /// Behind which key the next page begins; `None` on the last.
+    next: Option<StateKey>,
 }
 
 /// Operations that are decided on.
 pub struct Ordered {
     orders: Vec<StateOrder>,
-    lists: Vec<Option<Asked>>,
+    /// What is read once those before it are durable, by its place among all.
+    lists: Vec<(usize, PermittedList)>,
 }
 
 /// Operations on their way to the record.
 pub struct Operating {
     pending: PendingState,
-    lists: Vec<Option<Asked>>,
+    lists: Vec<(usize, PermittedList)>,
 }
 
 impl Ordered {
     /// How many.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.orders.len()
+        self.orders.len() + self.lists.len()
     }
 
     /// Whether there is nothing to do.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.orders.is_empty()
+        self.orders.is_empty() && self.lists.is_empty()
     }
 }
 
@@ -167,7 +194,7 @@ impl Sharing {
     /// Put together from its stages.
     #[must_use]
     pub fn new(stages: ShareStages) -> Self {
-        Self { stages: Arc::new(stages), scans: Arc::new(Semaphore::new(SCANS_MAX)) }
+        Self { stages: Arc::new(stages), scans: Workers::new(SCANS_MAX, SCANS_PER_AGENT_MAX) }
     }
 
     /// Whether too little disk is left to write.
@@ -208,12 +235,14 @@ impl Sharing {
         let mut ordered = Ordered { orders: Vec::with_capacity(operations.len()), lists: Vec::new() };
         for operation in operations {
             identity.check_standing(self.stages.clock.now())?;
-            let (order, list) = match operation {
-                Ok(operation) => self.decide_one(identity, peer, operation),
-                Err(malformed) => (StateOrder::malformed(malformed), None),
-            };
-            ordered.orders.push(order);
-            ordered.lists.push(list);
+            let place = ordered.len();
+            match operation.map_or_else(
+                |malformed| Ok(StateOrder::malformed(malformed)),
+                |operation| self.decide_one(identity, peer, operation),
+            ) {
+                Ok(order) => ordered.orders.push(order),
+                Err(list) => ordered.lists.push((place, *list)),
+            }
         }
         Ok(ordered)
     }
@@ -223,7 +252,7 @@ impl Sharing {
         identity: &Arc<Identity>,
         peer: SocketAddr,
         operation: Operation,
-    ) -> (StateOrder, Option<Asked>) {
+    ) -> Result<StateOrder, Box<PermittedList>> {
         let access = |access| self.stages.decider.decide_access(access, identity, peer);
         let asker = Arc::clone(identity);
         match operation {
@@ -233,22 +262,48 @@ impl Sharing {
                     Ok(submitted) => self.stages.decider.decide_write(self.stages.inspector.inspect(submitted)),
                     Err(denied) => denied,
                 };
-                (StateOrder::put(decided), None)
+                Ok(StateOrder::put(decided))
             }
             Operation::Get(key, revision) => {
                 let verdict = access(Access::StateGet(&key));
-                (StateOrder::get((key, revision), &verdict, asker, peer), None)
+                Ok(StateOrder::get((key, revision), &verdict, asker, peer))
             }
             Operation::Delete(key, expected) => {
                 let verdict = access(Access::StateDelete(&key));
-                (StateOrder::delete((key, expected), &verdict, asker, peer), None)
+                Ok(StateOrder::delete((key, expected), &verdict, asker, peer))
             }
-            Operation::List(query) => {
-                let wanted = Access::StateList(&query.prefix);
-                let order = StateOrder::note(wanted, &access(wanted), Arc::clone(&asker), peer);
-                (order, Some(Asked { query, identity: asker, peer }))
+            Operation::List(ListQuery { prefix, page_token, max }) => {
+                let after = match self.page_begin(identity, &prefix, &page_token) {
+                    Ok(after) => after,
+                    Err(fault) => {
+                        let (message_id, fault) = (String::new(), fault.to_owned());
+                        let malformed = Malformed { sender: asker, via: None, peer, message_id, fault, size_bytes: 0 };
+                        return Ok(StateOrder::malformed(malformed));
+                    }
+                };
+                let wanted = Access::StateList(&prefix);
+                let verdict = access(wanted);
+                if verdict.decision != Decision::Allow {
+                    return Ok(StateOrder::note(wanted, &verdict, asker, peer));
+                }
+                Err(Box::new(PermittedList { prefix, after, max, verdict, identity: asker, peer }))
             }
         }
+    }
+
+    /// Behind which key a page begins.
+    fn page_begin(
+        &self,
+        identity: &Identity,
+        prefix: &StatePrefix,
+        token: &str,
+    ) -> Result<Option<StateKey>, &'static str> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let foreign = "the page token is of another list";
+        let key = self.stages.node_key.open_page(&page_context(identity, &prefix.to_string()), token);
+        StateKey::parse(&key.map_err(|_| foreign)?).map(Some).map_err(|_| foreign)
     }
 
     /// Queues operations for their record, in this order.
@@ -268,24 +323,27 @@ impl Sharing {
         let Operating { pending, lists } = operating;
         let outcomes = pending.outcomes().await?;
         let mut room_bytes = ANSWER_BYTES_MAX;
-        let mut answers = Vec::with_capacity(outcomes.len());
-        for (outcome, list) in outcomes.into_iter().zip(lists) {
-            answers.push(self.answer(outcome, list, &mut room_bytes).await);
+        let mut answers = Vec::with_capacity(outcomes.len() + lists.len());
+        let (mut outcomes, mut lists) = (outcomes.into_iter(), lists.into_iter().peekable());
+        loop {
+            if let Some((_, list)) = lists.next_if(|(place, _)| *place == answers.len()) {
+                answers.push(self.list(list, &mut room_bytes).await?);
+            } else if let Some(outcome) = outcomes.next() {
+                answers.push(self.answer(outcome).await);
+            } else {
+                return Ok(answers);
+            }
         }
-        Ok(answers)
     }
 
-    async fn answer(&self, outcome: StateOutcome, list: Option<Asked>, room_bytes: &mut u64) -> Answer {
+    async fn answer(&self, outcome: StateOutcome) -> Answer {
         match outcome {
             StateOutcome::Put { decision_id, salt } => Answer::Put { decision_id, salt },
             StateOutcome::Deleted { decision_id, existed } => Answer::Deleted { decision_id, existed },
             StateOutcome::Refused { decision_id, reason, current } => {
                 Answer::Not { decision_id, why: WhyNot::Refused(reason, current) }
             }
-            StateOutcome::Noted(decision_id) => match self.list(list, room_bytes).await {
-                Ok(listing) => Answer::Listed { decision_id, listing },
-                Err(why) => Answer::Not { decision_id, why },
-            },
+            StateOutcome::Noted(decision_id) => Answer::Not { decision_id, why: WhyNot::NotFound },
             StateOutcome::Read { decision_id, found } => match self.found(found).await {
                 Ok(value) => Answer::Got { decision_id, value },
                 Err(why) => Answer::Not { decision_id, why },
@@ -317,39 +375,113 @@ impl Sharing {
         })
     }
 
-    /// Of what the reader may see, as `Watch` does. What was listed is durable when it is handed over.
-    async fn list(&self, asked: Option<Asked>, room_bytes: &mut u64) -> Result<Listing, WhyNot> {
-        let Asked { query, identity, peer } = asked.ok_or(WhyNot::NotFound)?;
-        let now = self.stages.clock.now();
-        let look = move |reader: &StateReader| reader.list(&query.prefix, query.after.as_ref(), query.max, now);
-        let mut listing = self.scan(look).await.ok_or(WhyNot::Damaged)?;
-        listing.values.retain(|value| {
-            let access = Access::StateGet(&value.key);
-            self.stages.decider.decide_access(access, &identity, peer).decision == Decision::Allow
-        });
-        let bytes = listing.values.iter().map(Metadata::bytes).sum();
-        if *room_bytes < bytes && *room_bytes < ANSWER_BYTES_MAX {
-            return Err(WhyNot::TooMuch);
-        }
+    /// Shows a page of what the reader may see, as `Watch` does, once it is recorded what that is. All of it is durable then.
+    async fn list(&self, list: PermittedList, room_bytes: &mut u64) -> Result<Answer, RecordError> {
+        let PermittedList { prefix, after, max, verdict, identity, peer } = list;
+        let (stages, now) = (Arc::clone(&self.stages), self.stages.clock.now());
+        let (reader, whose) = (Arc::clone(&identity), prefix.clone());
+        let look = move |state: &StateReader| {
+            let may_see = |value: &Metadata| {
+                let access = Access::StateGet(&value.key);
+                stages.decider.decide_access(access, &reader, peer).decision == Decision::Allow
+            };
+            shelf(state, &whose, after, max, now, may_see)
+        };
+        let seen = self.scan(&identity, look).await;
+        let bytes = seen.iter().flat_map(|shelf| &shelf.values).map(Metadata::bytes).sum();
+        let why = match &seen {
+            None => Some(WhyNot::Damaged),
+            Some(_) if *room_bytes < bytes && *room_bytes < ANSWER_BYTES_MAX => Some(WhyNot::TooMuch),
+            Some(_) => None,
+        };
         *room_bytes = room_bytes.saturating_sub(bytes.max(1));
-        Ok(listing)
+        let shown = seen.filter(|_| why.is_none()).unwrap_or_default();
+        let order = StateOrder::list(&prefix, listed(&shown), &verdict, Arc::clone(&identity), peer);
+        let outcome = self.stages.recorder.state(vec![order]).await?.outcomes().await?.into_iter().next();
+        Ok(match (outcome.ok_or(RecordError::Failed)?, why) {
+            (StateOutcome::Noted(decision_id), Some(why)) => Answer::Not { decision_id, why },
+            (StateOutcome::Noted(decision_id), None) => match self.page_end(&identity, &prefix, shown.next.as_ref()) {
+                Ok(next_page_token) => {
+                    Answer::Listed { decision_id, listing: Listing { values: shown.values, next_page_token } }
+                }
+                Err(why) => Answer::Not { decision_id, why },
+            },
+            (refused, _) => self.answer(refused).await,
+        })
     }
 
-    /// Looks through the records where that holds up nobody, few at a time; `None` where that failed. A commit that was under
-    /// way is durable when this returns.
+    /// The token of the page that begins behind `next`; empty if there is none.
+    fn page_end(&self, identity: &Identity, prefix: &StatePrefix, next: Option<&StateKey>) -> Result<String, WhyNot> {
+        let Some(next) = next else { return Ok(String::new()) };
+        let prefix = prefix.to_string();
+        let context = page_context(identity, &prefix);
+        self.stages.node_key.close_page(&context, &next.to_string()).map_err(|error| {
+            tracing::error!(%error, "a page token cannot be sealed");
+            WhyNot::Damaged
+        })
+    }
+
+    /// Looks through the records where that holds up nobody, a little at a time; `None` where that failed. A commit that was
+    /// under way is durable when this returns.
     async fn scan<T: Send + 'static>(
         &self,
+        identity: &Identity,
         look: impl FnOnce(&StateReader) -> Result<T, TableError> + Send + 'static,
     ) -> Option<T> {
-        let place = Arc::clone(&self.scans).acquire_owned().await.ok()?;
         let reader = self.stages.reader.clone();
-        let looking = tokio::task::spawn_blocking(move || {
-            let seen = look(&reader);
-            drop(place);
-            seen
-        });
-        let seen = looking.await.ok()?.inspect_err(|error| tracing::error!(%error, "shared state cannot be read"));
+        let seen = self.scans.run(identity, move || look(&reader)).await.ok()?;
+        let seen = seen.inspect_err(|error| tracing::error!(%error, "shared state cannot be read"));
         self.stages.recorder.caught_up().await.ok()?;
         seen.ok()
+    }
+}
+
+fn page_context<'a>(identity: &'a Identity, prefix: &'a str) -> [&'a str; 3] {
+    [identity.issuer().as_str(), identity.agent().as_str(), prefix]
+}
+
+/// Fills a page with what may be seen. It ends before it is full only where there is no more, or where it has passed by
+/// [`HIDDEN_MAX`] values that may not.
+fn shelf(
+    state: &StateReader,
+    prefix: &StatePrefix,
+    after: Option<StateKey>,
+    max: usize,
+    now: UnixMicros,
+    may_see: impl Fn(&Metadata) -> bool,
+) -> Result<Shelf, TableError> {
+    let (mut shelf, mut behind) = (Shelf::default(), after);
+    loop {
+        let page = state.list(prefix, behind.as_ref(), now)?;
+        for value in page.found {
+            let key = value.key.clone();
+            if !may_see(&value) {
+                shelf.hidden += 1;
+            } else if shelf.values.len() < max {
+                shelf.values.push(value);
+            } else {
+                shelf.next = behind;
+                return Ok(shelf);
+            }
+            behind = Some(key);
+            if shelf.hidden >= HIDDEN_MAX {
+                shelf.next = behind;
+                return Ok(shelf);
+            }
+        }
+        match page.next {
+            Some(next) => behind = Some(next),
+            None => return Ok(shelf),
+        }
+    }
+}
+
+fn listed(shelf: &Shelf) -> v1::ListedValues {
+    let name = |value: Option<&Metadata>| value.map(|value| value.key.to_string()).unwrap_or_default();
+    v1::ListedValues {
+        count: u32::try_from(shelf.values.len()).unwrap_or(u32::MAX),
+        first_key: name(shelf.values.first()),
+        last_key: name(shelf.values.last()),
+        hidden: u32::try_from(shelf.hidden).unwrap_or(u32::MAX),
     }
 }

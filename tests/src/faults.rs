@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -28,6 +29,7 @@ struct State {
     records: BTreeMap<Bytes, Bytes>,
     fault: Option<Fault>,
     appends: u64,
+    records_read: u64,
 }
 
 impl State {
@@ -55,6 +57,12 @@ impl FaultyStore {
     #[must_use]
     pub fn appends(&self) -> u64 {
         self.state().appends
+    }
+
+    /// How many records were read where they were looked through.
+    #[must_use]
+    pub fn records_read(&self) -> u64 {
+        self.state().records_read
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,9 +97,11 @@ impl LogStore for FaultyStore {
     }
 
     fn records_between(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        let state = self.state();
-        let found = state.records.iter().filter(|(key, _)| from <= &key[..] && &key[..] < to);
-        Ok(found.take(max).map(|(key, value)| (key.clone(), value.clone())).collect())
+        let mut state = self.state();
+        let found = state.records.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let found: Vec<_> = found.take(max).map(|(key, value)| (key.clone(), value.clone())).collect();
+        state.records_read += found.len() as u64;
+        Ok(found)
     }
 
     fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use veribus_proto::{
     chain::ChainVerifier,
     v1::{AuditEntry, EntryKind, QueryRequest, Recipient, StoredEntry, TailRequest},
@@ -105,8 +105,9 @@ impl Log {
         let Some(audience) = &entry.audience else { return Ok(Vec::new()) };
         let mut recipients = audience.recipients.clone();
         for &index in &audience.listed_at {
-            let listed = self.at(index)?.audience.as_ref().with_context(|| format!("entry {index} lists nobody"))?;
-            recipients.extend_from_slice(&listed.recipients);
+            let listing = self.at(index)?;
+            ensure!(listing.audience.is_some() && index < entry.index, "entry {index} lists nobody");
+            recipients.extend(self.audience(listing)?);
         }
         Ok(recipients)
     }

@@ -62,6 +62,7 @@ impl Decider {
     ///
     /// # Errors
     /// The denial.
+    #[expect(clippy::result_large_err, reason = "either goes on at once, as it is")]
     pub fn admit(&self, submitted: Submitted) -> Result<Submitted, Decided> {
         match self.native_denial_of_message(&submitted) {
             Some(verdict) => Err(Decided::denied_unseen(submitted, verdict)),
@@ -117,6 +118,7 @@ impl Decider {
     ///
     /// # Errors
     /// The denial.
+    #[expect(clippy::result_large_err, reason = "either goes on at once, as it is")]
     pub fn admit_write(&self, submitted: Submitted<Write>) -> Result<Submitted<Write>, Decided<Write>> {
         match self.native_denial_of_write(&submitted) {
             Some(verdict) => Err(Decided::denied_unseen(submitted, verdict)),

@@ -365,6 +365,11 @@ impl Draft {
         })
     }
 
+    pub(super) fn with_listed(mut self, listed: v1::ListedValues) -> Self {
+        self.0.state.get_or_insert_default().listed = Some(listed);
+        self
+    }
+
     /// What a watcher is shown.
     pub(super) fn follow(prefix: &StatePrefix, verdict: &Verdict, agent: &Identity, peer: SocketAddr) -> Self {
         Self(AuditEntry {
@@ -402,6 +407,12 @@ impl Draft {
         done.clone_into(&mut self.0.detail);
         self.0.keys = Some(key_facts(scope, epoch, Some(root_key)));
         self
+    }
+
+    /// An audience that is listed in these entries.
+    pub(super) fn audience_of(listed_at: Vec<u64>) -> Self {
+        let audience = v1::Audience { recipients: Vec::new(), listed_at };
+        Self(AuditEntry { audience: Some(audience), ..entry(EntryKind::Audience) })
     }
 
     pub(super) fn listed_audience(recipients: &[Recipient]) -> Self {

@@ -34,7 +34,7 @@ pub use draft::{Draft, UndeliveredCount, actor, timestamp};
 pub use fingerprint::{Fingerprints, RecordedText};
 pub use journal::{JournalFault, LogEnd};
 pub(crate) use order::ANSWER_BYTES_MAX;
-pub use order::{FollowOrder, Followed, Following, StateOrder, StateOutcome};
+pub use order::{FollowOrder, Followed, Following, StateOrder, StateOutcome, WatchedChange};
 pub use queue::{
     AccessReceipt, KeyOrder, KeyReceipt, PendingOutcomes, PendingState, RecordError, Recorder, SubmitError,
 };

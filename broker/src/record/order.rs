@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use veribus_proto::v1;
+
 use super::{Draft, Malformed, prepared::Prepared};
 use crate::{
     authenticate::Identity,
     decide::{Access, Decided, Decision, Permitted, Verdict},
     model::{DecisionId, RefusalReason, Revision, StateKey, StatePrefix, Write},
-    state::{Lookup, SealedValue},
+    state::{Change, Lookup, SealedValue},
 };
 
 /// How many bytes of values the answers to one request hold together, unless one alone is larger.
@@ -28,7 +30,7 @@ pub(super) enum Work {
     Put(Box<Permitted<Write>>, [u8; 32]),
     Get(StateKey, Option<Revision>),
     Delete(StateKey, Option<Revision>),
-    /// Only the record: a list or a watch reads later.
+    /// Only the record: a watch reads later, and a list has read before.
     Note,
     Refuse(RefusalReason),
 }
@@ -74,9 +76,21 @@ pub enum StateOutcome {
 #[derive(Debug)]
 pub struct FollowOrder {
     pub(super) entry: Prepared,
+    pub(super) prefix: StatePrefix,
+    /// The entry that opened the watch.
+    pub(super) opened_by: u64,
     pub(super) asker: Arc<Identity>,
-    pub(super) changes: Vec<(Revision, StateKey)>,
+    pub(super) changes: Vec<WatchedChange>,
     pub(super) withheld: u32,
+}
+
+/// Changes of a key that a watcher has not looked at.
+#[derive(Debug, Clone)]
+pub struct WatchedChange {
+    /// Which.
+    pub change: Change,
+    /// The newest that the watcher was shown of the key.
+    pub seen: Revision,
 }
 
 /// What a watcher is to be shown.
@@ -84,8 +98,10 @@ pub struct FollowOrder {
 pub struct Following {
     /// Which decision; `None` where there is nothing to show, and nothing recorded.
     pub decision_id: Option<DecisionId>,
-    /// In the order of revisions; or why nothing may be shown.
+    /// Each newer than the one before of its key; or why nothing may be shown.
     pub changes: Result<Vec<Followed>, RefusalReason>,
+    /// How many changes the watcher is not shown, because they were overtaken.
+    pub skipped: u64,
     /// Of how many of the changes that were asked for these are left: for the others, ask again.
     pub consumed: usize,
 }
@@ -154,10 +170,23 @@ impl StateOrder {
         Self::access(draft, verdict, asker, Work::Delete(key, expected))
     }
 
-    /// A request to list, or to watch.
+    /// A request to watch.
     #[must_use]
     pub fn note(access: Access<'_>, verdict: &Verdict, asker: Arc<Identity>, peer: SocketAddr) -> Self {
         let draft = Draft::access(access, verdict, &asker, peer);
+        Self::access(draft, verdict, asker, Work::Note)
+    }
+
+    /// A list, with what it shows.
+    #[must_use]
+    pub fn list(
+        prefix: &StatePrefix,
+        listed: v1::ListedValues,
+        verdict: &Verdict,
+        asker: Arc<Identity>,
+        peer: SocketAddr,
+    ) -> Self {
+        let draft = Draft::access(Access::StateList(prefix), verdict, &asker, peer).with_listed(listed);
         Self::access(draft, verdict, asker, Work::Note)
     }
 
@@ -184,13 +213,14 @@ impl FollowOrder {
     /// Of `changes`; `withheld` others were left out, because the policy said no. The watch itself is permitted.
     #[must_use]
     pub fn new(
-        prefix: &StatePrefix,
-        (changes, withheld): (Vec<(Revision, StateKey)>, u32),
+        (prefix, opened_by): (&StatePrefix, &DecisionId),
+        (changes, withheld): (Vec<WatchedChange>, u32),
         verdict: &Verdict,
         asker: Arc<Identity>,
         peer: SocketAddr,
     ) -> Self {
         let entry = Prepared::deniable(Draft::follow(prefix, verdict, &asker, peer));
-        Self { entry, asker, changes, withheld }
+        let (prefix, opened_by) = (prefix.clone(), opened_by.audit_index());
+        Self { entry, prefix, opened_by, asker, changes, withheld }
     }
 }

@@ -40,6 +40,11 @@ impl Prepared {
         draft::deny(self.decision.get_or_insert_default(), rule, reason);
     }
 
+    /// Appends the decision alone.
+    pub(super) fn encode_decision(&self, bytes: &mut Vec<u8>) {
+        self.decision.iter().for_each(|decision| decision.encode_raw(bytes));
+    }
+
     /// Writes the entry to `encoded`: its place in the chain, its facts, its decision, and what is `added` now: audience, state. The order of fields does
     /// not matter (Protocol Buffers, "Encoding": "Field Order").
     pub(super) fn encode(self, place: &AuditEntry, added: AuditEntry, encoded: &mut Vec<u8>) {

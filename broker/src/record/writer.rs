@@ -15,6 +15,7 @@ use veribus_proto::v1::{self, EntryKind};
 
 use super::{
     Audience, DiskWatch, Draft, LogReader, Recipient, Recorded, Recorder, Routed, StartError, UndeliveredCount,
+    audience,
     commit::{ChainEnd, Commit, TooLong},
     duplicates::{Duplicates, First, FirstOutcome, Key},
     events::EventLog,
@@ -89,11 +90,9 @@ pub enum WriterEnd {
 }
 
 /// Bytes of recipients that one entry names itself; a longer audience is listed in entries of its own.
-const INLINE_AUDIENCE_BYTES_MAX: usize = 4 * 1024;
-/// Bytes of recipients in one listing.
-const LISTED_AUDIENCE_BYTES_MAX: usize = 32 * 1024;
-/// How many audiences are known by the entries that list them.
-const KNOWN_AUDIENCES_MAX: NonZeroUsize = match NonZeroUsize::new(4_096) {
+const INLINE_AUDIENCE_BYTES_MAX: usize = 1024;
+/// How many audiences, and parts of audiences, are known by the entries that list them.
+const KNOWN_AUDIENCES_MAX: NonZeroUsize = match NonZeroUsize::new(16_384) {
     Some(max) => max,
     None => NonZeroUsize::MIN,
 };
@@ -121,7 +120,7 @@ pub struct Writer {
     metrics: Metrics,
     end: ChainEnd,
     duplicates: Duplicates,
-    known_audiences: LruCache<Vec<SubscriptionId>, Vec<u64>>,
+    known_audiences: LruCache<Vec<SubscriptionId>, u64>,
     notes: Vec<Draft>,
     revocations: Arc<Revocations>,
     state: StateTable,
@@ -263,7 +262,8 @@ impl Writer {
         let mut changes = self.changes(&mut commit);
         let mut recorded = Vec::new();
         let mut take = |one| self.take(one, &mut commit, &mut recorded, &mut changes);
-        let replies: Vec<Reply> = batch.drain(..).map(&mut take).collect();
+        let mut replies: Vec<Reply> = batch.drain(..).map(&mut take).collect();
+        self.record_reads(&mut replies, &mut changes, &mut commit);
         let (chunks, end) = commit.finish();
         changes.records.extend(self.state.records());
         let entries = end.next_index - self.end.next_index;
@@ -361,7 +361,7 @@ impl Writer {
                 let outcomes = orders.into_iter().map(|one| self.operation(one, &mut room_bytes, commit)).collect();
                 Reply::State(reply, outcomes, room)
             }
-            Submission::Follow(order, reply) => Reply::Follow(reply, self.follow(*order, commit)),
+            Submission::Follow(order, reply) => self.follow(*order, reply, changes, commit),
             Submission::Keys(request, reply) => Reply::Keys(reply, self.keys(*request, commit, changes)),
             Submission::Due(due) => {
                 self.due(&due, commit);
@@ -463,25 +463,38 @@ impl Writer {
         if audience.is_empty() {
             return None;
         }
-        let subscriptions: Vec<_> = audience.recipients().iter().map(|one| one.subscription).collect();
-        if let Some(listed_at) = self.known_audiences.get(&subscriptions) {
-            return Some(v1::Audience { listed_at: listed_at.clone(), recipients: Vec::new() });
-        }
         let recipients = audience.recipients();
+        let subscriptions = audience::subscriptions(recipients);
+        if let Some(listed_at) = self.known_audiences.get(&subscriptions) {
+            return Some(v1::Audience { listed_at: vec![*listed_at], recipients: Vec::new() });
+        }
         let bytes: usize = recipients.iter().map(Recipient::bytes).sum();
-        let named = if bytes <= INLINE_AUDIENCE_BYTES_MAX {
-            self.known_audiences.put(subscriptions, vec![commit.next_index()]);
-            v1::Audience {
-                recipients: recipients.iter().map(super::draft::recipient_facts).collect(),
-                listed_at: vec![],
-            }
-        } else {
-            let listed_at: Vec<u64> =
-                listings(recipients).map(|part| commit.push(Draft::listed_audience(part))).collect();
-            self.known_audiences.put(subscriptions, listed_at.clone());
-            v1::Audience { recipients: Vec::new(), listed_at }
-        };
-        Some(named)
+        if bytes <= INLINE_AUDIENCE_BYTES_MAX {
+            self.known_audiences.put(subscriptions, commit.next_index());
+            let recipients = recipients.iter().map(super::draft::recipient_facts).collect();
+            return Some(v1::Audience { recipients, listed_at: Vec::new() });
+        }
+        let listed_at = self.list_audience(recipients, commit);
+        self.known_audiences.put(subscriptions, listed_at);
+        Some(v1::Audience { listed_at: vec![listed_at], recipients: Vec::new() })
+    }
+
+    /// Lists an audience in entries of its own, part by part, and says which they are: of one that differs from those before
+    /// in a few recipients, only the parts that these are in are new.
+    fn list_audience(&mut self, recipients: &[Recipient], commit: &mut Commit) -> u64 {
+        let mut listed_at = Vec::new();
+        for part in audience::parts(recipients) {
+            let subscriptions = audience::subscriptions(part);
+            let known = self.known_audiences.get(&subscriptions).copied();
+            let index = known.unwrap_or_else(|| commit.push(Draft::listed_audience(part)));
+            self.known_audiences.put(subscriptions, index);
+            listed_at.push(index);
+        }
+        while listed_at.len() > audience::REFERENCES_MAX {
+            let referring = |parts: &[u64]| commit.push(Draft::audience_of(parts.to_vec()));
+            listed_at = listed_at.chunks(audience::REFERENCES_MAX).map(referring).collect();
+        }
+        commit.push(Draft::audience_of(listed_at))
     }
 
     fn outcome(&self, message_id: crate::model::MessageId, first: &First, duplicate: bool) -> Outcome {
@@ -511,19 +524,8 @@ fn clock_before(last: UnixMicros, now: UnixMicros) -> Option<i64> {
     (step < -CLOCK_BEHIND_US_MIN).then_some(step)
 }
 
-impl Recipient {
-    fn bytes(&self) -> usize {
-        self.issuer.as_str().len() + self.agent.as_str().len() + 32
-    }
-}
-
-/// Cuts a long audience into parts that fit an entry each.
-fn listings(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipient]> {
-    let per_entry = LISTED_AUDIENCE_BYTES_MAX / recipients.iter().map(Recipient::bytes).max().unwrap_or(1).max(1);
-    recipients.chunks(per_entry.max(1))
-}
-
 mod keys;
+mod reads;
 mod reply;
 mod request;
 mod state;

@@ -49,6 +49,8 @@ pub(super) struct Purpose {
 
 /// Values and messages.
 pub(super) const VALUE: Purpose = Purpose { key: b"veribus/1/key", commitment: b"veribus/1/commit" };
+/// Page tokens, under the node's key.
+pub(super) const PAGE: Purpose = Purpose { key: b"veribus/1/page/key", commitment: b"veribus/1/page/commit" };
 /// Keys of scopes, under the root key.
 pub(super) const WRAP: Purpose = Purpose { key: b"veribus/1/wrap/key", commitment: b"veribus/1/wrap/commit" };
 

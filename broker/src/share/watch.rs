@@ -1,7 +1,14 @@
 //! Watching: what changed is read as it is read by anybody else, a batch at a time, each under an entry of its own. Nothing
-//! waits in a queue, so a slow watcher costs nothing and loses nothing but what has been replaced meanwhile.
+//! waits in a queue, so a slow watcher costs nothing and loses nothing but what has been overtaken meanwhile.
+//!
+//! A watcher that keeps up is shown every change. One that is behind is shown the newest version of each key that changed, so
+//! that what it costs to catch up is bounded by the keys and not by the changes; one that is too far behind for the changes
+//! that are remembered goes once through all keys.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -11,16 +18,16 @@ use crate::{
     authenticate::{Caller, Identity, TokenError},
     decide::{Access, Decision, Verdict},
     model::{DecisionId, RefusalReason, Revision, StateKey, StatePrefix},
-    record::{FollowOrder, Followed, RecordError, StateOrder, StateOutcome},
-    state::{OpenedValue, Since, StateReader},
+    record::{FollowOrder, Followed, RecordError, StateOrder, StateOutcome, WatchedChange},
+    state::{Change, CollectLimits, Cursor, OpenedValue, Since, StateReader},
 };
 
-/// How many changes are looked at together.
-const LOOKED_AT_MAX: usize = 1_024;
-/// How many, where they have to be looked for among all keys.
-const LOOKED_FOR_MAX: usize = 4_096;
 /// How many are shown together, at most.
 const SHOWN_MAX: usize = 64;
+/// What is looked at together: change by change, as long as that is shown together.
+const LOOKED_AT: CollectLimits = CollectLimits { apart_max: SHOWN_MAX, keys_max: 4_096 };
+/// For how many keys it is known that they were shown ahead of the rest. Of more keys, some come twice.
+const SHOWN_AHEAD_MAX: usize = 65_536;
 
 /// Why a watch ends, or does not begin.
 #[derive(Debug, Error)]
@@ -56,10 +63,12 @@ pub enum WatchEnd {
 /// Some changes, for a watcher.
 #[derive(Debug)]
 pub struct Shown {
-    /// In the order of revisions.
+    /// In the order of revisions. They may be newer than `through`.
     pub changes: Vec<ShownChange>,
     /// All changes up to here were looked at.
     pub through: Revision,
+    /// How many changes the watch has not shown so far, because they were overtaken.
+    pub skipped: u64,
     /// Under which decision the values were read, if there are any.
     pub decision_id: Option<DecisionId>,
 }
@@ -87,6 +96,22 @@ pub enum ShownChange {
     },
 }
 
+impl ShownChange {
+    const fn key(&self) -> &StateKey {
+        match self {
+            Self::Put(value) => &value.metadata.key,
+            Self::Gone { key, .. } | Self::Shredded { key, .. } => key,
+        }
+    }
+
+    const fn revision(&self) -> Revision {
+        match self {
+            Self::Put(value) => value.metadata.revision,
+            Self::Gone { revision, .. } | Self::Shredded { revision, .. } => *revision,
+        }
+    }
+}
+
 /// An open watch.
 pub struct Watch {
     sharing: Sharing,
@@ -96,7 +121,15 @@ pub struct Watch {
     /// Everything up to here was looked at.
     through: Revision,
     /// Looked up, and still to be shown.
-    ahead: Since,
+    ahead: VecDeque<Change>,
+    /// Everything up to here was looked at once that is shown and `cursor` is at its end.
+    ahead_through: Revision,
+    /// Whether what changed is looked for among all keys, and how far that has come; `None` at the end.
+    is_scanning: bool,
+    cursor: Option<Cursor>,
+    /// The newest that was shown of a key, where that is newer than `through`.
+    shown_ahead: HashMap<StateKey, Revision>,
+    skipped: u64,
     /// What was forgotten before a watcher came who has seen nothing.
     forgotten_before: Revision,
     /// What was gone before the watcher came is no news to one who has seen nothing.
@@ -140,7 +173,12 @@ impl Sharing {
             prefix,
             listen,
             through: after,
-            ahead: Since { changes: Vec::new(), through: after },
+            ahead: VecDeque::new(),
+            ahead_through: after,
+            is_scanning: false,
+            cursor: None,
+            shown_ahead: HashMap::new(),
+            skipped: 0,
             forgotten_before,
             news_after,
             began_at: Some(begins),
@@ -168,7 +206,7 @@ impl Watch {
     /// [`WatchEnd::Ended`].
     pub async fn changed(&mut self) -> Result<(), WatchEnd> {
         let is_behind = self.sharing.stages.changes.through() > self.through;
-        if is_behind || !self.ahead.changes.is_empty() || self.began_at.is_some() {
+        if is_behind || !self.ahead.is_empty() || self.cursor.is_some() || self.began_at.is_some() {
             return Ok(());
         }
         self.listen.changed().await.map_err(|_| WatchEnd::Ended)
@@ -179,15 +217,10 @@ impl Watch {
     /// # Errors
     /// [`WatchEnd`]: the watch is over.
     pub async fn advance(&mut self) -> Result<Option<Shown>, WatchEnd> {
-        if self.ahead.changes.is_empty() {
+        if self.ahead.is_empty() {
             self.look().await?;
         }
-        let shown = if self.ahead.changes.is_empty() {
-            self.through = self.ahead.through;
-            Shown { changes: Vec::new(), through: self.through, decision_id: None }
-        } else {
-            self.show().await?
-        };
+        let shown = if self.ahead.is_empty() { self.shown_none() } else { self.show().await? };
         let has_caught_up = self.began_at.is_some_and(|revision| self.through >= revision);
         if has_caught_up {
             self.began_at = None;
@@ -195,19 +228,48 @@ impl Watch {
         Ok((has_caught_up || !shown.changes.is_empty()).then_some(shown))
     }
 
+    fn shown_none(&mut self) -> Shown {
+        self.settle();
+        Shown { changes: Vec::new(), through: self.through, skipped: self.skipped, decision_id: None }
+    }
+
+    /// How far everything was looked at by now.
+    fn settle(&mut self) {
+        if self.is_scanning && (self.cursor.is_some() || !self.ahead.is_empty()) {
+            return;
+        }
+        self.is_scanning = false;
+        // What is still to be shown stands in the order of the first change of each key.
+        let before = |next: &Change| Revision(next.first.0.saturating_sub(1));
+        self.through = self.ahead.front().map_or(self.ahead_through, before).max(self.through);
+        if self.ahead.is_empty() {
+            let through = self.through;
+            self.shown_ahead.retain(|_, shown| *shown > through);
+        }
+    }
+
     /// Looks up what comes next.
     async fn look(&mut self) -> Result<(), WatchEnd> {
-        let stages = &self.sharing.stages;
-        let last = stages.changes.through();
-        self.ahead = match stages.changes.after(self.through, &self.prefix, LOOKED_AT_MAX) {
-            Some(since) => since,
-            None => {
-                let (prefix, after) = (self.prefix.clone(), self.through);
-                let look = move |reader: &StateReader| reader.changed(&prefix, after, last, LOOKED_FOR_MAX);
-                self.sharing.scan(look).await.ok_or(WatchEnd::Unreadable)?
+        let stages = Arc::clone(&self.sharing.stages);
+        let identity = self.caller.identity();
+        identity.check_standing(stages.clock.now())?;
+        if !self.is_scanning {
+            let last = stages.changes.through();
+            match stages.changes.after(self.through, &self.prefix, LOOKED_AT) {
+                Some(Since { changes, through }) => (self.ahead, self.ahead_through) = (changes.into(), through),
+                None => {
+                    (self.is_scanning, self.cursor, self.ahead_through) = (true, Some(Cursor::default()), last);
+                }
             }
-        };
-        if self.ahead.changes.is_empty() && self.began_at.is_none() {
+        }
+        if let Some(cursor) = self.cursor.take() {
+            let (prefix, after) = (self.prefix.clone(), self.through);
+            let look = move |reader: &StateReader| reader.changed(&prefix, after, &cursor);
+            let (changes, next) = self.sharing.scan(&identity, look).await.ok_or(WatchEnd::Unreadable)?;
+            (self.ahead, self.cursor) = (changes.into(), next);
+        }
+        self.ahead.retain(|change| self.shown_ahead.get(&change.key).is_none_or(|shown| *shown < change.last));
+        if self.ahead.is_empty() && self.began_at.is_none() {
             return Ok(());
         }
         // Looked up first, asked then: what is forgotten in between is not passed over.
@@ -239,39 +301,47 @@ impl Watch {
     async fn show(&mut self) -> Result<Shown, WatchEnd> {
         let (identity, peer) = (self.caller.identity(), self.caller.peer());
         let verdict = self.verdict(&identity).await?;
-        let stages = &self.sharing.stages;
-        let together = self.ahead.changes.len().min(SHOWN_MAX);
-        let looked_at: Vec<_> = self.ahead.changes.drain(..together).collect();
-        let last_looked_at = looked_at.last().map_or(self.ahead.through, |(revision, _)| *revision);
-        let may_see = |(_, key): &(Revision, StateKey)| {
-            stages.decider.decide_access(Access::StateGet(key), &identity, peer).decision == Decision::Allow
+        let stages = Arc::clone(&self.sharing.stages);
+        let together = self.ahead.len().min(SHOWN_MAX);
+        let looked_at: Vec<_> = self.ahead.drain(..together).collect();
+        let may_see = |change: &Change| {
+            let access = Access::StateGet(&change.key);
+            stages.decider.decide_access(access, &identity, peer).decision == Decision::Allow
         };
         let visible: Vec<_> = looked_at.into_iter().filter(may_see).collect();
         let withheld = u32::try_from(together - visible.len()).unwrap_or(u32::MAX);
-        let order = FollowOrder::new(&self.prefix, (visible.clone(), withheld), &verdict, identity, peer);
+        let watched = |change: &Change| {
+            let seen = self.shown_ahead.get(&change.key).copied().unwrap_or(self.through);
+            WatchedChange { change: change.clone(), seen }
+        };
+        let wanted = visible.iter().map(watched).collect();
+        let order = FollowOrder::new((&self.prefix, &self.opened_by), (wanted, withheld), &verdict, identity, peer);
         let following = stages.recorder.follow(order).await?;
         let followed = match (following.changes, following.decision_id.clone()) {
             (Ok(followed), _) => followed,
             (Err(reason), Some(decision_id)) => return Err(WatchEnd::Refused { decision_id, reason }),
             (Err(_), None) => return Err(RecordError::Failed.into()),
         };
-        let last_shown = following.consumed.checked_sub(1).and_then(|last| visible.get(last));
-        let rest = visible.get(following.consumed..).unwrap_or_default();
-        self.through = match last_shown {
-            Some((revision, _)) if !rest.is_empty() => *revision,
-            _ if self.ahead.changes.is_empty() => self.ahead.through,
-            _ => last_looked_at,
-        };
-        self.ahead.changes.splice(..0, rest.iter().cloned());
+        self.skipped += following.skipped;
+        for change in visible.into_iter().skip(following.consumed).rev() {
+            self.ahead.push_front(change);
+        }
         let mut changes = Vec::with_capacity(followed.len());
         for one in followed {
             changes.extend(self.shown(one).await?);
         }
-        Ok(Shown { changes, through: self.through, decision_id: following.decision_id })
+        changes.sort_by_key(ShownChange::revision);
+        self.settle();
+        for change in &changes {
+            if change.revision() > self.through && self.shown_ahead.len() < SHOWN_AHEAD_MAX {
+                self.shown_ahead.insert(change.key().clone(), change.revision());
+            }
+        }
+        Ok(Shown { changes, through: self.through, skipped: self.skipped, decision_id: following.decision_id })
     }
 
     /// `None` where there is nothing left to show: another revision has taken its place, and follows.
-    async fn shown(&self, followed: Followed) -> Result<Option<ShownChange>, WatchEnd> {
+    async fn shown(&mut self, followed: Followed) -> Result<Option<ShownChange>, WatchEnd> {
         match followed {
             Followed::Gone { revision, .. } if revision <= self.news_after => Ok(None),
             Followed::Gone { key, revision, expired } => Ok(Some(ShownChange::Gone { key, revision, expired })),
@@ -281,7 +351,10 @@ impl Watch {
                 match self.sharing.open(*sealed).await {
                     Ok(value) => Ok(Some(ShownChange::Put(value))),
                     Err(WhyNot::Shredded) => Ok(Some(ShownChange::Shredded { key, revision })),
-                    Err(WhyNot::Replaced) => Ok(None),
+                    Err(WhyNot::Replaced) => {
+                        self.skipped += 1;
+                        Ok(None)
+                    }
                     Err(_) => Err(WatchEnd::Unreadable),
                 }
             }

@@ -1,6 +1,6 @@
 //! What changed lately, for those who watch. Only the fact: values are read like any others.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -9,8 +9,9 @@ use crate::model::{Revision, StateKey, StatePrefix};
 
 /// How many changes are remembered. Whoever is further behind looks through the records instead.
 const REMEMBERED_MAX: usize = 65_536;
-/// How many are looked at in one go, while nobody else can.
+/// How many are looked at in one go, while nobody else can; and in how many goes, at most.
 const LOOKED_AT_MAX: usize = 4_096;
+const GOES_MAX: usize = 4;
 
 /// The latest changes of shared state.
 #[derive(Debug)]
@@ -26,13 +27,49 @@ struct Latest {
     changes: VecDeque<(Revision, StateKey)>,
 }
 
-/// Some changes in the order of their revisions.
+/// Changes of one key that follow each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Which key.
+    pub key: StateKey,
+    /// The first of them.
+    pub first: Revision,
+    /// The last of them.
+    pub last: Revision,
+    /// How many.
+    pub count: u64,
+}
+
+impl Change {
+    /// A single one.
+    #[must_use]
+    pub const fn one(revision: Revision, key: StateKey) -> Self {
+        Self { key, first: revision, last: revision, count: 1 }
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn spans(&self, revision: Revision) -> bool {
+        (self.first..=self.last).contains(&revision)
+    }
+}
+
+/// Some changes, in the order of the first of each key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Since {
-    /// Which keys changed, and to which revision.
-    pub changes: Vec<(Revision, StateKey)>,
+    /// Which keys changed.
+    pub changes: Vec<Change>,
     /// There are no others up to here.
     pub through: Revision,
+}
+
+/// How far one goes who collects changes.
+#[derive(Debug, Clone, Copy)]
+pub struct CollectLimits {
+    /// Up to so many stand one by one; those of a key together where there are more.
+    pub apart_max: usize,
+    /// So many keys, at most.
+    pub keys_max: usize,
 }
 
 impl Default for Changes {
@@ -86,32 +123,80 @@ impl Changes {
         self.through.subscribe()
     }
 
-    /// The first changes after `revision` of keys that `prefix` names, at most `max`; `None` where that is too long ago.
+    /// The changes after `revision` of keys that `prefix` names, as far as they are collected; `None` where that is too long
+    /// ago.
     #[must_use]
-    pub fn after(&self, revision: Revision, prefix: &StatePrefix, max: usize) -> Option<Since> {
-        let latest = self.latest.lock();
-        if revision < latest.complete_after {
-            return None;
-        }
-        let first = latest.changes.partition_point(|(changed, _)| *changed <= revision);
-        let mut through = revision;
-        let mut changes = Vec::new();
-        for (changed, key) in latest.changes.range(first..).take(LOOKED_AT_MAX) {
-            if prefix.matches(key) {
-                if changes.len() >= max {
-                    break;
-                }
-                changes.push((*changed, key.clone()));
+    pub fn after(&self, revision: Revision, prefix: &StatePrefix, limits: CollectLimits) -> Option<Since> {
+        let mut since = Since { changes: Vec::new(), through: revision };
+        let mut by_key: HashMap<StateKey, usize> = HashMap::new();
+        for _ in 0..GOES_MAX {
+            let latest = self.latest.lock();
+            if since.through < latest.complete_after {
+                // What was collected stands: the rest is forgotten, and looked for among all keys.
+                return (since.through > revision).then_some(since);
             }
-            through = *changed;
+            let from = latest.changes.partition_point(|(changed, _)| *changed <= since.through);
+            let mut looked_at = 0;
+            for (changed, key) in latest.changes.range(from..).take(LOOKED_AT_MAX) {
+                looked_at += 1;
+                if prefix.matches(key) && !since.add(*changed, key, &mut by_key, limits) {
+                    return Some(since);
+                }
+                since.through = *changed;
+            }
+            if looked_at < LOOKED_AT_MAX {
+                break;
+            }
         }
-        Some(Since { changes, through })
+        Some(since)
+    }
+}
+
+impl Since {
+    /// Takes a change in; `false` where there is no room for another key.
+    fn add(
+        &mut self,
+        revision: Revision,
+        key: &StateKey,
+        by_key: &mut HashMap<StateKey, usize>,
+        limits: CollectLimits,
+    ) -> bool {
+        if by_key.is_empty() {
+            if self.changes.len() < limits.apart_max {
+                self.changes.push(Change::one(revision, key.clone()));
+                return true;
+            }
+            for change in std::mem::take(&mut self.changes) {
+                self.add_to_key(&change, by_key);
+            }
+        }
+        if !by_key.contains_key(key) && by_key.len() >= limits.keys_max {
+            return false;
+        }
+        self.add_to_key(&Change::one(revision, key.clone()), by_key);
+        true
+    }
+
+    fn add_to_key(&mut self, change: &Change, by_key: &mut HashMap<StateKey, usize>) {
+        match by_key.get(&change.key).and_then(|place| self.changes.get_mut(*place)) {
+            Some(known) => {
+                known.last = change.last;
+                known.count += change.count;
+            }
+            None => {
+                by_key.insert(change.key.clone(), self.changes.len());
+                self.changes.push(change.clone());
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const APART: CollectLimits = CollectLimits { apart_max: 100, keys_max: 100 };
+    const TOGETHER: CollectLimits = CollectLimits { apart_max: 0, keys_max: 2 };
 
     fn key(text: &str) -> StateKey {
         StateKey::parse(text).expect("a key")
@@ -121,26 +206,44 @@ mod tests {
         StatePrefix::parse(text).expect("a prefix")
     }
 
+    fn one(revision: u64, text: &str) -> Change {
+        Change::one(Revision(revision), key(text))
+    }
+
     #[test]
     fn whoever_asks_gets_what_is_new_to_him_in_order_and_how_far_that_goes() {
         let changes = Changes::new();
         changes.begin(Revision(10));
         changes.note([(Revision(12), key("a/x")), (Revision(14), key("b/y")), (Revision(15), key("a/z"))]);
-        let since = |revision, max| changes.after(Revision(revision), &prefix("a"), max).expect("not too long ago");
-        let both = vec![(Revision(12), key("a/x")), (Revision(15), key("a/z"))];
-        assert_eq!(since(10, 9), Since { changes: both.clone(), through: Revision(15) });
-        assert_eq!(since(10, 1), Since { changes: both[..1].to_vec(), through: Revision(14) });
-        assert_eq!(since(14, 9), Since { changes: both[1..].to_vec(), through: Revision(15) });
-        assert_eq!(since(15, 9), Since { changes: vec![], through: Revision(15) });
-        assert_eq!(changes.after(Revision(9), &prefix("a"), 9), None, "before what is remembered");
+        let since =
+            |revision, limits| changes.after(Revision(revision), &prefix("a"), limits).expect("not too long ago");
+        let both = vec![one(12, "a/x"), one(15, "a/z")];
+        assert_eq!(since(10, APART), Since { changes: both.clone(), through: Revision(15) });
+        let narrow = CollectLimits { apart_max: 0, keys_max: 1 };
+        assert_eq!(since(10, narrow), Since { changes: both[..1].to_vec(), through: Revision(14) });
+        assert_eq!(since(14, APART), Since { changes: both[1..].to_vec(), through: Revision(15) });
+        assert_eq!(since(15, APART), Since { changes: vec![], through: Revision(15) });
+        assert_eq!(changes.after(Revision(9), &prefix("a"), APART), None, "before what is remembered");
     }
 
     #[test]
     fn what_is_forgotten_is_not_passed_over_in_silence() {
         let changes = Changes::new();
         changes.note((1..=REMEMBERED_MAX as u64 + 2).map(|revision| (Revision(revision), key("a/x"))));
-        assert_eq!(changes.after(Revision(1), &prefix("a"), 1), None);
-        let since = changes.after(Revision(2), &prefix("a"), 1).expect("remembered");
-        assert_eq!(since.changes, [(Revision(3), key("a/x"))]);
+        assert_eq!(changes.after(Revision(1), &prefix("a"), APART), None);
+        let since = changes.after(Revision(2), &prefix("a"), APART).expect("remembered");
+        assert_eq!(since.changes.first().map(|change| change.first), Some(Revision(3)));
+    }
+
+    #[test]
+    fn many_changes_of_a_key_cost_what_the_key_does() {
+        let changes = Changes::new();
+        let names = ["a/x", "b/y", "a/z"];
+        changes.note((1..=9_000u64).zip(names.iter().cycle()).map(|(revision, name)| (Revision(revision), key(name))));
+        let since = changes.after(Revision::NONE, &prefix("a"), TOGETHER).expect("remembered");
+        let change =
+            |first, last, name| Change { key: key(name), first: Revision(first), last: Revision(last), count: 3_000 };
+        assert_eq!(since.changes, [change(1, 8_998, "a/x"), change(3, 9_000, "a/z")]);
+        assert_eq!(since.through, Revision(9_000));
     }
 }

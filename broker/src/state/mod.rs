@@ -14,7 +14,7 @@ mod stored;
 mod table;
 mod value;
 
-pub use changes::{Changes, Since};
-pub use reader::{DueFrom, Listing, StateReader};
+pub use changes::{Change, Changes, CollectLimits, Since};
+pub use reader::{Cursor, DueFrom, PAGE_RECORDS, Page, StateReader};
 pub use table::{Current, DueKey, Lookup, StateSettings, StateTable, TableError};
 pub use value::{Metadata, OpenedValue, SealedValue, Unreadable};

@@ -1,13 +1,11 @@
 //! Shared state as it is in the store, for those who look through it: lists, and watchers who are far behind.
 
-use std::collections::BinaryHeap;
-
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    Since, TableError,
-    stored::{self, Head},
+    Change, TableError,
+    stored::{self, Head, Heads},
     table::{DueKey, number},
     value::{self, Metadata},
 };
@@ -17,7 +15,7 @@ use crate::{
 };
 
 /// How many records are read at a time.
-const PAGE_RECORDS: usize = 1_024;
+pub const PAGE_RECORDS: usize = 1_024;
 
 /// Reads what is durable.
 #[derive(Clone)]
@@ -37,13 +35,27 @@ impl DueFrom {
     }
 }
 
-/// A page of keys.
+/// Some heads that were looked at, in key order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
-    /// What is known of each value, in key order.
-    pub values: Vec<Metadata>,
-    /// Where the next page begins; `None` on the last.
+pub struct Page<T> {
+    /// What is of interest of them.
+    pub found: Vec<T>,
+    /// Behind which key to go on; `None` where there are no more.
     pub next: Option<StateKey>,
+}
+
+/// How far those who look for what changed have come: first through the values that are there, then through those that are
+/// gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    heads: Heads,
+    after: Option<StateKey>,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { heads: Heads::Live, after: None }
+    }
 }
 
 impl StateReader {
@@ -59,7 +71,7 @@ impl StateReader {
         &self.store
     }
 
-    /// The first `max` values after `after` that the prefix names.
+    /// The values among the next [`PAGE_RECORDS`] keys after `after` that the prefix names.
     ///
     /// # Errors
     /// [`TableError`].
@@ -67,25 +79,18 @@ impl StateReader {
         &self,
         prefix: &StatePrefix,
         after: Option<&StateKey>,
-        max: usize,
         now: UnixMicros,
-    ) -> Result<Listing, TableError> {
-        let mut listing = Listing { values: Vec::new(), next: None };
-        for head in self.heads(prefix, after) {
-            let (key, head) = head?;
-            if let Some(version) = head.live(now) {
-                if listing.values.len() >= max {
-                    listing.next = listing.values.last().map(|last| last.key.clone());
-                    break;
-                }
-                let earlier = head.earlier.iter().copied().map(Revision).collect();
-                listing.values.push(value::metadata(key, version, earlier));
-            }
-        }
-        Ok(listing)
+    ) -> Result<Page<Metadata>, TableError> {
+        let Page { found, next } = self.page(Heads::Live, prefix, after)?;
+        let metadata = |(key, head): (StateKey, Head)| {
+            let earlier = head.earlier.iter().copied().map(Revision).collect();
+            head.live(now).map(|version| value::metadata(key, version, earlier))
+        };
+        Ok(Page { found: found.into_iter().filter_map(metadata).collect(), next })
     }
 
-    /// Everything that is kept of the changes after `after` and up to `through`, the first `max` of them.
+    /// The last change of each of the next [`PAGE_RECORDS`] keys that the prefix names, where it came after `after`; and how
+    /// far that goes, `None` where all were looked at.
     ///
     /// # Errors
     /// [`TableError`].
@@ -93,24 +98,17 @@ impl StateReader {
         &self,
         prefix: &StatePrefix,
         after: Revision,
-        through: Revision,
-        max: usize,
-    ) -> Result<Since, TableError> {
-        let mut first: BinaryHeap<(Revision, StateKey)> = BinaryHeap::new();
-        for head in self.heads(prefix, None) {
-            let (key, head) = head?;
-            let revisions = head.earlier.iter().copied().map(Revision).chain([head.last_revision()]);
-            for revision in revisions.filter(|revision| after < *revision && *revision <= through) {
-                first.push((revision, key.clone()));
-                if first.len() > max {
-                    first.pop();
-                }
-            }
-        }
-        let changes = first.into_sorted_vec();
-        let is_all = changes.len() < max;
-        let last = changes.last().map_or(through, |(revision, _)| *revision);
-        Ok(Since { through: if is_all { through } else { last }, changes })
+        cursor: &Cursor,
+    ) -> Result<(Vec<Change>, Option<Cursor>), TableError> {
+        let Page { found, next } = self.page(cursor.heads, prefix, cursor.after.as_ref())?;
+        let changes = found.into_iter().map(|(key, head)| (head.last_revision(), key));
+        let changes = changes.filter(|(last, _)| after < *last).map(|(last, key)| Change::one(last, key)).collect();
+        let next = match (next, cursor.heads) {
+            (Some(key), heads) => Some(Cursor { heads, after: Some(key) }),
+            (None, Heads::Live) => Some(Cursor { heads: Heads::Gone, after: None }),
+            (None, Heads::Gone) => None,
+        };
+        Ok((changes, next))
     }
 
     /// The newest deletion in the scope that is no longer remembered: who watches from before that has missed it.
@@ -133,39 +131,23 @@ impl StateReader {
         Ok((found.iter().filter_map(|(key, _)| stored::key_of_due(key)).map(DueKey).collect(), next))
     }
 
-    /// Page by page.
-    fn heads(
+    fn page(
         &self,
+        heads: Heads,
         prefix: &StatePrefix,
         after: Option<&StateKey>,
-    ) -> impl Iterator<Item = Result<(StateKey, Head), TableError>> {
-        let (mut from, to) = stored::heads_of(prefix, after);
-        let mut page = Vec::new().into_iter();
-        let mut is_last = false;
-        std::iter::from_fn(move || {
-            if page.len() == 0 && !is_last {
-                let records = match self.store.records_between(&from, &to, PAGE_RECORDS) {
-                    Ok(records) => records,
-                    Err(error) => {
-                        is_last = true;
-                        return Some(Err(error.into()));
-                    }
-                };
-                is_last = records.len() < PAGE_RECORDS;
-                if let Some((last, _)) = records.last() {
-                    from = [&last[..], &[0]].concat();
-                }
-                page = records.into_iter();
-            }
-            let (record_key, record) = page.next()?;
-            Some(parse(&record_key, record))
-        })
+    ) -> Result<Page<(StateKey, Head)>, TableError> {
+        let (from, to) = heads.of(prefix, after);
+        let records = self.store.records_between(&from, &to, PAGE_RECORDS)?;
+        let is_last = records.len() < PAGE_RECORDS;
+        let parse = |(record_key, record): (Bytes, Bytes)| {
+            let damaged = || ReadError::Store("a key of state is damaged".to_owned());
+            let key = heads.key(&record_key).ok_or_else(damaged)?;
+            let head = Head::decode(record).map_err(|_| TableError::Damaged(key.clone()))?;
+            Ok((key, head))
+        };
+        let found = records.into_iter().map(parse).collect::<Result<Vec<_>, TableError>>()?;
+        let next = if is_last { None } else { found.last().map(|(key, _)| key.clone()) };
+        Ok(Page { found, next })
     }
-}
-
-fn parse(record_key: &[u8], record: bytes::Bytes) -> Result<(StateKey, Head), TableError> {
-    let key =
-        stored::key_of_head(record_key).ok_or_else(|| ReadError::Store("a key of state is damaged".to_owned()))?;
-    let head = Head::decode(record).map_err(|_| TableError::Damaged(key.clone()))?;
-    Ok((key, head))
 }

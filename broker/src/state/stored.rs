@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `s/head/SCOPE\0NAME` | [`Head`]: the newest version, and which earlier ones are kept |
+//! | `s/tomb/SCOPE\0NAME` | [`Head`] of a value that is gone, so that a list need not pass by it |
 //! | `s/past/SCOPE\0NAME\0REVISION` | [`Version`], an earlier one |
 //! | `s/part/SCOPE\0NAME\0REVISION PART` | a part of a sealed value that is too long to stand in its version |
 //! | `s/due/TIME SCOPE\0NAME` | nothing: at that time something is to be done about the head |
@@ -15,7 +16,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::model::{Revision, Scope, StateKey, StatePrefix, UnixMicros};
 
-pub(super) const HEADS: &[u8] = b"s/head/";
+const HEADS: &[u8] = b"s/head/";
+const TOMBSTONES: &[u8] = b"s/tomb/";
 const PAST: &[u8] = b"s/past/";
 const PARTS: &[u8] = b"s/part/";
 pub(super) const DUE: &[u8] = b"s/due/";
@@ -118,6 +120,10 @@ pub(super) fn head_key(key: &StateKey) -> Bytes {
     named(HEADS, key).freeze()
 }
 
+pub(super) fn tombstone_key(key: &StateKey) -> Bytes {
+    named(TOMBSTONES, key).freeze()
+}
+
 pub(super) fn past_key(key: &StateKey, revision: u64) -> Bytes {
     let mut bytes = named(PAST, key);
     bytes.put_u8(0);
@@ -150,20 +156,38 @@ pub(super) fn gone_key(scope: &Scope) -> Bytes {
     [GONE, scope.as_str().as_bytes()].concat().into()
 }
 
-/// The keys of the heads that a prefix names: from the first on, before the second.
-pub(super) fn heads_of(prefix: &StatePrefix, after: Option<&StateKey>) -> (Vec<u8>, Vec<u8>) {
-    let first = [HEADS, prefix.scope().as_str().as_bytes(), &[0], prefix.beginning().as_bytes()].concat();
-    // Names are ASCII.
-    let end = [&first[..], &[0x80]].concat();
-    let behind = after.map(|key| [&head_key(key)[..], &[0]].concat());
-    // Never before the first, nor after the end, wherever the last page is said to have ended.
-    let from = behind.map_or_else(|| first.clone(), |behind| behind.clamp(first.clone(), end.clone()));
-    (from, end)
+/// Which heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heads {
+    /// Of values that are there, or whose time has just run out.
+    Live,
+    /// Of values that are gone.
+    Gone,
 }
 
-/// The key whose head stands under `record_key`.
-pub(super) fn key_of_head(record_key: &[u8]) -> Option<StateKey> {
-    parse_name(record_key.strip_prefix(HEADS)?)
+impl Heads {
+    const fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::Live => HEADS,
+            Self::Gone => TOMBSTONES,
+        }
+    }
+
+    /// The keys of the heads that a prefix names: from the first on, before the second.
+    pub(super) fn of(self, prefix: &StatePrefix, after: Option<&StateKey>) -> (Vec<u8>, Vec<u8>) {
+        let first = [self.prefix(), prefix.scope().as_str().as_bytes(), &[0], prefix.beginning().as_bytes()].concat();
+        // Names are ASCII.
+        let end = [&first[..], &[0x80]].concat();
+        let behind = after.map(|key| [&named(self.prefix(), key)[..], &[0]].concat());
+        // Never before the first, nor after the end, wherever the last page is said to have ended.
+        let from = behind.map_or_else(|| first.clone(), |behind| behind.clamp(first.clone(), end.clone()));
+        (from, end)
+    }
+
+    /// The key whose head stands under `record_key`.
+    pub(super) fn key(self, record_key: &[u8]) -> Option<StateKey> {
+        parse_name(record_key.strip_prefix(self.prefix())?)
+    }
 }
 
 /// The key that is due under `record_key`.
@@ -228,17 +252,17 @@ mod tests {
     #[test]
     fn a_prefix_finds_its_heads_and_no_others() {
         let within = |prefix: &str, name: &str| {
-            let (from, to) = heads_of(&StatePrefix::parse(prefix).expect("a prefix"), None);
+            let (from, to) = Heads::Live.of(&StatePrefix::parse(prefix).expect("a prefix"), None);
             (from..to).contains(&head_key(&key(name)).to_vec())
         };
         assert!(within("a", "a/x") && within("a/x", "a/x") && within("a/x", "a/xy") && within("a", "a/~"));
         assert!(!within("a", "a.b/x") && !within("a", "ab/x") && !within("a/x", "a/y") && !within("b", "a/x"));
         let prefix = StatePrefix::parse("a").expect("a prefix");
-        let (from, _) = heads_of(&prefix, Some(&key("a/x")));
+        let (from, _) = Heads::Live.of(&prefix, Some(&key("a/x")));
         assert!(from > head_key(&key("a/x")).to_vec() && from <= head_key(&key("a/x!")).to_vec());
         let narrow = StatePrefix::parse("b/x").expect("a prefix");
         for elsewhere in ["a/a", "b/a", "b/y", "c/a"] {
-            let (from, to) = heads_of(&narrow, Some(&key(elsewhere)));
+            let (from, to) = Heads::Live.of(&narrow, Some(&key(elsewhere)));
             assert!(from >= head_key(&key("b/x")).to_vec() && from <= to, "{elsewhere}");
         }
     }
@@ -246,7 +270,9 @@ mod tests {
     #[test]
     fn keys_come_back_from_their_records() {
         let one = key("a.b/c/d");
-        assert_eq!(key_of_head(&head_key(&one)).as_ref(), Some(&one));
+        assert_eq!(Heads::Live.key(&head_key(&one)).as_ref(), Some(&one));
+        assert_eq!(Heads::Gone.key(&tombstone_key(&one)).as_ref(), Some(&one));
+        assert_eq!(Heads::Live.key(&tombstone_key(&one)), None);
         assert_eq!(key_of_due(&due_key(&one, 77)).as_ref(), Some(&one));
         assert!(due_key(&one, 77)[..] < due_until(UnixMicros(78))[..]);
         assert!(due_key(&one, 78)[..] >= due_until(UnixMicros(78))[..]);

@@ -80,8 +80,10 @@ pub enum Lookup {
     Nothing,
     /// A version whose key was destroyed.
     Shredded(Revision),
-    /// At this revision the value was deleted, or its time had run out.
+    /// The value was deleted, or its time had run out.
     Gone {
+        /// Since when.
+        revision: Revision,
         /// Whether its time had run out.
         expired: bool,
     },
@@ -256,18 +258,23 @@ impl StateTable {
         self.pending.insert(gone_key, Some(Bytes::copy_from_slice(&before.max(head.gone_at).to_be_bytes())));
         self.pending.insert(stored::due_key(key, head.due_unix_us), None);
         self.pending.insert(stored::head_key(key), None);
+        self.pending.insert(stored::tombstone_key(key), None);
         Ok(())
     }
 
-    /// Finds the newest version, or that of one revision.
+    /// Finds the newest version, or that of one revision; or that the value is gone.
     ///
     /// # Errors
     /// [`TableError`].
     pub fn find(&self, key: &StateKey, revision: Option<Revision>, now: UnixMicros) -> Result<Lookup, TableError> {
         let head = self.head(key)?;
         let Some(newest) = head.live(now) else {
-            let is_that = revision.is_some_and(|revision| revision.0 == head.gone_at && head.gone_at != 0);
-            return Ok(if is_that { Lookup::Gone { expired: head.expired } } else { Lookup::Nothing });
+            let gone = Revision(head.gone_at);
+            let is_that = gone != Revision::NONE && revision.is_none_or(|revision| revision == gone);
+            return Ok(match is_that {
+                true => Lookup::Gone { revision: gone, expired: head.expired },
+                false => Lookup::Nothing,
+            });
         };
         let version = match revision {
             Some(Revision(wanted)) if wanted != newest.revision => {
@@ -332,7 +339,11 @@ impl StateTable {
     }
 
     fn head(&self, key: &StateKey) -> Result<Head, TableError> {
-        let Some(record) = self.record(&stored::head_key(key))? else { return Ok(Head::default()) };
+        let record = match self.record(&stored::head_key(key))? {
+            Some(record) => Some(record),
+            None => self.record(&stored::tombstone_key(key))?,
+        };
+        let Some(record) = record else { return Ok(Head::default()) };
         let head = Head::decode(record).map_err(|_| TableError::Damaged(key.clone()))?;
         let last = head.last_revision().0;
         // One that was put here from elsewhere.
@@ -368,7 +379,12 @@ impl StateTable {
                 self.pending.insert(stored::due_key(key, head.due_unix_us), Some(Bytes::new()));
             }
         }
-        self.pending.insert(stored::head_key(key), Some(head.encode_to_vec().into()));
+        let record = Some(head.encode_to_vec().into());
+        let (live, gone) = if head.newest.is_some() { (record, None) } else { (None, record) };
+        self.pending.insert(stored::head_key(key), live);
+        if gone.is_some() || before.gone_at != 0 {
+            self.pending.insert(stored::tombstone_key(key), gone);
+        }
     }
 
     /// Takes a long sealed value out of its version.

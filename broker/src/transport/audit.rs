@@ -248,13 +248,14 @@ impl Filter {
 
     fn passes(&self, entry: &AuditEntry) -> bool {
         let wire = &self.wire;
-        let agent = entry.actor.as_ref().map_or("", |actor| &actor.agent);
+        let actors = entry.actor.iter().map(|actor| &actor.agent);
+        let mut agents = actors.chain(entry.state.iter().flat_map(|state| &state.readers).map(|reader| &reader.agent));
         let message_id = entry.message.as_ref().map_or("", |message| &message.id);
         let decision = entry.decision.as_ref().map_or(0, |decision| decision.decision);
         let time = entry.clock_unix_us.unwrap_or(entry.time_unix_us);
         self.from_time.is_none_or(|from| time >= from.0)
             && self.to_time.is_none_or(|to| time < to.0)
-            && (wire.agent.is_empty() || wire.agent == agent)
+            && (wire.agent.is_empty() || agents.any(|agent| wire.agent == *agent))
             && (wire.topic.is_empty() || self.is_about(&entry.resource))
             && self.subject.as_ref().is_none_or(|subject| {
                 entry.message.as_ref().is_some_and(|facts| subject.is(&facts.subject, &facts.subject_hmac))

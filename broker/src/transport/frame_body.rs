@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep};
@@ -48,6 +48,10 @@ impl Received {
     pub(super) fn take(&self) -> Option<Reservation> {
         self.0.lock().take()
     }
+
+    fn put(&self, reservation: Reservation) {
+        *self.0.lock() = Some(reservation);
+    }
 }
 
 /// What message and stream of a call are read under.
@@ -61,18 +65,29 @@ pub(super) struct FrameBody {
     pending: Bytes,
 }
 
-type Reserving = Pin<Box<dyn Future<Output = Option<Reservation>> + Send>>;
+type Reserving = Pin<Box<dyn Future<Output = Reservation> + Send>>;
 
 enum State {
-    /// Between two messages, or in a prefix: what there is of it.
-    Prefix(Vec<u8>),
-    /// The prefix is there, and waits for memory.
-    Reserving(Vec<u8>, usize, Reserving),
-    /// So much is missing, until then.
-    Message(usize, Pin<Box<Sleep>>),
+    /// Between two messages, or in a prefix: so many bytes of it came in earlier chunks.
+    Prefix([u8; PREFIX_BYTES], usize),
+    /// The prefix of a message of this length is there, and waits for memory.
+    Reserving(Prefix, usize, Reserving),
+    /// So much is missing. Where it has to be waited for, not beyond the deadline.
+    Message(usize, Option<Pin<Box<Sleep>>>),
     /// What comes is not looked at any more.
     Passing,
 }
+
+/// Where a whole prefix stands.
+#[derive(Clone, Copy)]
+enum Prefix {
+    /// At the beginning of what was read and is not handed on.
+    Pending,
+    /// Here: it came in several chunks.
+    Apart([u8; PREFIX_BYTES]),
+}
+
+const BEGIN: State = State::Prefix([0; PREFIX_BYTES], 0);
 
 /// What a message of this length may take while it is decoded, in bytes.
 fn decoding_bytes(length: usize) -> usize {
@@ -81,54 +96,53 @@ fn decoding_bytes(length: usize) -> usize {
 
 impl FrameBody {
     pub(super) fn wrap(inner: Body, limits: FrameLimits, budget: ReceiveBudget, received: Received) -> Body {
-        let state = State::Prefix(Vec::with_capacity(PREFIX_BYTES));
-        Body::new(Self { inner, limits, budget, received, state, pending: Bytes::new() })
+        Body::new(Self { inner, limits, budget, received, state: BEGIN, pending: Bytes::new() })
     }
 
     /// What may be handed on of what was read.
     fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             match &mut self.state {
-                State::Prefix(prefix) => {
-                    let missing = PREFIX_BYTES - prefix.len();
-                    prefix.extend_from_slice(&self.pending.split_to(missing.min(self.pending.len())));
-                    let Some(length) = length(prefix) else { return Poll::Ready(None) };
-                    let prefix = std::mem::take(prefix);
+                State::Prefix(bytes, filled) => {
+                    let prefix = match self.pending.first_chunk() {
+                        Some(whole) if *filled == 0 => Some((Prefix::Pending, length(whole))),
+                        _ => fill(bytes, filled, &mut self.pending).then(|| (Prefix::Apart(*bytes), length(bytes))),
+                    };
+                    let Some((prefix, length)) = prefix else { return Poll::Ready(None) };
                     if length > self.limits.bytes_max {
                         self.state = State::Passing;
-                        return Poll::Ready(Some(prefix.into()));
+                        match prefix {
+                            Prefix::Pending => continue,
+                            Prefix::Apart(bytes) => return Poll::Ready(Some(Bytes::copy_from_slice(&bytes))),
+                        }
                     }
                     // That of the message before.
                     drop(self.received.take());
                     let bytes = decoding_bytes(length);
-                    let reserving: Reserving = match self.budget.try_reserve(bytes) {
-                        Some(reservation) => Box::pin(std::future::ready(Some(reservation))),
-                        None => {
-                            let budget = self.budget.clone();
-                            Box::pin(async move { budget.reserve(bytes).await })
+                    if let Some(reservation) = self.budget.try_reserve(bytes) {
+                        if let Some(begun) = self.begin_message(prefix, length, reservation) {
+                            return Poll::Ready(Some(begun));
                         }
-                    };
+                        continue;
+                    }
+                    let budget = self.budget.clone();
+                    let reserving = Box::pin(async move { budget.reserve(bytes).await });
                     self.state = State::Reserving(prefix, length, reserving);
                 }
                 State::Reserving(prefix, length, reserving) => {
-                    *self.received.0.lock() = ready!(reserving.as_mut().poll(context));
-                    let (prefix, length) = (std::mem::take(prefix), *length);
-                    self.state = match length {
-                        0 => State::Prefix(Vec::with_capacity(PREFIX_BYTES)),
-                        _ => State::Message(length, Box::pin(sleep(self.limits.duration_max))),
-                    };
-                    return Poll::Ready(Some(prefix.into()));
+                    let reservation = ready!(reserving.as_mut().poll(context));
+                    let (prefix, length) = (*prefix, *length);
+                    if let Some(begun) = self.begin_message(prefix, length, reservation) {
+                        return Poll::Ready(Some(begun));
+                    }
                 }
                 State::Message(missing, _) => {
                     let part = self.pending.split_to(self.pending.len().min(*missing));
-                    if part.is_empty() {
-                        return Poll::Ready(None);
-                    }
                     *missing -= part.len();
                     if *missing == 0 {
-                        self.state = State::Prefix(Vec::with_capacity(PREFIX_BYTES));
+                        self.state = BEGIN;
                     }
-                    return Poll::Ready(Some(part));
+                    return Poll::Ready((!part.is_empty()).then_some(part));
                 }
                 State::Passing => {
                     let rest = std::mem::take(&mut self.pending);
@@ -137,12 +151,31 @@ impl FrameBody {
             }
         }
     }
+
+    /// Lets a message in; returns its prefix where that stands apart.
+    fn begin_message(&mut self, prefix: Prefix, length: usize, reservation: Reservation) -> Option<Bytes> {
+        self.received.put(reservation);
+        let (missing, begun) = match prefix {
+            Prefix::Pending => (PREFIX_BYTES + length, None),
+            Prefix::Apart(bytes) => (length, Some(Bytes::copy_from_slice(&bytes))),
+        };
+        self.state = if missing == 0 { BEGIN } else { State::Message(missing, None) };
+        begun
+    }
 }
 
-/// The length that a whole prefix states.
-fn length(prefix: &[u8]) -> Option<usize> {
-    let mut length = prefix.get(1..PREFIX_BYTES)?;
-    usize::try_from(length.get_u32()).ok()
+/// Takes what is missing of a prefix out of a chunk; `true` once it is whole.
+fn fill(prefix: &mut [u8; PREFIX_BYTES], filled: &mut usize, chunk: &mut Bytes) -> bool {
+    let missing = prefix.get_mut(*filled..).unwrap_or_default();
+    let part = chunk.split_to(missing.len().min(chunk.len()));
+    missing.iter_mut().zip(&part).for_each(|(to, from)| *to = *from);
+    *filled += part.len();
+    *filled == PREFIX_BYTES
+}
+
+/// The length that a prefix states.
+fn length([_, length @ ..]: &[u8; PREFIX_BYTES]) -> usize {
+    usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX)
 }
 
 impl http_body::Body for FrameBody {
@@ -163,6 +196,7 @@ impl http_body::Body for FrameBody {
                 Poll::Ready(end) => return Poll::Ready(end),
                 Poll::Pending => {
                     let State::Message(_, deadline) = &mut this.state else { return Poll::Pending };
+                    let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(this.limits.duration_max)));
                     ready!(deadline.as_mut().poll(context));
                     this.state = State::Passing;
                     return Poll::Ready(Some(Err(status::frame_too_slow())));
@@ -187,7 +221,9 @@ mod tests {
     use futures_util::{FutureExt as _, StreamExt as _, future::poll_fn, stream};
     use http_body::Body as _;
     use http_body_util::StreamBody;
-    use tonic::Code;
+    use prost::Message as _;
+    use tonic::{Code, Streaming, codec::Codec as _};
+    use veribus_proto::codec::BoundedCodec;
 
     use super::*;
     use crate::{
@@ -306,5 +342,25 @@ mod tests {
         let end = next(&mut slow).expect("the end").expect_err("too slow");
         assert_eq!(end.code(), Code::DeadlineExceeded);
         assert!(next(&mut idle).is_none());
+    }
+
+    /// A small payload that is kept does not keep the whole request that it came in.
+    #[tokio::test]
+    async fn what_is_kept_of_a_request_is_no_part_of_it() {
+        let payload = |id: &str, bytes| v1::Message {
+            id: id.to_owned(),
+            data: vec![b'x'; bytes].into(),
+            ..v1::Message::default()
+        };
+        let request = v1::PublishStreamRequest { messages: vec![payload("1", 10), payload("2", 5_000)], refresh: None };
+        let encoded = request.encode_to_vec();
+        let framed = [&[0], &u32::try_from(encoded.len()).expect("short").to_be_bytes()[..], &encoded].concat();
+        let world = World::new(KeyKind::EdDsa);
+        let body = body(&[&framed], &meter(&quotas(&world), &world, "one"), &Received::default());
+        let decoder = BoundedCodec::<v1::PublishStreamResponse, v1::PublishStreamRequest>::default().decoder();
+        let mut requests = Streaming::new_request(decoder, body, None, None);
+        let decoded = requests.message().await.expect("decoded").expect("a request");
+        assert!(decoded.messages.iter().all(|message| message.data.is_unique()));
+        assert_eq!(decoded, request);
     }
 }

@@ -142,13 +142,9 @@ fn parse(wire: Option<Wire>) -> Result<Operation, String> {
         Wire::Delete(delete) => Ok(Operation::Delete(key(&delete.key)?, delete.expected_revision.map(Revision))),
         Wire::List(list) => {
             let prefix = StatePrefix::parse(&list.prefix).map_err(|error| text(&error))?;
-            let after = if list.page_token.is_empty() { None } else { Some(key(&list.page_token)?) };
-            if after.as_ref().is_some_and(|after| !prefix.matches(after)) {
-                return Err("the page token is of another list".to_owned());
-            }
             let wanted = usize::try_from(list.page_size).unwrap_or(LISTED_MAX);
             let max = if wanted == 0 { LISTED_MAX } else { wanted.min(LISTED_MAX) };
-            Ok(Operation::List(ListQuery { prefix, after, max }))
+            Ok(Operation::List(ListQuery { prefix, page_token: list.page_token, max }))
         }
     }
 }
@@ -173,7 +169,7 @@ pub(super) fn wired(answer: Answer) -> Wired {
         }),
         Answer::Listed { decision_id, listing } => Wired::List(v1::ListResponse {
             values: listing.values.into_iter().map(metadata).collect(),
-            next_page_token: listing.next.map(|key| key.to_string()).unwrap_or_default(),
+            next_page_token: listing.next_page_token,
             decision_id: decision_id.to_string(),
             audit_index: decision_id.audit_index(),
         }),

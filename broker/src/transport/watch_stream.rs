@@ -127,6 +127,7 @@ fn batch(shown: Shown) -> WatchBatch {
     WatchBatch {
         changes: shown.changes.into_iter().map(|change| StateChange { change: Some(wired(change)) }).collect(),
         through_revision: shown.through.0,
+        skipped_total: shown.skipped,
         audit_index: shown.decision_id.map_or(0, |id| id.audit_index()),
     }
 }

@@ -22,6 +22,7 @@ use veribus_tests::{
     state::{StateSession, StateWatch, delete, get, list, put, put_if},
 };
 
+mod lists;
 mod refusals;
 mod watches;
 
@@ -147,30 +148,6 @@ async fn as_many_versions_are_kept_as_the_scope_says() -> Result<()> {
     assert_eq!(listed.first().context("one")?.earlier_revisions, revisions[2..4]);
     let listed = raw.state().list(list("notes")).await?.into_inner().values;
     assert_eq!(listed.first().context("one")?.earlier_revisions, [0u64; 0]);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_list_names_what_is_there_page_by_page_and_nothing_of_other_scopes() -> Result<()> {
-    let broker = broker().await?;
-    let raw = agent(&broker, "a").await?;
-    for name in ["b/1", "b/2", "b/3", "c", "b"] {
-        written(&raw, put(&format!("notes/{name}"), name)).await?;
-    }
-    written(&raw, put("notes.other/b/4", "x")).await?;
-    raw.state().delete(delete("notes/b/2")).await?;
-    let mut names = Vec::new();
-    let mut request = ListRequest { prefix: "notes/b".to_owned(), page_size: 1, page_token: String::new() };
-    loop {
-        let page = raw.state().list(request.clone()).await?.into_inner();
-        assert!(page.values.len() <= 1);
-        names.extend(page.values.into_iter().map(|value| value.key));
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    assert_eq!(names, ["notes/b", "notes/b/1", "notes/b/3"]);
     Ok(())
 }
 

@@ -73,25 +73,6 @@ decrypts_notes if "notes" in input.agent.decrypt"#;
     Ok(())
 }
 
-#[tokio::test]
-async fn a_page_token_of_another_list_opens_nothing() -> Result<()> {
-    let broker = broker().await?;
-    let owner = agent(&broker, "owner").await?;
-    for key in ["hr/salaries", "notes/a", "notes/zz", "secret/key"] {
-        written(&owner, put(key, "x")).await?;
-    }
-    let raw = broker.raw(&token(&broker, "a", &["state.read:notes"], &["notes"])?).await?;
-    for page_token in ["a/a", "hr/a", "notes/a", "zebra/a"] {
-        let request = ListRequest { page_token: page_token.to_owned(), ..list("notes/zz") };
-        let refused = raw.state().list(request).await.expect_err(page_token);
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"));
-    }
-    let request = ListRequest { page_token: "notes/a".to_owned(), ..list("notes") };
-    let page = raw.state().list(request).await?.into_inner().values;
-    assert_eq!(page.iter().map(|value| value.key.as_str()).collect::<Vec<_>>(), ["notes/zz"]);
-    Ok(())
-}
-
 /// One small request does not make an answer of any size, and what was not handed over is not said to have been.
 #[tokio::test]
 async fn the_answers_to_one_request_are_bounded() -> Result<()> {

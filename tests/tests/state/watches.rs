@@ -119,3 +119,106 @@ async fn a_new_watcher_comes_to_the_end_of_a_large_scope() -> Result<()> {
     assert_eq!(shown.len(), VALUES);
     Ok(())
 }
+
+/// One who is behind gets the newest of each key, in the time that the keys take, and is told what it was not shown.
+#[tokio::test]
+async fn a_watcher_who_is_behind_catches_up_by_keys_and_is_told_what_it_missed() -> Result<()> {
+    const KEYS: usize = 500;
+    const ROUNDS: usize = 20;
+    let broker = broker().await?;
+    let raw = agent(&broker, "a").await?;
+    let begin = written(&raw, put("deep/0", "0")).await?;
+    let mut session = StateSession::open(&raw).await?;
+    for round in 0..ROUNDS {
+        let puts = (0..KEYS).map(|key| Operation::Put(put(&format!("deep/{key}"), &round.to_string())));
+        session.run(puts.collect()).await?;
+    }
+    let before = broker.log().await?.of_kind(EntryKind::StateRead).count();
+    let mut watch = StateWatch::open(&raw, "deep", begin).await?;
+    let (mut values, mut skipped) = (Vec::new(), 0);
+    while values.len() < KEYS {
+        let batch = watch.batch().await?;
+        skipped = batch.skipped_total;
+        values.extend(batch.changes.into_iter().filter_map(|change| match change.change {
+            Some(Change::Put(value)) => Some((value.metadata.unwrap_or_default().key, value.value)),
+            _ => None,
+        }));
+    }
+    let last = (ROUNDS - 1).to_string();
+    assert!(values.iter().all(|(_, value)| *value == last), "the newest of each");
+    values.sort_unstable();
+    values.dedup_by(|(one, _), (other, _)| one == other);
+    assert_eq!((values.len(), skipped as usize), (KEYS, KEYS * (ROUNDS - 1)));
+    let entries = broker.log().await?.of_kind(EntryKind::StateRead).count() - before;
+    assert!(entries <= KEYS / 40, "{entries} entries");
+    Ok(())
+}
+
+/// However fast somebody writes, a watcher sees every key, each newer than before.
+#[tokio::test]
+async fn a_watcher_makes_progress_behind_a_writer_who_does_not_pause() -> Result<()> {
+    const KEYS: usize = 500;
+    let broker = broker().await?;
+    let raw = agent(&broker, "a").await?;
+    let mut watch = StateWatch::open(&raw, "notes", 0).await?;
+    let writer = agent(&broker, "writer").await?;
+    let writing = tokio::spawn(async move {
+        let mut session = StateSession::open(&writer).await?;
+        let puts: Vec<_> = (0..KEYS).map(|key| Operation::Put(put(&format!("notes/{key}"), "x"))).collect();
+        session.send(puts.clone(), None).await?;
+        loop {
+            session.send(puts.clone(), None).await?;
+            session.answers().await?;
+        }
+        #[expect(unreachable_code, reason = "says what the task would end with")]
+        Ok::<_, anyhow::Error>(())
+    });
+    let mut newest = std::collections::HashMap::new();
+    let mut shown = 0;
+    while newest.len() < KEYS || shown < 4 * KEYS {
+        for change in watch.batch().await?.changes {
+            let Some(Change::Put(value)) = change.change else { continue };
+            let metadata = value.metadata.unwrap_or_default();
+            let before = newest.insert(metadata.key, metadata.revision);
+            assert!(before.is_none_or(|before| before < metadata.revision), "each is newer than the one before");
+            shown += 1;
+        }
+    }
+    assert!(!writing.is_finished(), "it never paused");
+    writing.abort();
+    Ok(())
+}
+
+/// What many are shown at once stands in few entries, which name all of them.
+#[tokio::test]
+async fn many_watchers_of_one_change_stand_in_few_entries() -> Result<()> {
+    const WATCHES: usize = 100;
+    const PUTS: usize = 5;
+    let broker = broker().await?;
+    let (one, other) = (agent(&broker, "one").await?, agent(&broker, "other").await?);
+    let mut watches = Vec::new();
+    for number in 0..WATCHES {
+        let mut watch = StateWatch::open(if number % 2 == 0 { &one } else { &other }, "notes", 0).await?;
+        watch.initial().await?;
+        watches.push(watch);
+    }
+    for number in 0..PUTS {
+        written(&one, put("notes/a", &number.to_string())).await?;
+        for watch in &mut watches {
+            watch.batch().await?;
+        }
+    }
+    let log = broker.log().await?;
+    let reads: Vec<_> = log.of_kind(EntryKind::StateRead).collect();
+    assert!(reads.len() <= PUTS * WATCHES / 4, "{} entries", reads.len());
+    let readers =
+        |entry: &&veribus_proto::v1::AuditEntry| match &entry.state.as_ref().map_or(&[][..], |state| &state.readers) {
+            [] => 1,
+            readers => readers.iter().map(|reader| reader.watches.len()).sum(),
+        };
+    assert_eq!(reads.iter().map(readers).sum::<usize>(), PUTS * WATCHES, "everybody who was shown it is named");
+    let opened: std::collections::BTreeSet<u64> = log.of_kind(EntryKind::StateWatch).map(|entry| entry.index).collect();
+    let named = reads.iter().flat_map(|entry| &entry.state).flat_map(|state| &state.readers);
+    assert!(named.flat_map(|reader| &reader.watches).all(|watch| opened.contains(watch)));
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! What entries say about shared state and its keys.
 
 use serde::Serialize;
-use veribus_proto::v1::{KeyFacts, StateFacts};
+use veribus_proto::v1::{KeyFacts, ListedValues, Reader, StateFacts};
 
 use crate::cli::instant;
 
@@ -17,6 +17,28 @@ pub(super) struct StateJson {
     reads: Vec<ReadJson>,
     #[serde(skip_serializing_if = "is_zero_epoch")]
     withheld: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listed: Option<ListedJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    readers: Vec<ReaderJson>,
+}
+
+/// What one page of a list showed.
+#[derive(Debug, Serialize)]
+struct ListedJson {
+    count: u32,
+    first_key: String,
+    last_key: String,
+    hidden: u32,
+}
+
+/// One of several who were shown the same.
+#[derive(Debug, Serialize)]
+struct ReaderJson {
+    issuer: String,
+    agent: String,
+    token_id: String,
+    watches: Vec<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,12 +62,26 @@ pub(super) struct KeysJson {
 impl From<StateFacts> for StateJson {
     fn from(facts: StateFacts) -> Self {
         let reads = facts.reads.into_iter().map(|read| ReadJson { key: read.key, revision: read.revision });
+        let readers = facts.readers.into_iter().map(|Reader { issuer, agent, token_id, watches }| ReaderJson {
+            issuer,
+            agent,
+            token_id,
+            watches,
+        });
+        let listed = facts.listed.map(|ListedValues { count, first_key, last_key, hidden }| ListedJson {
+            count,
+            first_key,
+            last_key,
+            hidden,
+        });
         Self {
             previous_revision: facts.previous_revision,
             epoch: facts.epoch,
             expires_at: facts.expires_at.map(|end| instant::from_seconds(end.seconds)),
             reads: reads.collect(),
             withheld: facts.withheld,
+            listed,
+            readers: readers.collect(),
         }
     }
 }
@@ -64,6 +100,14 @@ pub(super) fn state_words(facts: &StateFacts) -> Vec<String> {
         [] => {}
         [one] => words.push(format!("revision {}", one.revision)),
         several => words.push(format!("{} values", several.len())),
+    }
+    if let Some(listed) = &facts.listed {
+        words.push(format!("{} listed", listed.count));
+        words.extend((listed.hidden > 0).then(|| format!("{} hidden", listed.hidden)));
+    }
+    if !facts.readers.is_empty() {
+        let watches: usize = facts.readers.iter().map(|reader| reader.watches.len()).sum();
+        words.push(format!("to {watches} watches of {} tokens", facts.readers.len()));
     }
     words.extend((facts.withheld > 0).then(|| format!("{} withheld", facts.withheld)));
     words

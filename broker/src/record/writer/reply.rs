@@ -50,7 +50,8 @@ pub(super) enum Reply {
     Messages(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>, OwnedSemaphorePermit),
     Access(oneshot::Sender<AccessReceipt>, AccessReceipt),
     State(oneshot::Sender<Vec<StateOutcome>>, Vec<StateOutcome>, OwnedSemaphorePermit),
-    Follow(oneshot::Sender<Following>, Following),
+    /// With the place of its record among those of the commit, until that has its index.
+    Follow(oneshot::Sender<Following>, Following, Option<usize>),
     Keys(oneshot::Sender<KeyReceipt>, KeyReceipt),
     Barrier(oneshot::Sender<()>),
     None,
@@ -63,7 +64,7 @@ impl Reply {
             Self::Messages(reply, outcomes, _room) => drop(reply.send(outcomes)),
             Self::Access(reply, receipt) => drop(reply.send(receipt)),
             Self::State(reply, outcomes, _room) => drop(reply.send(outcomes)),
-            Self::Follow(reply, following) => drop(reply.send(following)),
+            Self::Follow(reply, following, _) => drop(reply.send(following)),
             Self::Keys(reply, receipt) => drop(reply.send(receipt)),
             Self::Barrier(reply) => drop(reply.send(())),
             Self::None => {}

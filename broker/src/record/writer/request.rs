@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-use super::Writer;
+use super::{Writer, reads::Reads};
 
 /// What a commit changes beside the log.
 #[derive(Default)]
@@ -29,6 +29,8 @@ pub(super) struct Changes {
     pub(super) revoked: Vec<Unrecorded>,
     /// To be lifted once the commit is durable.
     pub(super) lifted: Vec<u64>,
+    /// What watchers are shown, and is not recorded yet.
+    pub(super) reads: Reads,
     /// Which root key counts is decided by it.
     pub(super) moves_root: bool,
     /// Begins once the commit is durable.

@@ -1,28 +1,42 @@
 //! Operations on shared state, carried out in the order of their entries.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
+use tokio::sync::oneshot;
 use veribus_proto::v1::{AuditEntry, StateFacts, StateRead};
 
-use super::Writer;
+use super::{Writer, reply::Reply, request::Changes};
 use crate::{
     decide::Permitted,
     model::{RefusalReason, Revision, Scope, StateKey, UnixMicros, Write},
     record::{
-        Draft, FollowOrder, Followed, Following, StateOrder, StateOutcome,
+        Draft, FollowOrder, Followed, Following, StateOrder, StateOutcome, WatchedChange,
         commit::Commit,
         draft::timestamp,
         events::Event,
         order::{ANSWER_BYTES_MAX, Work},
         prepared::Prepared,
     },
-    state::{Current, DueKey, Lookup, TableError},
+    state::{Change, Current, DueKey, Lookup, TableError},
 };
 
 /// How many values a watcher is shown under one entry.
 const FOLLOWED_MAX: usize = 48;
 /// How many bytes of values, about.
 const FOLLOWED_BYTES_MAX: u64 = 1 << 20;
+
+/// What a watcher is to be shown.
+#[derive(Default)]
+struct News {
+    followed: Vec<Followed>,
+    /// Of how many of the changes that were asked for.
+    consumed: usize,
+    /// How many were overtaken.
+    skipped: u64,
+}
 
 /// Why an operation is not carried out: the rule, the word, and what stands there.
 struct Refused(&'static str, RefusalReason, Option<Revision>);
@@ -79,28 +93,45 @@ impl Writer {
         })
     }
 
-    /// What is left of the changes that a watcher asks for, and its record, if there is anything to record.
-    pub(super) fn follow(&mut self, order: FollowOrder, commit: &mut Commit) -> Following {
-        let FollowOrder { mut entry, asker, changes, withheld } = order;
-        let found = match self.fallen(&asker) {
-            Some((rule, reason)) => {
+    /// What is to be shown of the changes that a watcher asks for. Its record follows, if there is anything to record: see
+    /// [`record_reads`](Self::record_reads).
+    pub(super) fn follow(
+        &mut self,
+        order: FollowOrder,
+        reply: oneshot::Sender<Following>,
+        changes: &mut Changes,
+        commit: &mut Commit,
+    ) -> Reply {
+        let FollowOrder { mut entry, prefix, opened_by, asker, changes: asked, withheld } = order;
+        let news = match self.fallen(&asker) {
+            Some(denial) => Err(denial),
+            None => self.news(&asked, self.clock.now()).map_err(|Refused(rule, reason, _)| (rule.to_owned(), reason)),
+        };
+        let News { followed, consumed, skipped } = match news {
+            Ok(news) => news,
+            Err((rule, reason)) => {
                 entry.deny(&rule, reason);
-                Err(reason)
+                let decision_id = Some(self.decision_id(commit.push(entry)));
+                let following = Following { decision_id, changes: Err(reason), skipped: 0, consumed: 0 };
+                return Reply::Follow(reply, following, None);
             }
-            None => self.left_of(&changes, self.clock.now()).map_err(|Refused(rule, reason, _)| {
-                entry.deny(rule, reason);
-                reason
-            }),
         };
-        let (found, consumed) = match found {
-            Ok((found, consumed)) => (Ok(found), consumed),
-            Err(reason) => (Err(reason), 0),
-        };
-        let reads: Vec<_> = found.iter().flatten().filter_map(read_of).collect();
-        let is_silent = found.as_ref().is_ok_and(Vec::is_empty) && withheld == 0;
+        let reads: Vec<_> = followed.iter().filter_map(read_of).collect();
+        let is_silent = followed.is_empty() && withheld == 0;
         let state = StateFacts { reads, withheld, ..StateFacts::default() };
-        let decision_id = (!is_silent).then(|| self.decision_id(push(&mut entry, state, commit)));
-        Following { decision_id, changes: found, consumed }
+        let read = (!is_silent).then(|| changes.reads.add(entry, &prefix, state, &asker, opened_by));
+        Reply::Follow(reply, Following { decision_id: None, changes: Ok(followed), skipped, consumed }, read)
+    }
+
+    /// Records what watchers are shown, once for all that are shown the same.
+    pub(super) fn record_reads(&self, replies: &mut [Reply], changes: &mut Changes, commit: &mut Commit) {
+        let push = |(entry, state)| self.decision_id(commit.push_with(entry, added(state)));
+        let decisions: Vec<_> = changes.reads.take().map(push).collect();
+        for reply in replies {
+            if let Reply::Follow(_, following, Some(read)) = reply {
+                following.decision_id = decisions.get(*read).cloned();
+            }
+        }
     }
 
     /// Records what the passing of time has done. What is over by a clock that was just set forward is hidden from readers,
@@ -192,26 +223,51 @@ impl Writer {
         Ok((found, StateFacts { reads, ..StateFacts::default() }))
     }
 
-    /// What is left of these changes, as far as it fits an entry and an answer; and how many that are.
-    fn left_of(&self, changes: &[(Revision, StateKey)], now: UnixMicros) -> Result<(Vec<Followed>, usize), Refused> {
-        let (mut followed, mut bytes) = (Vec::new(), 0);
-        for (consumed, (revision, key)) in changes.iter().enumerate() {
-            if followed.len() >= FOLLOWED_MAX || bytes >= FOLLOWED_BYTES_MAX {
-                return Ok((followed, consumed));
+    /// What is to be shown of these changes, as far as it fits an entry and an answer.
+    fn news(&self, changes: &[WatchedChange], now: UnixMicros) -> Result<News, Refused> {
+        let (mut news, mut bytes, mut shown) = (News::default(), 0, HashMap::new());
+        for WatchedChange { change, seen } in changes {
+            if news.followed.len() >= FOLLOWED_MAX || bytes >= FOLLOWED_BYTES_MAX {
+                break;
             }
-            let (key, revision) = (key.clone(), *revision);
-            match self.state.find(&key, Some(revision), now)? {
+            news.consumed += 1;
+            let seen = *shown.get(&change.key).unwrap_or(seen);
+            let found = self.newest_or(change, now)?;
+            let revision = match &found {
+                Lookup::Found(value) => value.revision(),
+                Lookup::Gone { revision, .. } | Lookup::Shredded(revision) => *revision,
+                Lookup::Nothing => Revision::NONE,
+            };
+            let known = [seen, revision].into_iter().filter(|revision| change.spans(*revision));
+            let known = known.collect::<BTreeSet<_>>().len() as u64;
+            news.skipped += change.count.saturating_sub(known);
+            if revision <= seen {
+                continue;
+            }
+            shown.insert(&change.key, revision);
+            let key = change.key.clone();
+            news.followed.push(match found {
                 Lookup::Found(value) => {
                     bytes += value.size_bytes();
-                    followed.push(Followed::Put(Box::new(self.state.take_along(*value)?)));
+                    Followed::Put(Box::new(self.state.take_along(*value)?))
                 }
-                Lookup::Gone { expired } => followed.push(Followed::Gone { key, revision, expired }),
-                Lookup::Shredded(_) => followed.push(Followed::Shredded { key, revision }),
-                // Another revision has taken its place, and follows.
-                Lookup::Nothing => {}
+                Lookup::Gone { revision, expired } => Followed::Gone { key, revision, expired },
+                Lookup::Shredded(_) => Followed::Shredded { key, revision },
+                Lookup::Nothing => continue,
+            });
+        }
+        Ok(news)
+    }
+
+    /// What a single change made, where that is still kept; what stands there now, where it was overtaken or is one of several.
+    fn newest_or(&self, change: &Change, now: UnixMicros) -> Result<Lookup, TableError> {
+        if change.count == 1 {
+            let found = self.state.find(&change.key, Some(change.last), now)?;
+            if !matches!(found, Lookup::Nothing) {
+                return Ok(found);
             }
         }
-        Ok((followed, changes.len()))
+        self.state.find(&change.key, None, now)
     }
 
     /// What stands there, if that is what the writer expects.

@@ -1,6 +1,9 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -418,12 +421,47 @@ async fn an_audience_is_written_out_once_and_referred_to_after_that() {
     let entries = bench.store.entries();
     let named = |index: usize| entries[index].audience.clone().expect("an audience");
     assert_eq!((named(0).recipients.len(), named(1).listed_at), (1, vec![0]));
-    let listings: Vec<_> = entries.iter().filter(|entry| entry.kind() == EntryKind::Audience).collect();
-    let listed: usize = listings.iter().map(|entry| entry.audience.as_ref().expect("a list").recipients.len()).sum();
-    assert_eq!(listed, 400);
-    let at: Vec<u64> = listings.iter().map(|entry| entry.index).collect();
     let last = entries.len() - 1;
-    assert_eq!((named(last).listed_at, named(last - 1).listed_at), (at.clone(), at));
+    assert_eq!(subscriptions(&entries, last), (0..400).map(|id| recipient(id).subscription.to_string()).collect());
+    assert_eq!(named(last), named(last - 1));
+    assert_eq!((named(last).listed_at.len(), named(last).recipients.len()), (1, 0), "by reference");
+}
+
+/// Whom an entry names, wherever they are listed.
+fn subscriptions(entries: &[AuditEntry], index: usize) -> BTreeSet<String> {
+    let audience = entries[index].audience.as_ref().expect("an audience");
+    let here = audience.recipients.iter().map(|one| one.subscription_id.clone());
+    let elsewhere =
+        audience.listed_at.iter().flat_map(|at| subscriptions(entries, usize::try_from(*at).expect("an index")));
+    here.chain(elsewhere).collect()
+}
+
+/// With many subscribers, one who comes and goes costs a little of what all of them take, and the log says who got what.
+#[tokio::test]
+async fn an_audience_that_changes_costs_its_change() {
+    const SUBSCRIBERS: u64 = 500;
+    const CHANGES: u64 = 20;
+    let bench = Bench::new();
+    let (recorder, _reader, _running) = bench.start().expect("started");
+    let without = |left: u64| (0..SUBSCRIBERS).filter(move |id| *id != left * 17).map(recipient);
+    let mut bytes = Vec::new();
+    for left in 0..CHANGES {
+        let mut routed = bench.routed(&format!("m{left}"), true);
+        if let Ending::HandedOver(_, audience) = &mut routed.ending {
+            *audience = Audience::new(without(left).collect());
+        }
+        record(&recorder, routed).await.expect("recorded");
+        bytes.push(bench.store.entries().iter().map(prost::Message::encoded_len).sum::<usize>());
+    }
+    let entries = bench.store.entries();
+    let published = entries.iter().enumerate().filter(|(_, entry)| entry.kind() == EntryKind::Publish);
+    for (left, (at, _)) in (0..CHANGES).zip(published) {
+        let expected: BTreeSet<_> = without(left).map(|one| one.subscription.to_string()).collect();
+        assert_eq!(subscriptions(&entries, at), expected, "{left}");
+    }
+    let (first, all) = (bytes[0], bytes[bytes.len() - 1]);
+    let each = (all - first) / usize::try_from(CHANGES - 1).expect("few");
+    assert!(each < first / 5, "{first} bytes for all of them, {each} for each change");
 }
 
 #[tokio::test]

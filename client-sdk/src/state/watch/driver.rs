@@ -32,6 +32,8 @@ const REFRESHING: Refreshing<WatchRequest> = Refreshing {
 pub(super) struct Place {
     pub(super) prefix: String,
     pub(super) revision: u64,
+    /// How many changes the link at hand has left out.
+    pub(super) skipped: u64,
 }
 
 impl Place {
@@ -41,7 +43,8 @@ impl Place {
         let mut changes = Vec::with_capacity(batch.changes.len());
         for change in batch.changes {
             let change = checked(change, batch.audit_index)?;
-            if change.revision() <= seen || change.revision() > batch.through_revision {
+            // It may be newer than the batch's end: the newest version of a key that changed again meanwhile.
+            if change.revision() <= seen {
                 return Err(Error::Protocol("changes are out of order"));
             }
             if !is_under(&self.prefix, change.key()) {
@@ -50,9 +53,10 @@ impl Place {
             seen = change.revision();
             changes.push(change);
         }
-        if batch.through_revision < seen {
+        if batch.through_revision < self.revision || batch.skipped_total < self.skipped {
             return Err(Error::Protocol("a watch went back"));
         }
+        self.skipped = batch.skipped_total;
         self.revision = batch.through_revision;
         Ok(changes)
     }
@@ -156,7 +160,8 @@ impl Driver {
             let Some(batch) = batch else { continue };
             match self.place.advance(batch) {
                 Ok(changes) => {
-                    let chunk = Chunk::Batch { changes, through_revision: self.place.revision };
+                    let Place { revision: through_revision, skipped, .. } = self.place;
+                    let chunk = Chunk::Batch { changes, through_revision, skipped };
                     link.upstream.meanwhile(self.send(chunk)).await?;
                 }
                 Err(error) => return Ok(error.into()),
@@ -172,6 +177,7 @@ impl Driver {
         }
         match Link::open(&self.session, &self.place, &mut self.attempts).await {
             Ok(link) => {
+                self.place.skipped = 0;
                 self.send(Chunk::Resumed).await?;
                 Ok(link)
             }

@@ -1,7 +1,7 @@
 //! Following values as they change.
 //!
-//! A driver task keeps the watch alive and checks each change; the [`StateWatch`] hands them on in the order of their
-//! revisions. Whatever breaks is taken up where it was: no change is missed, none comes twice.
+//! A driver task keeps the watch alive and checks each change; the [`StateWatch`] hands them on. Whatever breaks is taken up
+//! where it was: no key's last change is missed.
 
 mod driver;
 
@@ -27,7 +27,8 @@ const BATCHES_QUEUED_MAX: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StateChange {
-    /// It was written. Where it was written several times before the watch came to it, earlier revisions may be left out.
+    /// It was written. Where it was written several times before the watch came to it, earlier revisions may be left out: see
+    /// [`StateWatch::skipped`].
     Put(Box<StateValue>),
     /// It was deleted.
     Deleted {
@@ -78,17 +79,20 @@ impl StateChange {
 #[derive(Debug)]
 enum Chunk {
     /// Changes, and up to where everything was looked at.
-    Batch { changes: Vec<StateChange>, through_revision: u64 },
+    Batch { changes: Vec<StateChange>, through_revision: u64, skipped: u64 },
     /// The watch stands again.
     Resumed,
     /// There is nothing more.
     Ended(Error),
 }
 
-/// A live watch: a stream of changes in the order of their revisions.
+/// A live watch: a stream of changes. Of one key, each is newer than those before; a watch that keeps up shows all changes in
+/// the order of their revisions, and one that is behind the newest version of each key, which may be ahead of changes of
+/// other keys.
 ///
 /// It goes on under fresh tokens, and shows only what the token at hand permits. It comes back by itself after the
-/// connection was lost or the broker asked to come again, from where it was: without gap, without repetition. It ends with
+/// connection was lost or the broker asked to come again, from where it was: without gap; what it was shown ahead of
+/// [`position`](Self::position) comes again then. It ends with
 /// an error where the broker says no, does not accept the token, breaks its word, or stays away for too long. Dropping it
 /// ends the watch.
 pub struct StateWatch {
@@ -97,6 +101,8 @@ pub struct StateWatch {
     /// Where the batch at hand ends.
     through_revision: u64,
     position: u64,
+    skipped: u64,
+    skipped_before: u64,
     reconnects: u64,
     has_ended: bool,
 }
@@ -104,7 +110,7 @@ pub struct StateWatch {
 impl StateWatch {
     pub(super) async fn open(session: Arc<Session>, prefix: String, after_revision: u64) -> Result<Self, Error> {
         let mut attempts = session.publish_attempts();
-        let place = Place { prefix, revision: after_revision };
+        let place = Place { prefix, revision: after_revision, skipped: 0 };
         let link = Link::open(&session, &place, &mut attempts).await?;
         let (sender, chunks) = mpsc::channel(BATCHES_QUEUED_MAX);
         tokio::spawn(Driver::new(session, place, sender).run(link));
@@ -113,6 +119,8 @@ impl StateWatch {
             current: Vec::new().into_iter(),
             through_revision: after_revision,
             position: after_revision,
+            skipped: 0,
+            skipped_before: 0,
             reconnects: 0,
             has_ended: false,
         })
@@ -125,6 +133,12 @@ impl StateWatch {
         self.position
     }
 
+    /// How many changes were not shown up to here because they were overtaken by others of the same key.
+    #[must_use]
+    pub const fn skipped(&self) -> u64 {
+        self.skipped_before.saturating_add(self.skipped)
+    }
+
     /// How often the watch had to be opened anew, up to the last change taken from this stream.
     #[must_use]
     pub const fn reconnects(&self) -> u64 {
@@ -134,19 +148,23 @@ impl StateWatch {
     /// The next change at hand. The batch is looked through once its last change is taken.
     fn take_change(&mut self) -> Option<StateChange> {
         let change = self.current.next();
-        self.position = match &change {
-            Some(change) if self.current.len() > 0 => change.revision(),
-            _ => self.through_revision,
-        };
+        if self.current.len() == 0 {
+            self.position = self.through_revision;
+        }
         change
     }
 
     fn take_chunk(&mut self, chunk: Chunk) -> Option<Error> {
         match chunk {
-            Chunk::Batch { changes, through_revision } => {
+            Chunk::Batch { changes, through_revision, skipped } => {
                 (self.current, self.through_revision) = (changes.into_iter(), through_revision);
+                self.skipped = skipped;
             }
-            Chunk::Resumed => self.reconnects = self.reconnects.saturating_add(1),
+            Chunk::Resumed => {
+                self.reconnects = self.reconnects.saturating_add(1);
+                self.skipped_before = self.skipped();
+                self.skipped = 0;
+            }
             Chunk::Ended(error) => {
                 self.has_ended = true;
                 return Some(error);
