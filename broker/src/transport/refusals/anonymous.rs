@@ -258,7 +258,8 @@ mod tests {
             if budget.counted.is_empty() {
                 break;
             }
-            assert!(!budget.admit((), address(60), second(at)), "{written:?}");
+            let before_the_next = second(at) + Duration::from_millis(500);
+            assert!(!budget.admit((), address(60), before_the_next), "{written:?}");
         }
         assert_eq!(written, [(50, 2), (51, 3), (52, 1)].map(|(number, count)| (Some(prefix(address(number))), count)));
         budget.due(second(100));
