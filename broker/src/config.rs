@@ -312,8 +312,12 @@ pub struct LimitsConfig {
     pub pending_accept_resets_max: usize,
     /// Streams reset for the peer's errors, before the connection is closed.
     pub local_error_resets_max: usize,
-    /// How many refused callers a second get an audit entry of their own; more are counted together.
+    /// How many refused callers a second get an audit entry of their own; more are counted together. Those whose token has
+    /// a good signature and all others have this each.
     pub authentication_refusals_recorded_per_s_max: u32,
+    /// What is recorded in a day of callers who show no token with a good signature, in bytes; what is beyond is counted
+    /// together, by address prefix. One prefix (/24 of IPv4, /48 of IPv6) has at most a sixteenth.
+    pub anonymous_record_bytes_per_day_max: NonZeroU64,
 }
 
 /// `[quotas]`: for each agent, whatever its connections and tokens. The policy's `data.quotas` may say otherwise for
@@ -337,6 +341,8 @@ pub struct QuotasConfig {
 }
 
 const MIB: usize = 1024 * 1024;
+/// The share of one prefix, of which half may come at once, has room for two entries at once.
+const ANONYMOUS_RECORD_BYTES_PER_DAY_MIN: u64 = 32 * 1024;
 
 impl Default for DeliveryConfig {
     fn default() -> Self {
@@ -372,6 +378,7 @@ impl Default for LimitsConfig {
             pending_accept_resets_max: 20,
             local_error_resets_max: 64,
             authentication_refusals_recorded_per_s_max: 20,
+            anonymous_record_bytes_per_day_max: NonZeroU64::MIN.saturating_add(64 * 1024 * 1024 - 1),
         }
     }
 }
@@ -510,6 +517,10 @@ impl Config {
         if limits.receive_bytes_max / RECEIVE_SHARE < limits.frame_bytes_max {
             let least = limits.frame_bytes_max.saturating_mul(RECEIVE_SHARE);
             return fail("limits.receive_bytes_max", format!("must be at least {least}: eight of the largest frames"));
+        }
+        if limits.anonymous_record_bytes_per_day_max.get() < ANONYMOUS_RECORD_BYTES_PER_DAY_MIN {
+            let fault = format!("must be at least {ANONYMOUS_RECORD_BYTES_PER_DAY_MIN}: some entries of each prefix");
+            return fail("limits.anonymous_record_bytes_per_day_max", fault);
         }
         for (key, value) in self.positive_settings() {
             if value == 0 {
@@ -746,5 +757,12 @@ root_key_file = "root.key"
     fn a_limit_of_zero_is_an_error() {
         let error = parse(&format!("{VALID}[limits]\nconnections_max = 0")).expect_err("zero");
         assert!(error.contains("limits.connections_max"), "{error}");
+    }
+
+    #[test]
+    fn a_day_has_room_for_some_anonymous_entries() {
+        let error = parse(&format!("{VALID}[limits]\nanonymous_record_bytes_per_day_max = 32767")).expect_err("few");
+        assert!(error.contains("limits.anonymous_record_bytes_per_day_max"), "{error}");
+        assert_eq!(parse(VALID).expect("valid").limits.anonymous_record_bytes_per_day_max.get(), 64 << 20);
     }
 }

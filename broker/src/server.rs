@@ -48,7 +48,7 @@ use crate::{
         malformed::FaultRecorder,
         overruns::Overruns,
         pipeline::{AgentLimits, Pipelines},
-        refusals::Refusals,
+        refusals::{RefusalLimits, Refusals},
         renewal::Renewals,
         state::State,
         tls::{self, ClientAuthorities, TlsError},
@@ -294,7 +294,11 @@ impl Builder {
         let tasks = TaskTracker::new();
         let sessions = Sessions::new(clock.clone());
         let limits = &config.limits;
-        let refusals = Refusals::new(limits.authentication_refusals_recorded_per_s_max, metrics.clone());
+        let refusal_limits = RefusalLimits {
+            recorded_per_s_max: limits.authentication_refusals_recorded_per_s_max,
+            anonymous_bytes_per_day_max: limits.anonymous_record_bytes_per_day_max,
+        };
+        let refusals = Refusals::new(refusal_limits, clock.clone(), metrics.clone());
         let overruns = Overruns::new(metrics.clone());
         let quotas = Arc::new(quotas(&config, &decider, clock.clone()));
         let workers = Workers::for_all_cores();
@@ -495,7 +499,7 @@ impl RunningServer {
         if tokio::time::timeout(NOTES_MAX, self.tasks.wait()).await.is_err() {
             tracing::warn!("some ends of subscriptions were not recorded in time");
         }
-        for draft in self.refusals.end_of_second().into_iter().chain(self.overruns.end_of_second()) {
+        for draft in self.refusals.rest().into_iter().chain(self.overruns.end_of_second()) {
             self.recorder.note(draft).await.ok();
         }
         self.recorder.finish(Draft::stopped()).await.ok();

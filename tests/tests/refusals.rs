@@ -1,11 +1,12 @@
 //! Whatever is refused leaves an entry that says why, and who it was as far as that is known.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU64, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use prost::Message as _;
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
-use veribus_broker::{config::Config, model::Clock};
+use veribus_broker::{config::Config, model::Clock, transport::refusals::ANONYMOUS_ENTRY_BYTES_MAX};
 use veribus_proto::v1::{
     AuditEntry, Decision, DisconnectRequest, EntryFilter, EntryKind, ListKeysRequest, ListRevocationsRequest,
     ListSessionsRequest, PublishRequest, QueryRequest, ReinstateRequest, Revocation, RevokeRequest, RotateKeysRequest,
@@ -13,11 +14,11 @@ use veribus_proto::v1::{
     subscribe_request, watch_request,
 };
 use veribus_tests::{
-    broker::Setup,
+    broker::{Setup, TestBroker},
     log::Log,
     messages::wire,
     patiently,
-    raw::{Raw, reason},
+    raw::{Raw, RawOptions, reason},
     streams::RawSubscription,
 };
 
@@ -241,6 +242,60 @@ async fn a_flood_of_connections_is_counted_together() -> Result<()> {
     let refused = |log: &Log| log.of_kind(EntryKind::ConnectionRefused).map(|entry| entry.count.max(1)).sum::<u64>();
     let log = Log::read_until(&auditor, |log| refused(log) == 50).await?;
     ensure!(log.of_kind(EntryKind::ConnectionRefused).count() < 50, "{}", log.summary());
+    Ok(())
+}
+
+/// Calls without a token that could be one.
+async fn flood(broker: &TestBroker, calls: u64) -> Result<()> {
+    let nobody = broker.raw_with(Some("garbage"), RawOptions::default()).await?;
+    for _ in 0..calls {
+        let refused = nobody.broker().publish(PublishRequest { message: Some(wire("1", "a", "x")) }).await;
+        assert_eq!(refused.map_err(|status| status.code()).err(), Some(Code::Unauthenticated));
+    }
+    Ok(())
+}
+
+/// The log, read with a token of this clock, as soon as there is in it what is waited for.
+async fn log_at(broker: &TestBroker, clock: &Clock, is_there: impl Fn(&Log) -> bool) -> Result<Log> {
+    let issuer = broker.directory().issuer();
+    let claims = issuer.claims("auditor", clock.now().seconds(), Duration::from_secs(600)).permission("audit.read");
+    Log::read_until(&broker.raw(&broker.sign(&claims)?).await?, is_there).await
+}
+
+#[tokio::test]
+async fn anonymous_callers_write_no_more_than_their_budget_and_all_are_counted() -> Result<()> {
+    const BYTES_PER_DAY: u64 = 32 * 1024;
+    let day = Duration::from_secs(86_400);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let clock = Clock::manual(veribus_broker::model::UnixSeconds(i64::try_from(now)?));
+    let setup = few(|config| {
+        config.node.name = "n".repeat(32);
+        config.limits.authentication_refusals_recorded_per_s_max = u32::MAX;
+        config.limits.anonymous_record_bytes_per_day_max = NonZeroU64::MIN.saturating_add(BYTES_PER_DAY - 1);
+    });
+    let broker = setup.clock(&clock).start().await?;
+    let refused = |log: &Log| log.of_kind(EntryKind::AuthenticationRefused).map(|entry| entry.count).sum::<u64>();
+
+    flood(&broker, 300).await?;
+    let log = log_at(&broker, &clock, |log| refused(log) >= 2).await?;
+    assert_eq!((refused(&log), log.of_kind(EntryKind::AuthenticationRefused).count()), (2, 2), "half a day's at once");
+    clock.advance(day);
+    let log = log_at(&broker, &clock, |log| refused(log) == 300).await?;
+    let entries: Vec<_> = log.of_kind(EntryKind::AuthenticationRefused).collect();
+    let [_, _, together] = entries.as_slice() else { anyhow::bail!("{}", log.summary()) };
+    assert_eq!((together.count, &*together.peer, &*together.resource), (298, "127.0.0.0", ""));
+    for entry in entries {
+        let longest = 64 - entry.resource.len() + "2001:db8:1111:2222:3333:4444:5555:6666".len() - entry.peer.len();
+        let bytes = (entry.encoded_len() + longest + 64) as u64;
+        ensure!(bytes <= ANONYMOUS_ENTRY_BYTES_MAX, "{bytes}, and numbers and reasons that are longer: {entry:?}");
+    }
+
+    flood(&broker, 300).await?;
+    let broker = broker.stop().await?.start().await?;
+    let log = log_at(&broker, &clock, |log| refused(log) >= 600).await?;
+    assert_eq!(refused(&log), 600);
+    let entries: Vec<_> = log.of_kind(EntryKind::AuthenticationRefused).collect();
+    ensure!(entries.len() <= 3 + 1 + 1, "one more of its own, and one for what was left: {}", log.summary());
     Ok(())
 }
 

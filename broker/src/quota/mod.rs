@@ -24,5 +24,6 @@ mod table;
 pub use account::{Meter, OpenCall, OpenSubscription};
 pub use exceeded::{QuotaExceeded, QuotaKind};
 pub use quotas::Quotas;
+pub use rate::{Nanos, Rate, Shortage};
 pub use receive::{ReceiveBudget, Reservation};
 pub use table::QuotaTable;

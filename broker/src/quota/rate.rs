@@ -12,9 +12,9 @@ use crate::model::UnixMicros;
 
 const NS_PER_S: u64 = 1_000_000_000;
 
-/// A moment in nanoseconds since the Unix epoch.
+/// A moment in nanoseconds since the Unix epoch, or of running time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Nanos(u64);
+pub struct Nanos(u64);
 
 impl From<UnixMicros> for Nanos {
     fn from(UnixMicros(micros): UnixMicros) -> Self {
@@ -22,10 +22,21 @@ impl From<UnixMicros> for Nanos {
     }
 }
 
-/// So many units a second, of which some seconds' worth may come at once.
+impl From<Duration> for Nanos {
+    fn from(running: Duration) -> Self {
+        Self(nanos(running))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// So many units in each period, of which what comes in some time may come at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rate {
-    per_s: NonZeroU64,
+pub struct Rate {
+    units: NonZeroU64,
+    period_ns: u64,
     burst_ns: u64,
 }
 
@@ -43,7 +54,7 @@ impl Burst {
 
 /// Why there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shortage {
+pub enum Shortage {
     /// There will be after this long.
     For(Duration),
     /// There never will be: it is more than comes in a whole burst.
@@ -51,8 +62,16 @@ pub(super) enum Shortage {
 }
 
 impl Rate {
+    /// So many units a second, of which some seconds' worth may come at once.
     pub(super) const fn new(per_s: NonZeroU64, burst_s: NonZeroU32) -> Self {
-        Self { per_s, burst_ns: burst_s.get() as u64 * NS_PER_S }
+        Self { units: per_s, period_ns: NS_PER_S, burst_ns: burst_s.get() as u64 * NS_PER_S }
+    }
+
+    /// At most so many units in any stretch of time as long as `period`: half of them may come at once, and half evenly.
+    #[must_use]
+    pub fn within(units: NonZeroU64, period: Duration) -> Self {
+        let burst_ns = nanos(period);
+        Self { units, period_ns: burst_ns.saturating_mul(2), burst_ns }
     }
 
     /// What may come at once.
@@ -61,8 +80,12 @@ impl Rate {
     }
 
     /// What a settled `due` becomes when so many units are taken now.
-    pub(super) fn take(self, due: Nanos, now: Nanos, units: u64) -> Result<Nanos, Shortage> {
-        let cost = u128::from(units) * u128::from(NS_PER_S) / u128::from(self.per_s.get());
+    ///
+    /// # Errors
+    ///
+    /// There is no room for them.
+    pub fn take(self, due: Nanos, now: Nanos, units: u64) -> Result<Nanos, Shortage> {
+        let cost = u128::from(units) * u128::from(self.period_ns) / u128::from(self.units.get());
         let Some(cost) = u64::try_from(cost).ok().filter(|cost| *cost <= self.burst_ns) else {
             return Err(Shortage::ForEver);
         };
@@ -108,6 +131,19 @@ mod tests {
         assert_eq!(rate(1_000, 2).take(Nanos(0), ms(0), 2_001), Err(Shortage::ForEver));
         assert!(rate(1_000, 2).take(Nanos(0), ms(0), 2_000).is_ok());
         assert_eq!(rate(1, 1).take(Nanos(0), ms(0), u64::MAX), Err(Shortage::ForEver));
+    }
+
+    #[test]
+    fn no_stretch_as_long_as_the_period_takes_more_than_the_units() {
+        let day = Rate::within(NonZeroU64::new(1_000).expect("some"), Duration::from_secs(86_400));
+        let (mut due, mut taken) = (Nanos::default(), 0);
+        for second in 0..86_400 {
+            while let Ok(next) = day.take(due, ms(second * 1_000), 1) {
+                (due, taken) = (next, taken + 1);
+            }
+            assert!(second > 0 || taken == 500, "half of it at once: {taken}");
+        }
+        assert!((999..=1_000).contains(&taken), "{taken}");
     }
 
     #[test]

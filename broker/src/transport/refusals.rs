@@ -1,9 +1,13 @@
 //! Callers that could not prove who they are, and connections beyond a limit, on their way to the log: one by one up to a rate, counted together above it,
-//! so that nobody can fill the disk from outside.
+//! so that nobody can fill the disk from outside. Those of whom nothing is known, for lack of a token with a good signature,
+//! have a budget of bytes besides.
+
+mod anonymous;
 
 use std::{
     collections::HashMap,
     net::IpAddr,
+    num::NonZeroU64,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -18,70 +22,91 @@ use super::connection::address_key;
 use crate::{
     authenticate::{Bearer, Session, TokenError},
     metrics::Metrics,
-    model::{AgentId, Issuer},
+    model::{AgentId, Clock, Issuer},
     record::{Draft, Recorder},
 };
 
-/// How many kinds of refusals are counted apart within a second; beyond, whose token it was and the address are left out.
+pub use anonymous::ANONYMOUS_ENTRY_BYTES_MAX;
+use anonymous::Anonymous;
+
+/// How many kinds of refusals of known agents are counted apart within a second; beyond, whose token it was and the address
+/// are left out.
 const COUNTED_APART_MAX: usize = 256;
 
 /// Takes refusals in.
 pub struct Refusals {
-    per_s_max: u32,
+    limits: RefusalLimits,
+    clock: Clock,
     state: Mutex<State>,
     news: Notify,
     metrics: Metrics,
 }
 
-#[derive(Default)]
+/// What may be recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct RefusalLimits {
+    /// Entries of single refusals, of known agents and of others each.
+    pub recorded_per_s_max: u32,
+    /// Entries that name no agent, in bytes.
+    pub anonymous_bytes_per_day_max: NonZeroU64,
+}
+
 struct State {
     /// Recorded one by one in this second.
     single: u32,
+    anonymous_single: u32,
     waiting: Vec<Draft>,
     counted: HashMap<Refused, (u64, Option<Bearer>)>,
+    anonymous: Anonymous<Cause>,
 }
 
-/// What is counted together.
+/// What is counted together of a known agent, or of more than are told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Refused {
-    what: What,
-    reason: &'static str,
+    cause: Cause,
     agent: Option<(Issuer, AgentId)>,
     peer: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum What {
-    Caller,
-    Connection,
+enum Cause {
+    Token(&'static str),
+    ConnectionLimit(&'static str),
 }
 
-impl Refused {
-    fn draft(&self, bearer: Option<&Bearer>, method: &str, count: u64) -> Draft {
-        match self.what {
-            What::Caller => Draft::authentication_refused(self.reason, bearer, self.peer, method, count),
-            What::Connection => Draft::connection_refused(self.reason, bearer, self.peer, count),
+impl Cause {
+    fn draft(self, bearer: Option<&Bearer>, peer: Option<IpAddr>, method: &str, count: u64) -> Draft {
+        match self {
+            Self::Token(reason) => Draft::authentication_refused(reason, bearer, peer, method, count),
+            Self::ConnectionLimit(limit) => Draft::connection_refused(limit, bearer, peer, count),
         }
     }
 }
 
 impl Refusals {
-    /// Records up to `per_s_max` a second one by one.
+    /// None yet.
     #[must_use]
-    pub fn new(per_s_max: u32, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { per_s_max, state: Mutex::default(), news: Notify::new(), metrics })
+    pub fn new(limits: RefusalLimits, clock: Clock, metrics: Metrics) -> Arc<Self> {
+        let state = State {
+            single: 0,
+            anonymous_single: 0,
+            waiting: Vec::new(),
+            counted: HashMap::new(),
+            anonymous: Anonymous::new(limits.anonymous_bytes_per_day_max),
+        };
+        Arc::new(Self { limits, clock, state: Mutex::new(state), news: Notify::new(), metrics })
     }
 
     /// A caller was refused; `bearer` is whose token it was, where its signature is good.
     pub fn note(&self, error: &TokenError, bearer: Option<Bearer>, peer: IpAddr, method: &str) {
         self.metrics.authentication_refused(error.reason());
-        self.count(What::Caller, error.reason(), bearer, peer, method);
+        self.count(Cause::Token(error.reason()), bearer, peer, method);
     }
 
     /// A connection was refused, by this limit.
     pub fn note_connection(&self, limit: &'static str, bearer: Option<Bearer>, peer: IpAddr) {
         self.metrics.connection_refused(limit);
-        self.count(What::Connection, limit, bearer, peer, "");
+        self.count(Cause::ConnectionLimit(limit), bearer, peer, "");
     }
 
     /// A session whose token is no longer good. It is noted once, whoever comes upon it first.
@@ -92,23 +117,18 @@ impl Refusals {
         }
     }
 
-    fn count(&self, what: What, reason: &'static str, bearer: Option<Bearer>, peer: IpAddr, method: &str) {
-        let agent = bearer.as_ref().map(|bearer| (bearer.issuer.clone(), bearer.agent.clone()));
-        let mut refused = Refused { what, reason, agent, peer: Some(address_key(peer)) };
+    fn count(&self, cause: Cause, bearer: Option<Bearer>, peer: IpAddr, method: &str) {
         let mut state = self.state.lock();
-        if state.single < self.per_s_max {
-            state.single += 1;
-            state.waiting.push(refused.draft(bearer.as_ref(), short(method), 1));
+        let is_single = match bearer {
+            Some(bearer) => state.count_known(self.limits.recorded_per_s_max, cause, bearer, peer, method),
+            None => {
+                let running = self.clock.running();
+                state.count_anonymous(self.limits.recorded_per_s_max, cause, peer, method, running)
+            }
+        };
+        if is_single {
             self.news.notify_one();
-            return;
         }
-        if state.counted.len() >= COUNTED_APART_MAX && !state.counted.contains_key(&refused) {
-            (refused.agent, refused.peer) = (None, None);
-        }
-        let bearer = bearer.filter(|_| refused.agent.is_some());
-        let (count, last) = state.counted.entry(refused).or_default();
-        *count += 1;
-        *last = bearer;
     }
 
     /// Brings what is noted to the log, until this is dropped.
@@ -133,15 +153,75 @@ impl Refusals {
         }
     }
 
-    /// Everything that is not yet recorded; begins a new second.
+    /// Everything that is not yet recorded and for which there is room; begins a new second.
     pub fn end_of_second(&self) -> Vec<Draft> {
         let mut state = self.state.lock();
-        state.single = 0;
-        let mut drafts = std::mem::take(&mut state.waiting);
-        let counted = state.counted.drain();
-        drafts.extend(counted.map(|(refused, (count, bearer))| refused.draft(bearer.as_ref(), "", count)));
+        let mut drafts = state.take_known();
+        drafts.extend(anonymous_drafts(state.anonymous.due(self.clock.running())));
         drafts
     }
+
+    /// Everything that is not yet recorded.
+    pub fn rest(&self) -> Vec<Draft> {
+        let mut state = self.state.lock();
+        let mut drafts = state.take_known();
+        drafts.extend(anonymous_drafts(state.anonymous.rest()));
+        drafts
+    }
+}
+
+impl State {
+    /// Whether it gets an entry of its own.
+    fn count_known(&mut self, single_max: u32, cause: Cause, bearer: Bearer, peer: IpAddr, method: &str) -> bool {
+        let peer = address_key(peer);
+        if self.single < single_max {
+            self.single += 1;
+            self.waiting.push(cause.draft(Some(&bearer), Some(peer), short(method), 1));
+            return true;
+        }
+        let agent = Some((bearer.issuer.clone(), bearer.agent.clone()));
+        let mut refused = Refused { cause, agent, peer: Some(peer) };
+        if self.counted.len() >= COUNTED_APART_MAX && !self.counted.contains_key(&refused) {
+            (refused.agent, refused.peer) = (None, None);
+        }
+        let bearer = Some(bearer).filter(|_| refused.agent.is_some());
+        let (count, last) = self.counted.entry(refused).or_default();
+        *count += 1;
+        *last = bearer;
+        false
+    }
+
+    /// Whether it gets an entry of its own.
+    fn count_anonymous(
+        &mut self,
+        single_max: u32,
+        cause: Cause,
+        peer: IpAddr,
+        method: &str,
+        running: Duration,
+    ) -> bool {
+        if self.anonymous_single < single_max && self.anonymous.admit(cause, peer, running) {
+            self.anonymous_single += 1;
+            self.waiting.push(cause.draft(None, Some(address_key(peer)), short(method), 1));
+            return true;
+        }
+        self.anonymous.count(cause, peer);
+        false
+    }
+
+    fn take_known(&mut self) -> Vec<Draft> {
+        (self.single, self.anonymous_single) = (0, 0);
+        let mut drafts = std::mem::take(&mut self.waiting);
+        let counted = self.counted.drain();
+        drafts.extend(
+            counted.map(|(refused, (count, bearer))| refused.cause.draft(bearer.as_ref(), refused.peer, "", count)),
+        );
+        drafts
+    }
+}
+
+fn anonymous_drafts(counts: Vec<(Cause, Option<IpAddr>, u64)>) -> impl Iterator<Item = Draft> {
+    counts.into_iter().map(|(cause, prefix, count)| cause.draft(None, prefix, "", count))
 }
 
 /// A path that nobody serves is repeated only as far as a real one is long.
@@ -156,19 +236,92 @@ fn short(method: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        fixtures::{NOW, World},
+        issue::KeyKind,
+    };
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    /// Of which the first prefix may take as much at once.
+    const SHARE_ENTRIES: usize = 8;
+
+    fn refusals(recorded_per_s_max: u32) -> (Clock, Arc<Refusals>) {
+        let clock = Clock::manual(NOW);
+        let bytes = 32 * ANONYMOUS_ENTRY_BYTES_MAX * SHARE_ENTRIES as u64;
+        let anonymous_bytes_per_day_max = NonZeroU64::new(bytes).expect("some");
+        let limits = RefusalLimits { recorded_per_s_max, anonymous_bytes_per_day_max };
+        (clock.clone(), Refusals::new(limits, clock, Metrics::default()))
+    }
+
+    fn agent(name: &str) -> Bearer {
+        let world = World::new(KeyKind::EdDsa);
+        Bearer::from(&*world.identity(&world.claims(name)))
+    }
 
     #[test]
     fn a_flood_is_counted_and_not_written_out() {
-        let refusals = Refusals::new(2, Metrics::default());
+        let (_, refusals) = refusals(2);
+        let bearer = agent("a");
         for last in 0..=255u8 {
             for _ in 0..10 {
-                refusals.note(&TokenError::Expired, None, IpAddr::from([192, 0, 2, last]), "/x");
+                refusals.note(&TokenError::Expired, Some(bearer.clone()), IpAddr::from([192, 0, 2, last]), "/x");
             }
-            refusals.note(&TokenError::Signature, None, IpAddr::from([198, 51, 100, last]), "/x");
-            refusals.note_connection("connections_max", None, IpAddr::from([203, 0, 113, last]));
+            let (caller, connection) = (IpAddr::from([198, 51, 100, last]), IpAddr::from([203, 0, 113, last]));
+            refusals.note(&TokenError::Revoked, Some(bearer.clone()), caller, "/x");
+            refusals.note_connection("connections_per_identity_max", Some(bearer.clone()), connection);
         }
         let drafts = refusals.end_of_second();
         assert!(drafts.len() <= 2 + COUNTED_APART_MAX + 3, "{}", drafts.len());
         assert!(refusals.end_of_second().is_empty());
+    }
+
+    #[test]
+    fn anonymous_refusals_are_written_as_far_as_the_budget_goes_and_then_counted() {
+        let (clock, refusals) = refusals(u32::MAX);
+        let flood = || {
+            for _ in 0..1_000 {
+                refusals.note(&TokenError::Signature, None, PEER, "/x");
+                refusals.note_connection("connections_max", None, PEER);
+            }
+        };
+        flood();
+        assert_eq!(refusals.end_of_second().len(), SHARE_ENTRIES);
+        flood();
+        assert_eq!(refusals.end_of_second().len(), 0);
+        clock.advance(Duration::from_secs(86_400));
+        flood();
+        assert_eq!(refusals.end_of_second().len(), 2, "both causes, with their counts");
+        flood();
+        assert_eq!(refusals.end_of_second().len(), SHARE_ENTRIES - 2);
+        flood();
+        assert_eq!(refusals.rest().len(), 2, "in the end whatever is left");
+        assert_eq!(refusals.rest().len(), 0);
+    }
+
+    #[test]
+    fn in_a_second_anonymous_refusals_have_so_many_entries_of_their_own_and_each_cause_one_with_a_count() {
+        let (_, refusals) = refusals(3);
+        for _ in 0..1_000 {
+            refusals.note(&TokenError::Signature, None, PEER, "/x");
+        }
+        assert_eq!(refusals.end_of_second().len(), 4);
+        refusals.note(&TokenError::Signature, None, PEER, "/x");
+        assert_eq!(refusals.end_of_second().len(), 1);
+    }
+
+    #[test]
+    fn whose_signature_is_good_is_neither_charged_nor_kept_out_by_who_is_not_known() {
+        let (_, refusals) = refusals(1_000);
+        let bearer = agent("a");
+        for _ in 0..500 {
+            refusals.note(&TokenError::Revoked, Some(bearer.clone()), PEER, "/x");
+        }
+        for _ in 0..2_000 {
+            refusals.note(&TokenError::Signature, None, PEER, "/x");
+        }
+        for _ in 0..500 {
+            refusals.note(&TokenError::Revoked, Some(bearer.clone()), PEER, "/x");
+        }
+        assert_eq!(refusals.end_of_second().len(), 1_000 + SHARE_ENTRIES);
     }
 }

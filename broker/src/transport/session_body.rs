@@ -130,6 +130,8 @@ fn trailers(status: &Status) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use futures_util::{future::poll_fn, poll};
     use tonic::Code;
 
@@ -141,6 +143,7 @@ mod tests {
         metrics::Metrics,
         model::{QuotaOverrides, QuotaTerms},
         quota::{QuotaTable, Quotas},
+        transport::refusals::RefusalLimits,
     };
 
     /// A body that never says anything.
@@ -175,7 +178,8 @@ mod tests {
             let place = quotas.open_call(Arc::clone(&identity)).expect("a place");
             let open = Sessions::new(clock.clone()).open(identity, peer(), "/x/Y");
             let session = Arc::clone(open.session());
-            let refusals = Refusals::new(10, Metrics::default());
+            let limits = RefusalLimits { recorded_per_s_max: 10, anonymous_bytes_per_day_max: NonZeroU64::MIN };
+            let refusals = Refusals::new(limits, clock.clone(), Metrics::default());
             let body = SessionBody::wrap(open, place, Body::new(Silent), clock, refusals);
             Self { world, session, body }
         }
