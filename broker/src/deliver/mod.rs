@@ -8,6 +8,7 @@
 
 mod absences;
 mod deliverer;
+mod held;
 mod inbox;
 mod queue;
 mod router;
