@@ -760,6 +760,17 @@ root_key_file = "root.key"
     }
 
     #[test]
+    fn an_agent_may_fill_one_queue() {
+        let delivery = parse(VALID).expect("valid").delivery;
+        assert_eq!((delivery.stall_ms_max, delivery.queues_bytes_max), (2_000, 128 * MIB));
+        for settings in ["queues_bytes_max = 67108863", "queue_bytes_max = 16777217"] {
+            let error = parse(&format!("{VALID}[delivery]\n{settings}")).expect_err("too small");
+            assert!(error.contains("delivery.queues_bytes_max"), "{error}");
+        }
+        assert!(parse(&format!("{VALID}[delivery]\nqueues_bytes_max = 67108864")).is_ok());
+    }
+
+    #[test]
     fn a_limit_of_zero_is_an_error() {
         let error = parse(&format!("{VALID}[limits]\nconnections_max = 0")).expect_err("zero");
         assert!(error.contains("limits.connections_max"), "{error}");

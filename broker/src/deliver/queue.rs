@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    held::{Held, memory_bytes},
     router::Grant,
+    usage::{Usage, memory_bytes},
 };
 use crate::{
     authenticate::{SessionEnd, TokenError},
@@ -109,7 +109,7 @@ pub(super) enum Pushed {
 pub(super) struct Queue {
     limits: QueueLimits,
     clock: Clock,
-    pub(super) held: Arc<Held>,
+    pub(super) usage: Arc<Usage>,
     state: Mutex<State>,
     changed: Notify,
     ended: CancellationToken,
@@ -132,10 +132,10 @@ struct State {
 }
 
 impl Queue {
-    /// What waits in it is held for an agent.
-    pub(super) fn new(limits: QueueLimits, clock: Clock, held: Arc<Held>) -> Self {
+    /// What waits in it counts in `usage` until it is taken, dropped, or the queue is closed.
+    pub(super) fn new(limits: QueueLimits, clock: Clock, usage: Arc<Usage>) -> Self {
         let (changed, ended) = (Notify::new(), CancellationToken::new());
-        Self { limits, clock, held, state: Mutex::default(), changed, ended }
+        Self { limits, clock, usage, state: Mutex::default(), changed, ended }
     }
 
     /// Takes a message in. Wakes nobody: a batch is announced once, by [`Queue::announce`].
@@ -155,7 +155,7 @@ impl Queue {
             return Pushed::Ended(EndReason::SlowSubscriber);
         }
         let bytes = memory_bytes(message);
-        self.held.add(bytes);
+        self.usage.add(bytes);
         state.bytes += bytes;
         state.waiting.push_back(Arc::clone(message));
         let mut dropped = Vec::new();
@@ -234,7 +234,7 @@ impl Queue {
     pub(super) fn close(&self, reason: EndReason) -> Vec<Arc<Recorded>> {
         let mut state = self.state.lock();
         state.end.get_or_insert(reason);
-        self.held.release(std::mem::take(&mut state.bytes));
+        self.usage.release(std::mem::take(&mut state.bytes));
         state.undelivered = state.undelivered.saturating_add(state.waiting.len() as u64);
         let waiting = state.waiting.drain(..).collect();
         drop(state);
@@ -251,7 +251,7 @@ impl Queue {
             waiting.into_iter().partition(|message| grant.covers(message.permitted()));
         state.waiting = kept;
         let bytes = dropped.iter().map(|message| memory_bytes(message)).sum();
-        self.held.release(bytes);
+        self.usage.release(bytes);
         state.bytes = state.bytes.saturating_sub(bytes);
         if !self.is_over(&state) {
             state.over_since = None;
@@ -265,8 +265,8 @@ impl Queue {
         self.ended.cancelled().await;
     }
 
-    /// What waits, up to `messages_max` and about `bytes_max` of payload and texts, with the number lost so far; or why there is no more. What
-    /// waits at a drain is still handed over; at any other end it is not.
+    /// What waits, up to `messages_max` and about `bytes_max` of payload and texts, with the number lost so far; or why
+    /// there is no more. What waits at a drain is still handed over; at any other end it is not.
     pub(super) async fn take(
         &self,
         messages_max: usize,
@@ -303,7 +303,7 @@ impl Queue {
     fn pop(&self, state: &mut State) -> Option<Arc<Recorded>> {
         let message = state.waiting.pop_front()?;
         let bytes = memory_bytes(&message);
-        self.held.release(bytes);
+        self.usage.release(bytes);
         state.bytes = state.bytes.saturating_sub(bytes);
         Some(message)
     }
@@ -329,11 +329,5 @@ impl Queue {
     fn is_stalled(&self, state: &State) -> bool {
         let over = |since| self.clock.running().saturating_sub(since);
         state.over_since.is_some_and(|since| over(since) >= self.limits.stall_max)
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        self.held.release(self.state.get_mut().bytes);
     }
 }

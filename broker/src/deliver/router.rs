@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 
 use super::{
     absences::{Absence, Absences},
-    held::{Excess, Held},
     queue::{EndReason, Queue, QueueLimits},
+    usage::{Excess, Usage},
 };
 use crate::{
     authenticate::{Identity, Session},
@@ -45,7 +45,7 @@ pub struct Router {
     absences: Arc<Absences>,
     limits: QueueLimits,
     /// What all queues hold, in bytes of memory.
-    held: Arc<AtomicUsize>,
+    usage: Arc<AtomicUsize>,
     clock: Clock,
     pub(super) metrics: Metrics,
 }
@@ -106,7 +106,7 @@ impl Router {
     pub fn new(limits: QueueLimits, clock: Clock, metrics: Metrics) -> Self {
         let departed = Mutex::new(LruCache::new(DEPARTED_MAX));
         let (table, absences) = (ArcSwap::default(), Absences::new());
-        Self { table, changes: Mutex::default(), departed, absences, limits, held: Arc::default(), clock, metrics }
+        Self { table, changes: Mutex::default(), departed, absences, limits, usage: Arc::default(), clock, metrics }
     }
 
     /// Everybody who is to get the message: whose subscription matches its topic, whose verified identity matches its
@@ -149,9 +149,9 @@ impl Router {
             let same_agent = |other: &&Arc<Subscription>| {
                 (&other.recipient.issuer, &other.recipient.agent) == (&recipient.issuer, &recipient.agent)
             };
-            let held = subscriptions.values().find(same_agent).map(|other| Arc::clone(&other.queue.held));
-            let held = held.unwrap_or_else(|| Arc::new(Held::new(Arc::clone(&self.held))));
-            let queue = Queue::new(self.limits, self.clock.clone(), held);
+            let usage = subscriptions.values().find(same_agent).map(|other| Arc::clone(&other.queue.usage));
+            let usage = usage.unwrap_or_else(|| Arc::new(Usage::new(Arc::clone(&self.usage))));
+            let queue = Queue::new(self.limits, self.clock.clone(), usage);
             let subscription = Arc::new(Subscription { recipient, session, grant, queue });
             subscriptions.insert(id, Arc::clone(&subscription));
             subscription
@@ -163,14 +163,14 @@ impl Router {
     /// Whose queue is to give way after a message was put into that of `subscription`: where its agent holds more than its
     /// share, the one of its queues that holds most, and where all hold too much, the one of the agent that holds most.
     pub(super) fn to_give_way(&self, subscription: &Subscription) -> Option<Arc<Subscription>> {
-        let excess = subscription.queue.held.excess(self.limits.all_bytes_max)?;
+        let excess = subscription.queue.usage.excess(self.limits.all_bytes_max)?;
         let table = self.table.load();
         let all = || table.subscriptions.values();
-        let held = match excess {
-            Excess::Agent => &subscription.queue.held,
-            Excess::All => all().map(|one| &one.queue.held).max_by_key(|held| held.bytes())?,
+        let usage = match excess {
+            Excess::Agent => &subscription.queue.usage,
+            Excess::All => all().map(|one| &one.queue.usage).max_by_key(|usage| usage.bytes())?,
         };
-        let of_agent = all().filter(|one| Arc::ptr_eq(&one.queue.held, held));
+        let of_agent = all().filter(|one| Arc::ptr_eq(&one.queue.usage, usage));
         let (bytes, most) = of_agent.map(|one| (one.queue.bytes(), one)).max_by_key(|(bytes, _)| *bytes)?;
         (bytes > 0).then(|| Arc::clone(most))
     }

@@ -4,7 +4,7 @@ use prost::Message as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use veribus_proto::v1::{AuditEntry, EntryKind};
 
-use super::{held::memory_bytes, *};
+use super::{usage::memory_bytes, *};
 use crate::{
     authenticate::{Identity, OpenSession, Revocation, RevocationTarget, Revoked, Sessions},
     engine::{SharedLogStore, sled::SledLog},
@@ -231,7 +231,7 @@ async fn one_that_is_stuck_is_cut_off_also_when_nothing_more_comes() {
     let bench = Bench::with_limits(SMALL);
     let reader = bench.identity("reader");
     let (mut inbox, _open) = subscribe(&bench, &reader);
-    let held = Arc::clone(&bench.router.find(inbox.id()).expect("live").queue.held);
+    let usage = Arc::clone(&bench.router.find(inbox.id()).expect("live").queue.usage);
     bench.deliver(2).await;
     bench.world.clock.advance(10 * STALL);
     assert_eq!(bench.cut_off_stalled().await, 0, "not over its bound");
@@ -240,7 +240,7 @@ async fn one_that_is_stuck_is_cut_off_also_when_nothing_more_comes() {
     assert_eq!(bench.cut_off_stalled().await, 0);
     bench.world.clock.advance(Duration::from_millis(1));
     assert_eq!((bench.cut_off_stalled().await, bench.router.subscriptions()), (1, 0));
-    assert_eq!(held.bytes(), 0);
+    assert_eq!(usage.bytes(), 0);
     let end = inbox.next(10, 1 << 20).await.err();
     assert_eq!(end, Some(InboxError { reason: EndReason::SlowSubscriber, undelivered: 3 }));
     assert_eq!(bench.undelivered().await, [("slow_subscriber".to_owned(), 3)]);
@@ -254,7 +254,7 @@ async fn what_is_no_longer_permitted_does_not_hold_a_queue_over_its_bound() {
     let (inbox, _open) = subscribe(&bench, &reader);
     bench.deliver(3).await;
     inbox.terms().regrant(Arc::clone(&reader), vec![TopicPattern::parse("a.c").expect("a pattern")]);
-    assert_eq!(bench.router.find(inbox.id()).expect("live").queue.held.bytes(), 0);
+    assert_eq!(bench.router.find(inbox.id()).expect("live").queue.usage.bytes(), 0);
     bench.world.clock.advance(STALL);
     assert_eq!(bench.cut_off_stalled().await, 0);
 }
@@ -284,16 +284,16 @@ async fn many_subscriptions(drop_oldest: bool) -> (Bench, Vec<(Inbox, OpenSessio
     let mut open = vec![subscribe(&bench, &reader)];
     bench.deliver(1).await;
     open.extend((1..4).map(|number| subscribe_as(&bench, &reader, 1_000 + number)));
-    let held = Arc::clone(&bench.router.find(SubscriptionId(1_000)).expect("live").queue.held);
+    let usage = Arc::clone(&bench.router.find(SubscriptionId(1_000)).expect("live").queue.usage);
     bench.deliver(3).await;
-    let messages = held.bytes() / message_bytes;
+    let messages = usage.bytes() / message_bytes;
     (bench, open, messages)
 }
 
 #[tokio::test]
 async fn the_queues_of_one_agent_hold_at_most_its_share_and_the_fullest_is_cut_off() {
-    let (bench, mut open, held) = many_subscriptions(false).await;
-    assert_eq!(held, 9);
+    let (bench, mut open, messages) = many_subscriptions(false).await;
+    assert_eq!(messages, 9);
     let end = open[0].0.next(100, 1 << 20).await.err();
     assert_eq!(end, Some(InboxError { reason: EndReason::SlowSubscriber, undelivered: 4 }));
     for (inbox, _) in &mut open[1..] {
@@ -304,12 +304,12 @@ async fn the_queues_of_one_agent_hold_at_most_its_share_and_the_fullest_is_cut_o
 
 #[tokio::test]
 async fn where_the_oldest_give_way_the_fullest_queue_of_an_agent_drops_them() {
-    let (bench, mut open, held) = many_subscriptions(true).await;
-    assert_eq!(held, 10);
+    let (bench, mut open, messages) = many_subscriptions(true).await;
+    assert_eq!(messages, 10);
     let mut taken = Vec::new();
     for (inbox, _) in &mut open {
-        let (messages, dropped) = inbox.next(100, 1 << 20).await.expect("delivered");
-        taken.push((messages.len(), dropped));
+        let (taken_now, dropped) = inbox.next(100, 1 << 20).await.expect("delivered");
+        taken.push((taken_now.len(), dropped));
     }
     assert_eq!(taken, [(3, 1), (3, 0), (2, 1), (2, 1)], "the fullest each time, of equals the last");
     let reported = bench.undelivered().await;

@@ -24,7 +24,7 @@ pub(super) fn memory_bytes(recorded: &Recorded) -> usize {
 
 /// What waits for one agent, over all its subscriptions, and with that for all. Only the writer's thread adds to it.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Usage {
     bytes: AtomicUsize,
     all: Arc<AtomicUsize>,
 }
@@ -36,7 +36,7 @@ pub(super) enum Excess {
     All,
 }
 
-impl Held {
+impl Usage {
     /// Of an agent for whom nothing waits; `all` is what waits for all.
     pub(super) const fn new(all: Arc<AtomicUsize>) -> Self {
         Self { bytes: AtomicUsize::new(0), all }
