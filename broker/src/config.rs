@@ -23,7 +23,7 @@ pub use state::{HistoryConfig, StateConfig};
 
 use veribus_proto::codec;
 
-use crate::model::{IdError, NodeName, RECEIVE_SHARE, SubjectRecording};
+use crate::model::{IdError, NodeName, QUEUES_SHARE, RECEIVE_SHARE, SubjectRecording};
 
 /// Why there are no settings.
 #[derive(Debug, Error)]
@@ -228,13 +228,13 @@ impl From<Subjects> for SubjectRecording {
     }
 }
 
-/// What happens to a subscriber whose queue is full.
+/// What happens to a subscriber whose queue overflows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
     /// Its stream is ended with a clear status.
     Disconnect,
-    /// The oldest messages that wait for it are dropped.
+    /// The oldest messages that wait for it are dropped, as soon as its queue would go over its bound.
     DropOldest,
 }
 
@@ -242,11 +242,15 @@ pub enum Overflow {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeliveryConfig {
-    /// How many messages may wait for one subscriber.
+    /// The bound of one subscriber's queue in messages.
     pub queue_messages_max: usize,
-    /// How many payload bytes may wait for one subscriber.
+    /// The bound of one subscriber's queue in bytes of memory.
     pub queue_bytes_max: usize,
-    /// What then.
+    /// How long a queue may stay over its bound with nothing taken, before it overflows.
+    pub stall_ms_max: u64,
+    /// What all queues may hold at any time, in bytes of memory. One agent has at most an eighth.
+    pub queues_bytes_max: usize,
+    /// What happens where a queue overflows.
     pub overflow: Overflow,
 }
 
@@ -346,7 +350,13 @@ const ANONYMOUS_RECORD_BYTES_PER_DAY_MIN: u64 = 32 * 1024;
 
 impl Default for DeliveryConfig {
     fn default() -> Self {
-        Self { queue_messages_max: 16_384, queue_bytes_max: 8 * MIB, overflow: Overflow::Disconnect }
+        Self {
+            queue_messages_max: 16_384,
+            queue_bytes_max: 8 * MIB,
+            stall_ms_max: 2_000,
+            queues_bytes_max: 128 * MIB,
+            overflow: Overflow::Disconnect,
+        }
     }
 }
 
@@ -522,6 +532,12 @@ impl Config {
             let fault = format!("must be at least {ANONYMOUS_RECORD_BYTES_PER_DAY_MIN}: some entries of each prefix");
             return fail("limits.anonymous_record_bytes_per_day_max", fault);
         }
+        let of_agent_min = self.delivery.queue_bytes_max.max(limits.frame_bytes_max);
+        if self.delivery.queues_bytes_max / QUEUES_SHARE < of_agent_min {
+            let least = of_agent_min.saturating_mul(QUEUES_SHARE);
+            let fault = format!("must be at least {least}: eight full queues, or eight of the largest frames");
+            return fail("delivery.queues_bytes_max", fault);
+        }
         for (key, value) in self.positive_settings() {
             if value == 0 {
                 return fail(key, "must be at least 1".to_owned());
@@ -530,7 +546,7 @@ impl Config {
         Ok(())
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 27] {
+    fn positive_settings(&self) -> [(&'static str, usize); 28] {
         let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
         [
             ("limits.message_bytes_max", limits.message_bytes_max),
@@ -552,6 +568,7 @@ impl Config {
             ("record.dedup_senders_max", record.dedup_senders_max),
             ("delivery.queue_messages_max", delivery.queue_messages_max),
             ("delivery.queue_bytes_max", delivery.queue_bytes_max),
+            ("delivery.stall_ms_max", usize::try_from(delivery.stall_ms_max).unwrap_or(usize::MAX)),
             ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
             ("identity.token_cache_bytes_max", self.identity.token_cache_bytes_max),
             ("identity.revocations_max", self.identity.revocations_max),
@@ -751,6 +768,17 @@ root_key_file = "root.key"
         let quotas = parse(&format!("{VALID}[quotas]\nmessages_per_s_max = 5")).expect("valid").quotas;
         assert_eq!(quotas.messages_per_s_max, NonZeroU64::new(5));
         assert!(parse(&format!("{VALID}[quotas]\nbytes_per_s_max = 0")).is_err());
+    }
+
+    #[test]
+    fn an_agent_may_fill_one_queue() {
+        let delivery = parse(VALID).expect("valid").delivery;
+        assert_eq!((delivery.stall_ms_max, delivery.queues_bytes_max), (2_000, 128 * MIB));
+        for settings in ["queues_bytes_max = 67108863", "queue_bytes_max = 16777217"] {
+            let error = parse(&format!("{VALID}[delivery]\n{settings}")).expect_err("too small");
+            assert!(error.contains("delivery.queues_bytes_max"), "{error}");
+        }
+        assert!(parse(&format!("{VALID}[delivery]\nqueues_bytes_max = 67108864")).is_ok());
     }
 
     #[test]

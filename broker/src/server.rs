@@ -338,6 +338,7 @@ impl Builder {
             backup_journal_bytes_max: config.record.backup_journal_bytes_max,
         });
         let admin = Admin::new(administration, recorder.clone(), drain.clone());
+        supervisor.spawn("queues watch", watch_queues(Arc::clone(&router), recorder.clone(), tasks.clone()));
         let reading = Arc::new(Reading::new(decider, router, recorder.clone(), tasks.clone(), clock.clone()));
         let faults = FaultRecorder::new(recorder.clone(), Arc::clone(&overruns), clock.clone());
         let pipelines = Pipelines {
@@ -589,6 +590,8 @@ const fn queue_limits(config: &Config) -> QueueLimits {
     QueueLimits {
         messages_max: config.delivery.queue_messages_max,
         bytes_max: config.delivery.queue_bytes_max,
+        stall_max: Duration::from_millis(config.delivery.stall_ms_max),
+        all_bytes_max: config.delivery.queues_bytes_max,
         drop_oldest: matches!(config.delivery.overflow, Overflow::DropOldest),
     }
 }
@@ -718,6 +721,18 @@ async fn watch_sessions(sessions: Arc<Sessions>) {
         interval.tick().await;
         sessions.end_fallen();
         sessions.cut_off_stuck(LOOKS_MAX);
+    }
+}
+
+/// Cuts off subscribers that are stuck while nothing more comes for them.
+async fn watch_queues(router: Arc<Router>, recorder: Recorder, tasks: TaskTracker) {
+    let mut interval = tokio::time::interval(LOOK_EVERY);
+    loop {
+        interval.tick().await;
+        for report in router.retire_stalled() {
+            let recorder = recorder.clone();
+            tasks.spawn(async move { recorder.note(report).await });
+        }
     }
 }
 

@@ -1,13 +1,16 @@
 //! A subscriber that does not keep up: what it misses is in the log, message by message, and nobody else waits for it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use veribus_broker::config::Overflow;
+use veribus_broker::{
+    config::Overflow,
+    model::{Clock, UnixSeconds},
+};
 use veribus_client::{Client, Message, Subscription};
 use veribus_proto::v1::{DeliveryBatch, EntryKind, SubscribeResponse, Subscribed, subscribe_response::Response};
 use veribus_tests::{
@@ -55,17 +58,31 @@ impl Slow {
 }
 
 async fn broker(overflow: Overflow) -> Result<TestBroker> {
-    let setup = Setup::default().open_policy().configure(move |config| {
+    setup(overflow).start().await
+}
+
+fn setup(overflow: Overflow) -> Setup {
+    Setup::default().open_policy().configure(move |config| {
         config.delivery.queue_messages_max = QUEUE;
+        config.delivery.stall_ms_max = 1;
         config.delivery.overflow = overflow;
-    });
-    setup.start().await
+    })
+}
+
+/// Stands a little ahead, so that tokens made during a test are not of the future.
+fn standing_clock() -> Clock {
+    let UnixSeconds(now) = Clock::system().now().seconds();
+    Clock::manual(UnixSeconds(now + 30))
 }
 
 /// Publishes one by one, so that a subscriber that reads has the time to, and sees that such a one gets everything.
 async fn publish_all(sender: &Client, fast: &mut Subscription) -> Result<BTreeSet<u64>> {
+    publish(sender, fast, 0..MESSAGES).await
+}
+
+async fn publish(sender: &Client, fast: &mut Subscription, numbers: Range<usize>) -> Result<BTreeSet<u64>> {
     let mut indexes = BTreeSet::new();
-    for number in 0..MESSAGES {
+    for number in numbers {
         let message = Message::text("x", "test", "y".repeat(1_000)).id(format!("m-{number}"));
         indexes.insert(sender.publish(message).await?.audit_index);
         let delivery = patiently(fast.next()).await?.context("the fast one was cut off")??;
@@ -138,13 +155,18 @@ async fn read_out(slow: &mut RawSubscription) -> Result<(BTreeSet<u64>, Status)>
 
 #[tokio::test]
 async fn one_that_is_cut_off_is_told_what_it_missed_and_its_next_entry_says_how_long_it_was_gone() -> Result<()> {
-    let broker = broker(Overflow::Disconnect).await?;
+    let clock = standing_clock();
+    let broker = setup(Overflow::Disconnect).clock(&clock).start().await?;
     let reader = slow_reader(&broker, &["subscribe:>"]).await?;
     let mut slow = RawSubscription::open(&reader, &[">"]).await?;
     let id = slow.subscribed().subscription_id.clone();
     let mut fast = broker.client(&broker.token("fast", &["subscribe:>"])?).await?.subscribe([">"]).await?;
     let sender = broker.client(&broker.token("sender", &["publish:>"])?).await?;
-    let mut all = publish_all(&sender, &mut fast).await?;
+    let mut all = publish(&sender, &mut fast, 0..MESSAGES / 2).await?;
+    assert!(missed(&broker.log().await?, &id).is_empty(), "it may wait as long as no time passes");
+    clock.advance(Duration::from_millis(1));
+    broker.log_with(|log| !missed(log, &id).is_empty()).await?;
+    all.extend(publish(&sender, &mut fast, MESSAGES / 2..MESSAGES).await?);
     let (received, end) = read_out(&mut slow).await?;
     let details = end.get_details_error_info().context("details")?;
     assert_eq!((end.code(), details.reason.as_str()), (Code::ResourceExhausted, "SLOW_SUBSCRIBER"));
@@ -177,6 +199,35 @@ async fn one_that_is_cut_off_is_told_what_it_missed_and_its_next_entry_says_how_
     let not_meant: BTreeSet<u64> = all.difference(&meant).filter(|index| **index < back).copied().collect();
     assert!(gone.len() > 3);
     assert_eq!(gone, not_meant, "every message that found it gone, and no other");
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_with_the_default_window_gets_all_of_a_burst_that_is_far_over_its_bound() -> Result<()> {
+    const MIB: usize = 1024 * 1024;
+    const BURST: usize = 600;
+    // All of it may wait: how much the client takes meanwhile is left open.
+    let setup = Setup::default().open_policy().configure(|config| config.delivery.queues_bytes_max = 512 * MIB);
+    let broker = setup.clock(&standing_clock()).start().await?;
+    let reader = broker.raw(&broker.token("reader", &["subscribe:>"])?).await?;
+    let mut subscription = RawSubscription::open(&reader, &[">"]).await?;
+    let publisher = broker.client(&broker.token("sender", &["publish:>"])?).await?.publisher();
+    let text = "y".repeat(50_000);
+    let mut pending = Vec::new();
+    for number in 0..BURST {
+        let message = Message::text("x", "test", text.clone()).id(format!("m-{number}"));
+        pending.push(publisher.send(message).await?);
+    }
+    let mut published = Vec::new();
+    for receipt in pending {
+        published.push(patiently(receipt).await??.audit_index);
+    }
+    let mut received = Vec::new();
+    while received.len() < BURST {
+        let batch = subscription.batch().await?.context("it ended")?;
+        received.extend(batch.iter().map(|delivery| delivery.audit_index));
+    }
+    assert_eq!(received, published);
     Ok(())
 }
 

@@ -65,30 +65,39 @@ impl Round<'_> {
         };
         match subscription.queue.push(recorded) {
             Pushed::Queued => self.queued += 1,
-            Pushed::NotPermitted => self.miss(recipient, NARROWED, index),
-            Pushed::Ended(reason) => self.retire(&subscription, reason, index),
+            Pushed::NotPermitted => return self.miss(recipient, NARROWED, index),
+            Pushed::Ended(reason) => {
+                self.retire(&subscription, reason);
+                return self.miss(recipient, reason.as_str(), index);
+            }
             Pushed::Dropped(indexes) => {
                 self.queued += 1;
-                for index in indexes {
-                    self.queued -= 1;
-                    self.miss(recipient, DROPPED_OLDEST, index);
-                }
+                indexes.into_iter().for_each(|index| self.dropped(recipient, index));
+            }
+        }
+        while let Some(other) = self.router.to_give_way(&subscription) {
+            match other.queue.give_way(index) {
+                Ok(dropped) => dropped.into_iter().for_each(|index| self.dropped(&other.recipient, index)),
+                Err(reason) => self.retire(&other, reason),
             }
         }
     }
 
+    fn dropped(&mut self, recipient: &Recipient, index: u64) {
+        self.queued -= 1;
+        self.miss(recipient, DROPPED_OLDEST, index);
+    }
+
     /// A queue at its end: its reader may be stuck and never come to close it, so it is taken out here, and what still
     /// waits in it is reported now.
-    fn retire(&mut self, subscription: &Subscription, reason: EndReason, index: u64) {
-        let recipient = &subscription.recipient;
+    fn retire(&mut self, subscription: &Subscription, reason: EndReason) {
         self.router.take_out(subscription, reason);
         if reason != EndReason::Draining {
             for message in subscription.queue.close(reason) {
                 self.queued -= 1;
-                self.miss(recipient, reason.as_str(), message.decision_id().audit_index());
+                self.miss(&subscription.recipient, reason.as_str(), message.decision_id().audit_index());
             }
         }
-        self.miss(recipient, reason.as_str(), index);
     }
 
     fn miss(&mut self, recipient: &Recipient, reason: &'static str, index: u64) {

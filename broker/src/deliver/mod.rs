@@ -11,6 +11,7 @@ mod deliverer;
 mod inbox;
 mod queue;
 mod router;
+mod usage;
 
 /// Why a message was not handed over that a subscriber may no longer have under its fresh token.
 const NARROWED: &str = "narrowed";

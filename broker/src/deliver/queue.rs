@@ -1,25 +1,34 @@
 //! The bounded queue of one subscriber.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::router::Grant;
+use super::{
+    router::Grant,
+    usage::{Usage, memory_bytes},
+};
 use crate::{
     authenticate::{SessionEnd, TokenError},
+    model::Clock,
     record::Recorded,
 };
 
-/// How much may wait for one subscriber, and what happens beyond.
+/// How much may wait for one subscriber, and for all, and what happens beyond.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueLimits {
-    /// Messages.
+    /// The bound of one queue in messages.
     pub messages_max: usize,
-    /// Payload bytes. One message alone may be larger.
+    /// The bound of one queue in bytes of memory. One message alone may be larger.
     pub bytes_max: usize,
-    /// Whether the oldest give way; if not, the subscriber is cut off.
+    /// How long a queue may stay over its bound with nothing taken, before its subscriber is cut off.
+    pub stall_max: Duration,
+    /// What all queues may hold, in bytes of memory, at any time; those of one agent hold at most one
+    /// [`QUEUES_SHARE`](crate::model::QUEUES_SHARE)th of that.
+    pub all_bytes_max: usize,
+    /// Whether the oldest give way, as soon as a bound is reached; if not, the subscriber is cut off.
     pub drop_oldest: bool,
 }
 
@@ -99,6 +108,8 @@ pub(super) enum Pushed {
 
 pub(super) struct Queue {
     limits: QueueLimits,
+    clock: Clock,
+    pub(super) usage: Arc<Usage>,
     state: Mutex<State>,
     changed: Notify,
     ended: CancellationToken,
@@ -108,6 +119,8 @@ pub(super) struct Queue {
 struct State {
     waiting: VecDeque<Arc<Recorded>>,
     bytes: usize,
+    /// Since when it is over its bound with nothing taken, by the clock's running time.
+    over_since: Option<Duration>,
     dropped: u64,
     end: Option<EndReason>,
     /// What was not handed over and does not wait any more: it came after the end, or waited at it.
@@ -119,8 +132,10 @@ struct State {
 }
 
 impl Queue {
-    pub(super) fn new(limits: QueueLimits) -> Self {
-        Self { limits, state: Mutex::default(), changed: Notify::new(), ended: CancellationToken::new() }
+    /// What waits in it counts in `usage` until it is taken, dropped, or the queue is closed.
+    pub(super) fn new(limits: QueueLimits, clock: Clock, usage: Arc<Usage>) -> Self {
+        let (changed, ended) = (Notify::new(), CancellationToken::new());
+        Self { limits, clock, usage, state: Mutex::default(), changed, ended }
     }
 
     /// Takes a message in. Wakes nobody: a batch is announced once, by [`Queue::announce`].
@@ -133,23 +148,53 @@ impl Queue {
         if state.narrowed.as_ref().is_some_and(|grant| !grant.covers(message.permitted())) {
             return Pushed::NotPermitted;
         }
-        let mut dropped = Vec::new();
-        while self.is_full(&state, size(message)) {
-            if !self.limits.drop_oldest {
-                state.end = Some(EndReason::SlowSubscriber);
-                state.undelivered += 1;
-                // Audiences are fixed before messages get their indexes: up to this one, all found it there.
-                state.cut = message.decision_id().audit_index().checked_add(1);
-                self.ended.cancel();
-                return Pushed::Ended(EndReason::SlowSubscriber);
-            }
-            let Some(oldest) = state.take() else { break };
-            dropped.push(oldest.decision_id().audit_index());
+        let index = message.decision_id().audit_index();
+        if self.is_stalled(&state) {
+            state.undelivered += 1;
+            self.cut_off(&mut state, index);
+            return Pushed::Ended(EndReason::SlowSubscriber);
         }
-        state.dropped += dropped.len() as u64;
-        state.bytes += size(message);
+        let bytes = memory_bytes(message);
+        self.usage.add(bytes);
+        state.bytes += bytes;
         state.waiting.push_back(Arc::clone(message));
+        let mut dropped = Vec::new();
+        while self.is_over(&state) {
+            if !self.limits.drop_oldest {
+                state.over_since.get_or_insert_with(|| self.clock.running());
+                break;
+            }
+            dropped.extend(self.drop_oldest(&mut state));
+        }
         if dropped.is_empty() { Pushed::Queued } else { Pushed::Dropped(dropped) }
+    }
+
+    /// Gives way at a bound of all queues, to the message with the index `to`: the index of the message that it drops, if
+    /// any waits, or why it is at its end.
+    pub(super) fn give_way(&self, to: u64) -> Result<Option<u64>, EndReason> {
+        let mut state = self.state.lock();
+        if let Some(end) = state.end {
+            return Err(end);
+        }
+        if self.limits.drop_oldest || state.waiting.is_empty() {
+            return Ok(self.drop_oldest(&mut state));
+        }
+        self.cut_off(&mut state, to);
+        Err(EndReason::SlowSubscriber)
+    }
+
+    /// Ends it if it stayed over its bound for too long; whether this did.
+    pub(super) fn end_if_stalled(&self) -> bool {
+        let mut state = self.state.lock();
+        let last = state.waiting.back().map(|message| message.decision_id().audit_index());
+        let Some(last) = last.filter(|_| state.end.is_none() && self.is_stalled(&state)) else { return false };
+        self.cut_off(&mut state, last);
+        true
+    }
+
+    /// How much waits, in bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.state.lock().bytes
     }
 
     /// Wakes the reader.
@@ -189,7 +234,7 @@ impl Queue {
     pub(super) fn close(&self, reason: EndReason) -> Vec<Arc<Recorded>> {
         let mut state = self.state.lock();
         state.end.get_or_insert(reason);
-        state.bytes = 0;
+        self.usage.release(std::mem::take(&mut state.bytes));
         state.undelivered = state.undelivered.saturating_add(state.waiting.len() as u64);
         let waiting = state.waiting.drain(..).collect();
         drop(state);
@@ -205,7 +250,12 @@ impl Queue {
         let (kept, dropped): (VecDeque<_>, VecDeque<_>) =
             waiting.into_iter().partition(|message| grant.covers(message.permitted()));
         state.waiting = kept;
-        state.bytes = state.waiting.iter().map(|message| size(message)).sum();
+        let bytes = dropped.iter().map(|message| memory_bytes(message)).sum();
+        self.usage.release(bytes);
+        state.bytes = state.bytes.saturating_sub(bytes);
+        if !self.is_over(&state) {
+            state.over_since = None;
+        }
         state.narrowed = Some(grant);
         dropped.into()
     }
@@ -215,8 +265,8 @@ impl Queue {
         self.ended.cancelled().await;
     }
 
-    /// What waits, up to `messages_max` and about `bytes_max`, with the number lost so far; or why there is no more. What
-    /// waits at a drain is still handed over; at any other end it is not.
+    /// What waits, up to `messages_max` and about `bytes_max` of payload and texts, with the number lost so far; or why
+    /// there is no more. What waits at a drain is still handed over; at any other end it is not.
     pub(super) async fn take(
         &self,
         messages_max: usize,
@@ -240,27 +290,44 @@ impl Queue {
         }
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while taken.len() < messages_max && bytes < bytes_max {
-            let Some(message) = state.take() else { break };
-            bytes += size(&message);
+            let Some(message) = self.pop(&mut state) else { break };
+            bytes += message.permitted().message().size_bytes();
             taken.push(message);
+        }
+        if !taken.is_empty() {
+            state.over_since = self.is_over(&state).then(|| self.clock.running());
         }
         Ok((taken, state.dropped))
     }
 
-    fn is_full(&self, state: &State, next_bytes: usize) -> bool {
-        let waiting = state.waiting.len();
-        waiting >= self.limits.messages_max || (waiting > 0 && state.bytes + next_bytes > self.limits.bytes_max)
-    }
-}
-
-impl State {
-    fn take(&mut self) -> Option<Arc<Recorded>> {
-        let message = self.waiting.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(size(&message));
+    fn pop(&self, state: &mut State) -> Option<Arc<Recorded>> {
+        let message = state.waiting.pop_front()?;
+        let bytes = memory_bytes(&message);
+        self.usage.release(bytes);
+        state.bytes = state.bytes.saturating_sub(bytes);
         Some(message)
     }
-}
 
-fn size(message: &Recorded) -> usize {
-    message.permitted().message().size_bytes()
+    fn drop_oldest(&self, state: &mut State) -> Option<u64> {
+        let oldest = self.pop(state)?;
+        state.dropped += 1;
+        Some(oldest.decision_id().audit_index())
+    }
+
+    /// Audiences are fixed before messages get their indexes: up to `index`, all found it there.
+    fn cut_off(&self, state: &mut State, index: u64) {
+        state.end = Some(EndReason::SlowSubscriber);
+        state.cut = index.checked_add(1);
+        self.ended.cancel();
+    }
+
+    fn is_over(&self, state: &State) -> bool {
+        let waiting = state.waiting.len();
+        waiting > self.limits.messages_max || (waiting > 1 && state.bytes > self.limits.bytes_max)
+    }
+
+    fn is_stalled(&self, state: &State) -> bool {
+        let over = |since| self.clock.running().saturating_sub(since);
+        state.over_since.is_some_and(|since| over(since) >= self.limits.stall_max)
+    }
 }

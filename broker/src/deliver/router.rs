@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::{
     absences::{Absence, Absences},
     queue::{EndReason, Queue, QueueLimits},
+    usage::{Excess, Usage},
 };
 use crate::{
     authenticate::{Identity, Session},
@@ -43,6 +44,8 @@ pub struct Router {
     departed: Mutex<LruCache<SubscriptionId, Departed>>,
     absences: Arc<Absences>,
     limits: QueueLimits,
+    /// What all queues hold, in bytes of memory.
+    usage: Arc<AtomicUsize>,
     clock: Clock,
     pub(super) metrics: Metrics,
 }
@@ -103,7 +106,7 @@ impl Router {
     pub fn new(limits: QueueLimits, clock: Clock, metrics: Metrics) -> Self {
         let departed = Mutex::new(LruCache::new(DEPARTED_MAX));
         let (table, absences) = (ArcSwap::default(), Absences::new());
-        Self { table, changes: Mutex::default(), departed, absences, limits, clock, metrics }
+        Self { table, changes: Mutex::default(), departed, absences, limits, usage: Arc::default(), clock, metrics }
     }
 
     /// Everybody who is to get the message: whose subscription matches its topic, whose verified identity matches its
@@ -142,12 +145,34 @@ impl Router {
         let recipient =
             Recipient { subscription: id, issuer: identity.issuer().clone(), agent: identity.agent().clone() };
         let grant = ArcSwap::from_pointee(Grant { identity, patterns });
-        let subscription = Arc::new(Subscription { recipient, session, grant, queue: Queue::new(self.limits) });
-        self.change(|subscriptions| {
+        let subscription = self.change(|subscriptions| {
+            let same_agent = |other: &&Arc<Subscription>| {
+                (&other.recipient.issuer, &other.recipient.agent) == (&recipient.issuer, &recipient.agent)
+            };
+            let usage = subscriptions.values().find(same_agent).map(|other| Arc::clone(&other.queue.usage));
+            let usage = usage.unwrap_or_else(|| Arc::new(Usage::new(Arc::clone(&self.usage))));
+            let queue = Queue::new(self.limits, self.clock.clone(), usage);
+            let subscription = Arc::new(Subscription { recipient, session, grant, queue });
             subscriptions.insert(id, Arc::clone(&subscription));
+            subscription
         });
         self.metrics.subscriptions(1);
         subscription
+    }
+
+    /// Whose queue is to give way after a message was put into that of `subscription`: where its agent holds more than its
+    /// share, the one of its queues that holds most, and where all hold too much, the one of the agent that holds most.
+    pub(super) fn to_give_way(&self, subscription: &Subscription) -> Option<Arc<Subscription>> {
+        let excess = subscription.queue.usage.excess(self.limits.all_bytes_max)?;
+        let table = self.table.load();
+        let all = || table.subscriptions.values();
+        let usage = match excess {
+            Excess::Agent => &subscription.queue.usage,
+            Excess::All => all().map(|one| &one.queue.usage).max_by_key(|usage| usage.bytes())?,
+        };
+        let of_agent = all().filter(|one| Arc::ptr_eq(&one.queue.usage, usage));
+        let (bytes, most) = of_agent.map(|one| (one.queue.bytes(), one)).max_by_key(|(bytes, _)| *bytes)?;
+        (bytes > 0).then(|| Arc::clone(most))
     }
 
     /// Narrows a subscription, or widens it again: later audiences go by what is granted now, and so does what waits in
@@ -173,6 +198,20 @@ impl Router {
         }
         self.remove(&retired);
         drafts
+    }
+
+    /// Cuts off the subscribers whose queues stayed over their bound for too long, whether or not anything more comes for
+    /// them. Returns what is to be recorded of what they did not get.
+    #[must_use]
+    pub fn retire_stalled(&self) -> Vec<Draft> {
+        let table = self.table.load();
+        let stalled = table.subscriptions.values().filter(|one| one.queue.end_if_stalled());
+        let retire = |one: &Arc<Subscription>| {
+            self.take_out(one, EndReason::SlowSubscriber);
+            let missed = one.queue.close(EndReason::SlowSubscriber);
+            self.missed(&one.recipient, EndReason::SlowSubscriber.as_str(), &missed)
+        };
+        stalled.filter_map(retire).collect()
     }
 
     /// Counts what waited for a subscriber and was not handed over; what is to be recorded of it.
@@ -231,11 +270,12 @@ impl Router {
         &self.clock
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<SubscriptionId, Arc<Subscription>>)) {
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<SubscriptionId, Arc<Subscription>>) -> T) -> T {
         let _one_at_a_time = self.changes.lock();
         let mut subscriptions = self.table.load().subscriptions.clone();
-        change(&mut subscriptions);
+        let changed = change(&mut subscriptions);
         self.table.store(Arc::new(Table { subscriptions, ..Table::default() }));
+        changed
     }
 }
 

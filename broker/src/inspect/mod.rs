@@ -45,7 +45,7 @@ pub use self::{
 use crate::model::{ContentType, Destination, Finding, FindingKind, Message, Severity};
 
 /// More than this at once is inspected by [`Workers`](crate::workers::Workers), in bytes: an inspection takes about 25 ns a byte.
-pub const INLINE_BYTES_MAX: usize = 32 * 1024;
+pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// Scratch memory that a message leaves larger than this is not kept, in bytes.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
 

@@ -17,7 +17,7 @@ pub use ids::{
     SubscriptionId, TokenId,
 };
 pub use message::{ATTRIBUTES_MAX, Message, SubjectRecording, TEXT_BYTES_MAX};
-pub use quota::{Ceiling, QuotaOverrides, QuotaTerms, RECEIVE_SHARE};
+pub use quota::{Ceiling, QUEUES_SHARE, QuotaOverrides, QuotaTerms, RECEIVE_SHARE};
 pub use receipt::{Outcome, Receipt, RefusalReason, RefusedReceipt};
 pub use state::{Epoch, HISTORY_MAX, Revision, Scope, StateKey, StateKeyError, StatePrefix, Write};
 pub use time::{Clock, StepWatch, UnixMicros, UnixSeconds};

@@ -9,6 +9,8 @@ use super::{AgentId, RoleName};
 
 /// One agent may have this part of the memory for what agents send: an eighth.
 pub const RECEIVE_SHARE: usize = 8;
+/// And this part of the memory for what waits for subscribers.
+pub const QUEUES_SHARE: usize = 8;
 
 /// A bound, or none. No bound is the greatest of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
