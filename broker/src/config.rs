@@ -354,7 +354,7 @@ impl Default for DeliveryConfig {
             queue_messages_max: 16_384,
             queue_bytes_max: 8 * MIB,
             stall_ms_max: 2_000,
-            queues_bytes_max: 128 * MIB,
+            queues_bytes_max: 256 * MIB,
             overflow: Overflow::Disconnect,
         }
     }
@@ -773,8 +773,8 @@ root_key_file = "root.key"
     #[test]
     fn an_agent_may_fill_one_queue() {
         let delivery = parse(VALID).expect("valid").delivery;
-        assert_eq!((delivery.stall_ms_max, delivery.queues_bytes_max), (2_000, 128 * MIB));
-        for settings in ["queues_bytes_max = 67108863", "queue_bytes_max = 16777217"] {
+        assert_eq!((delivery.stall_ms_max, delivery.queues_bytes_max), (2_000, 256 * MIB));
+        for settings in ["queues_bytes_max = 67108863", "queue_bytes_max = 33554433"] {
             let error = parse(&format!("{VALID}[delivery]\n{settings}")).expect_err("too small");
             assert!(error.contains("delivery.queues_bytes_max"), "{error}");
         }

@@ -204,10 +204,8 @@ async fn one_that_is_cut_off_is_told_what_it_missed_and_its_next_entry_says_how_
 
 #[tokio::test]
 async fn one_with_the_default_window_gets_all_of_a_burst_that_is_far_over_its_bound() -> Result<()> {
-    const MIB: usize = 1024 * 1024;
     const BURST: usize = 600;
-    // All of it may wait: how much the client takes meanwhile is left open.
-    let setup = Setup::default().open_policy().configure(|config| config.delivery.queues_bytes_max = 512 * MIB);
+    let setup = Setup::default().open_policy();
     let broker = setup.clock(&standing_clock()).start().await?;
     let reader = broker.raw(&broker.token("reader", &["subscribe:>"])?).await?;
     let mut subscription = RawSubscription::open(&reader, &[">"]).await?;

@@ -26,6 +26,8 @@ use crate::{
 const SHOWN_MAX: usize = 64;
 /// What is looked at together: change by change, as long as that is shown together.
 const LOOKED_AT: CollectLimits = CollectLimits { apart_max: SHOWN_MAX, keys_max: 4_096 };
+/// How many pages of keys are gone through together, where changes have to be looked for among them.
+const SCANNED_PAGES_MAX: usize = 8;
 /// For how many keys it is known that they were shown ahead of the rest. Of more keys, some come twice.
 const SHOWN_AHEAD_MAX: usize = 65_536;
 
@@ -262,13 +264,17 @@ impl Watch {
                 }
             }
         }
-        if let Some(cursor) = self.cursor.take() {
-            let (prefix, after) = (self.prefix.clone(), self.through);
-            let look = move |reader: &StateReader| reader.changed(&prefix, after, &cursor);
-            let (changes, next) = self.sharing.scan(&identity, look).await.ok_or(WatchEnd::Unreadable)?;
-            (self.ahead, self.cursor) = (changes.into(), next);
+        if self.is_scanning {
+            self.scan(&identity).await?;
         }
-        self.ahead.retain(|change| self.shown_ahead.get(&change.key).is_none_or(|shown| *shown < change.last));
+        let (shown_ahead, skipped) = (&self.shown_ahead, &mut self.skipped);
+        self.ahead.retain(|change| match shown_ahead.get(&change.key) {
+            Some(shown) if *shown >= change.last => {
+                *skipped += change.count.saturating_sub(u64::from(change.spans(*shown)));
+                false
+            }
+            _ => true,
+        });
         if self.ahead.is_empty() && self.began_at.is_none() {
             return Ok(());
         }
@@ -277,6 +283,28 @@ impl Watch {
         if self.through < forgotten && self.forgotten_before < forgotten {
             return Err(WatchEnd::TooOld(forgotten));
         }
+        Ok(())
+    }
+
+    /// Looks for what changed among the next keys. Where all of that is little, it is shown like changes that are remembered, in
+    /// the order of revisions.
+    async fn scan(&mut self, identity: &Identity) -> Result<(), WatchEnd> {
+        let has_begun = self.cursor == Some(Cursor::default());
+        let (mut found, mut pages) = (Vec::new(), 0);
+        while found.len() < LOOKED_AT.keys_max && pages < SCANNED_PAGES_MAX {
+            let Some(cursor) = self.cursor.take() else { break };
+            let (prefix, after) = (self.prefix.clone(), self.through);
+            let look = move |reader: &StateReader| reader.changed(&prefix, after, &cursor);
+            let (changes, next) = self.sharing.scan(identity, look).await.ok_or(WatchEnd::Unreadable)?;
+            found.extend(changes);
+            self.cursor = next;
+            pages += 1;
+        }
+        if has_begun && self.cursor.is_none() {
+            found.sort_by_key(|change| change.last);
+            self.is_scanning = false;
+        }
+        self.ahead = found.into();
         Ok(())
     }
 

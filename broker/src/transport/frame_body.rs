@@ -44,7 +44,7 @@ pub struct FrameLimits {
 pub(super) struct Received(Arc<Mutex<Option<Reservation>>>);
 
 impl Received {
-    /// Takes it over. What nobody takes over is given back with the next message, or at the end of the call.
+    /// Takes it over.
     pub(super) fn take(&self) -> Option<Reservation> {
         self.0.lock().take()
     }
@@ -54,10 +54,20 @@ impl Received {
     }
 }
 
+/// Until when a message's reservation is held that nobody takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeldUntil {
+    /// The next one is asked for: it was decoded, and little is kept of it.
+    Decoded,
+    /// The call is answered: it is the only one, and may be large.
+    Answered,
+}
+
 /// What message and stream of a call are read under.
 pub(super) struct FrameBody {
     inner: Body,
     limits: FrameLimits,
+    held_until: HeldUntil,
     budget: ReceiveBudget,
     received: Received,
     state: State,
@@ -95,8 +105,14 @@ fn decoding_bytes(length: usize) -> usize {
 }
 
 impl FrameBody {
-    pub(super) fn wrap(inner: Body, limits: FrameLimits, budget: ReceiveBudget, received: Received) -> Body {
-        Body::new(Self { inner, limits, budget, received, state: BEGIN, pending: Bytes::new() })
+    pub(super) fn wrap(
+        inner: Body,
+        limits: FrameLimits,
+        held_until: HeldUntil,
+        budget: ReceiveBudget,
+        received: Received,
+    ) -> Body {
+        Body::new(Self { inner, limits, held_until, budget, received, state: BEGIN, pending: Bytes::new() })
     }
 
     /// What may be handed on of what was read.
@@ -188,6 +204,9 @@ impl http_body::Body for FrameBody {
             if let Some(bytes) = ready!(this.poll_pending(context)) {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
+            if matches!(this.state, State::Prefix(_, 0)) && this.held_until == HeldUntil::Decoded {
+                drop(this.received.take());
+            }
             match Pin::new(&mut this.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => this.pending = data,
@@ -253,10 +272,14 @@ mod tests {
 
     /// A body of these chunks, after which nothing comes.
     fn body(chunks: &[&[u8]], meter: &Meter, received: &Received) -> Body {
+        body_held(HeldUntil::Answered, chunks, meter, received)
+    }
+
+    fn body_held(held_until: HeldUntil, chunks: &[&[u8]], meter: &Meter, received: &Received) -> Body {
         let chunks: Vec<_> = chunks.iter().map(|chunk| Bytes::copy_from_slice(chunk)).collect();
         let frames = stream::iter(chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))));
         let inner = Body::new(StreamBody::new(frames.chain(stream::pending())));
-        FrameBody::wrap(inner, LIMITS, meter.receive_budget(), received.clone())
+        FrameBody::wrap(inner, LIMITS, held_until, meter.receive_budget(), received.clone())
     }
 
     /// What comes next; `None` where one would have to wait.
@@ -315,6 +338,18 @@ mod tests {
         assert_eq!(read_all(&mut late), Vec::<u8>::new());
         drop(reservation);
         assert_eq!(read_all(&mut late), message(2_000));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_asked_for_more_holds_nothing_of_what_was_decoded() {
+        let world = World::new(KeyKind::EdDsa);
+        let one = meter(&quotas(&world), &world, "one");
+        let mut open = Vec::new();
+        for _ in 0..1_000 {
+            let mut body = body_held(HeldUntil::Decoded, &[&message(2_000)], &one, &Received::default());
+            assert_eq!(read_all(&mut body), message(2_000));
+            open.push(body);
+        }
     }
 
     #[tokio::test]

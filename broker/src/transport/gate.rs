@@ -19,7 +19,7 @@ use tower::{Layer, Service};
 
 use super::{
     connection::{ConnectionInfo, ConnectionLimit},
-    frame_body::{FrameBody, FrameLimits, Received},
+    frame_body::{FrameBody, FrameLimits, HeldUntil, Received},
     malformed::{self, FaultRecorder},
     overruns::Overruns,
     refusals::Refusals,
@@ -47,6 +47,8 @@ const MEASURED_APART: [&str; 7] = [
     "/veribus.v1.StateService/List",
     "/veribus.v1.StateService/Session",
 ];
+/// Calls whose only message may be large.
+const LARGE: [&str; 2] = ["/veribus.v1.BrokerService/Publish", "/veribus.v1.StateService/Put"];
 /// Services that are open to everybody.
 const OPEN: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
@@ -154,8 +156,10 @@ where
     let meter = admitted.place.meter();
     let received = Received::default();
     request.extensions_mut().insert(received.clone());
-    let mut request =
-        request.map(|body| FrameBody::wrap(body, keeper.frames, meter.receive_budget(), received.clone()));
+    let is_large = LARGE.contains(&request.uri().path());
+    let held_until = if is_large { HeldUntil::Answered } else { HeldUntil::Decoded };
+    let wrap = |body| FrameBody::wrap(body, keeper.frames, held_until, meter.receive_budget(), received.clone());
+    let mut request = request.map(wrap);
     request.extensions_mut().insert(meter.clone());
     let seen = Seen::default();
     request.extensions_mut().insert(seen.clone());
@@ -166,8 +170,10 @@ where
             () = caller.session().ended() => return Ok(keeper.cut_short(&caller)),
             response = answer => response?,
         };
-        if !seen.is_set() {
-            keeper.note_undecodable(&caller, &meter, response.headers()).await;
+        if !seen.is_set()
+            && let Some(told) = keeper.note_undecodable(&caller, &meter, response.headers()).await
+        {
+            return Ok(told.into_http());
         }
         // Of a single message: it is answered.
         drop(received);
@@ -299,15 +305,15 @@ impl Keeper {
         status::unauthenticated()
     }
 
-    /// A call that ended before any service saw it, because its only message could not be decoded. What a service answers is
-    /// recorded by whoever knows the reason.
-    async fn note_undecodable(&self, caller: &Caller, meter: &Meter, headers: &HeaderMap) {
-        let status = Status::from_header_map(headers);
-        let Some((fault, _)) = status.as_ref().and_then(malformed::decoding_fault) else { return };
+    /// A call that ended before any service saw it, because its only message could not be decoded: how that is told. What a
+    /// service answers is recorded by whoever knows the reason.
+    async fn note_undecodable(&self, caller: &Caller, meter: &Meter, headers: &HeaderMap) -> Option<Status> {
+        let (fault, told) = Status::from_header_map(headers).as_ref().and_then(malformed::decoding_fault)?;
         if let Err(error) = self.faults.note(caller, meter, fault).await {
             let method = caller.session().method();
             tracing::error!(method, %error, "an undecodable message could not be recorded");
         }
+        Some(told)
     }
 }
 

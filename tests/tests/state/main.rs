@@ -234,7 +234,7 @@ async fn a_value_is_gone_when_its_time_has_run_out_and_that_is_recorded() -> Res
 }
 
 #[tokio::test]
-async fn values_of_any_size_come_back_and_one_beyond_the_limit_is_withheld() -> Result<()> {
+async fn values_of_any_size_come_back_and_one_beyond_the_limit_is_refused() -> Result<()> {
     let broker = broker().await?;
     let raw = agent(&broker, "a").await?;
     for bytes in [0, 1, 3_900, 4_000, 4_096, 4_097, 6_144, 7_000, 65_536, 1_000_000, 1 << 20] {
@@ -245,7 +245,7 @@ async fn values_of_any_size_come_back_and_one_beyond_the_limit_is_withheld() -> 
         assert!(got.value == value, "{bytes} bytes");
     }
     let request = PutRequest { value: vec![1; (1 << 20) + 1].into(), ..put("blobs/a", "") };
-    assert_eq!(reason(&raw.state().put(request).await.expect_err("too large")), "QUARANTINED");
+    assert_eq!(reason(&raw.state().put(request).await.expect_err("too large")), "MESSAGE_TOO_LARGE");
     Ok(())
 }
 
