@@ -11,7 +11,7 @@ use crate::{
     authenticate::{Caller, Identity, TokenError},
     decide::Decider,
     deliver::Router,
-    inspect::{INLINE_BYTES_MAX, Inspector, Submitted},
+    inspect::{INLINE_BYTES_MAX, ITEM_BYTES, Inspector, Submitted},
     metrics::{MessageEnd, Metrics, Stage},
     model::{Clock, Message, Outcome, RefusalReason},
     record::{Fingerprints, Malformed, PendingOutcomes, RecordError, Recorder, Routed, SubmitError},
@@ -83,7 +83,7 @@ impl Publisher {
         peer: SocketAddr,
         messages: Vec<Posted>,
     ) -> Result<Vec<Routed>, SubmitError> {
-        let size_bytes = |posted: &Posted| posted.message.as_ref().map_or(0, Message::size_bytes);
+        let size_bytes = |posted: &Posted| ITEM_BYTES + posted.message.as_ref().map_or(0, Message::size_bytes);
         if messages.iter().map(size_bytes).sum::<usize>() <= INLINE_BYTES_MAX {
             return Ok(self.route_all(identity, peer, messages)?);
         }
@@ -170,4 +170,94 @@ fn count(metrics: &Metrics, outcome: &Outcome) {
         },
     };
     if duplicate { metrics.duplicate() } else { metrics.message(end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        deliver::{Deliverer, QueueLimits},
+        engine::{SharedLogStore, sled::SledLog},
+        fixtures::{World, decider, fingerprints, message, peer, state_table},
+        issue::KeyKind,
+        model::NodeName,
+        record::{DiskWatch, Writer, WriterSettings},
+    };
+
+    struct Bench {
+        world: World,
+        publisher: Arc<Publisher>,
+        workers: Workers,
+        _place: TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (world, place) = (World::new(KeyKind::EdDsa), tempfile::tempdir().expect("a directory"));
+            let store: SharedLogStore = Arc::new(SledLog::open(place.path(), 1 << 20).expect("opened"));
+            let (clock, metrics) = (world.clock.clone(), Metrics::default());
+            let settings = WriterSettings {
+                node: NodeName::parse("test").expect("a name"),
+                commit_entries_max: 64,
+                linger_max: Duration::ZERO,
+                queue_submissions_max: 16,
+                queue_bytes_max: 1 << 20,
+                verify_at_start_entries_max: 1,
+                dedup_ids_per_sender_max: 1,
+                dedup_senders_max: 1,
+                revocations_max: 1,
+            };
+            let (revocations, table) = (Arc::clone(world.verifier.revocations()), state_table(&store));
+            let disk = DiskWatch::new(place.path(), 0);
+            let started = Writer::start(store, settings, disk, clock.clone(), metrics.clone(), revocations, table);
+            let (writer, recorder, _) = started.expect("started");
+            let limits = QueueLimits {
+                messages_max: 1,
+                bytes_max: 1,
+                stall_max: Duration::ZERO,
+                all_bytes_max: 1,
+                drop_oldest: false,
+            };
+            let router = Arc::new(Router::new(limits, clock.clone(), metrics.clone()));
+            let deliverer = Deliverer::new(Arc::clone(&router));
+            std::thread::spawn(move || writer.run(deliverer));
+            let policy = "package veribus\nimport rego.v1\nallow if true\n";
+            let decider = Arc::new(decider(&[("test.rego", policy)], clock.clone()).expect("a policy"));
+            let (inspector, workers) = (Arc::new(Inspector::new(None).expect("rules")), Workers::new(1, 1));
+            let publisher =
+                Publisher::new(inspector, decider, router, recorder, fingerprints(), workers.clone(), clock, metrics);
+            Self { world, publisher: Arc::new(publisher), workers, _place: place }
+        }
+    }
+
+    /// What takes long waits for a thread of its own, and what does not goes by.
+    #[tokio::test]
+    async fn long_inspections_wait_for_a_worker_and_hold_up_nothing_else() {
+        let bench = Bench::new();
+        let sender = bench.world.identity(&bench.world.claims("a").permission("publish:>"));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let (workers, other) = (bench.workers.clone(), bench.world.identity(&bench.world.claims("b")));
+        let busy = tokio::spawn(async move {
+            let job = move || {
+                begun.send(()).ok();
+                released.recv().ok();
+            };
+            workers.run(&other, job).await
+        });
+        begins.await.expect("it runs");
+        let posted =
+            |id: &str, bytes| Posted { sender: None, message: Ok(message(id, "x", "t", "", &"x".repeat(bytes))) };
+        let route = |posted| bench.publisher.route(&sender, peer(), vec![posted]);
+        let mut long = Box::pin(route(posted("long", INLINE_BYTES_MAX + 1)));
+        assert!(poll!(&mut long).is_pending());
+        assert_eq!(route(posted("short", 1_000)).await.expect("routed").len(), 1);
+        assert!(poll!(&mut long).is_pending());
+        release.send(()).expect("it waits");
+        busy.await.expect("it ends").expect("in good order");
+        assert_eq!(long.await.expect("routed").len(), 1);
+    }
 }

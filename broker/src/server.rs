@@ -645,7 +645,10 @@ const fn listener_limits(limits: &LimitsConfig) -> ListenerLimits {
 
 /// The HTTP/2 server with its limits.
 const fn frame_limits(limits: &LimitsConfig) -> FrameLimits {
-    FrameLimits { bytes_max: limits.frame_bytes_max, duration_max: Duration::from_millis(limits.frame_ms_max) }
+    // What waits fills its streams' windows, and one more has to go through that of the connection.
+    let waiting_max = (limits.connection_window_bytes / limits.stream_window_bytes).saturating_sub(1) as usize;
+    let duration_max = Duration::from_millis(limits.frame_ms_max);
+    FrameLimits { bytes_max: limits.frame_bytes_max, duration_max, waiting_max }
 }
 
 fn http2(limits: &LimitsConfig) -> Server {

@@ -7,7 +7,7 @@ use veribus_proto::v1;
 use crate::{
     authenticate::{Identity, TokenError},
     decide::{Access, Decider, Decision, Verdict},
-    inspect::{INLINE_BYTES_MAX, Inspector, Submitted},
+    inspect::{INLINE_BYTES_MAX, ITEM_BYTES, Inspector, Submitted},
     model::{Clock, DecisionId, RefusalReason, Revision, StateKey, StatePrefix, UnixMicros, Write},
     record::{ANSWER_BYTES_MAX, Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome, SubmitError},
     seal::{KeyRing, NodeKey},
@@ -22,6 +22,9 @@ pub use watch::{Shown, ShownChange, Watch, WatchEnd};
 /// How many look through the records at once, and how many of one agent.
 const SCANS_MAX: usize = 2;
 const SCANS_PER_AGENT_MAX: usize = 1;
+/// How many records a page reads beside those that it shows, and in how many goes.
+const PAGE_SLACK: usize = 64;
+const PAGES_MAX: usize = 64;
 /// How many names that the policy hides one page passes by, at most.
 const HIDDEN_MAX: usize = 1_024;
 
@@ -214,8 +217,8 @@ impl Sharing {
         operations: Vec<Result<Operation, Malformed>>,
     ) -> Result<Ordered, SubmitError> {
         let size_bytes = |operation: &Result<Operation, Malformed>| match operation {
-            Ok(Operation::Put(write)) => write.value.len(),
-            _ => 0,
+            Ok(Operation::Put(write)) => ITEM_BYTES + write.value.len(),
+            _ => ITEM_BYTES,
         };
         if operations.iter().map(size_bytes).sum::<usize>() <= INLINE_BYTES_MAX {
             return Ok(self.decide_all(identity, peer, operations)?);
@@ -450,9 +453,10 @@ fn shelf(
     now: UnixMicros,
     may_see: impl Fn(&Metadata) -> bool,
 ) -> Result<Shelf, TableError> {
-    let (mut shelf, mut behind) = (Shelf::default(), after);
+    let (mut shelf, mut behind, mut pages) = (Shelf::default(), after, 0);
     loop {
-        let page = state.list(prefix, behind.as_ref(), now)?;
+        let page = state.list(prefix, behind.as_ref(), max - shelf.values.len() + PAGE_SLACK, now)?;
+        pages += 1;
         for value in page.found {
             let key = value.key.clone();
             if !may_see(&value) {
@@ -472,6 +476,11 @@ fn shelf(
         match page.next {
             Some(next) => behind = Some(next),
             None => return Ok(shelf),
+        }
+        // Values whose time has run out, and that are not removed yet.
+        if pages >= PAGES_MAX {
+            shelf.next = behind;
+            return Ok(shelf);
         }
     }
 }

@@ -25,8 +25,13 @@ pub const ITEMS_MAX: usize = 1_024;
 /// How many attributes its messages may hold together: 32 each.
 pub const ATTRIBUTES_MAX: usize = 32 * ITEMS_MAX;
 
-/// How often each repeated field of a request may repeat, in the whole request. A field that is not named here may not.
-const REPEATED_MAX: [(&str, usize); 4] = [
+/// How many attributes the message of a request may have that holds one. What is above 32 is refused later, and in more words.
+pub const ATTRIBUTES_OF_ONE_MAX: usize = 1_024;
+
+/// How often each repeated field of a request may repeat, in the whole request. A field that is not named here may not. What
+/// stands under the name of a request counts there, before what stands under that of the message.
+const REPEATED_MAX: [(&str, usize); 5] = [
+    (".veribus.v1.PublishRequest/.veribus.v1.Message.attributes", ATTRIBUTES_OF_ONE_MAX),
     (".veribus.v1.PublishStreamRequest.messages", ITEMS_MAX),
     (".veribus.v1.SessionRequest.operations", ITEMS_MAX),
     (".veribus.v1.Message.attributes", ATTRIBUTES_MAX),
@@ -41,7 +46,7 @@ static REQUESTS: LazyLock<HashMap<String, Shape>> = LazyLock::new(|| {
         file.message_type.iter().for_each(|message| collect(&format!(".{}", file.package()), message, &mut types));
     }
     let methods = files.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
-    methods.map(|method| (method.input_type().to_owned(), Shape::of(method.input_type(), &types))).collect()
+    methods.map(|method| method.input_type()).map(|name| (name.to_owned(), Shape::of(name, name, &types))).collect()
 });
 
 fn collect<'a>(outer: &str, message: &'a DescriptorProto, types: &mut HashMap<String, &'a DescriptorProto>) {
@@ -64,13 +69,14 @@ struct Field {
 
 impl Shape {
     /// No request holds a message of its own kind.
-    fn of(name: &str, types: &HashMap<String, &DescriptorProto>) -> Self {
+    fn of(request: &str, name: &str, types: &HashMap<String, &DescriptorProto>) -> Self {
         let Some(message) = types.get(name) else { return Self::default() };
         let fields = message.field.iter().filter_map(|field| {
             let path = format!("{name}.{}", field.name());
-            let max = || REPEATED_MAX.iter().find(|(repeated, _)| *repeated == path).map_or(0, |(_, max)| *max);
+            let named = |path: &str| REPEATED_MAX.iter().find(|(repeated, _)| *repeated == path);
+            let max = || named(&format!("{request}/{path}")).or_else(|| named(&path)).map_or(0, |(_, max)| *max);
             let repeated = (field.label() == Label::Repeated).then(|| (path.clone(), max()));
-            let inner = (field.r#type() == Type::Message).then(|| Self::of(field.type_name(), types));
+            let inner = (field.r#type() == Type::Message).then(|| Self::of(request, field.type_name(), types));
             let message = inner.filter(|shape| !shape.0.is_empty());
             let number = u32::try_from(field.number()).ok()?;
             (repeated.is_some() || message.is_some()).then_some((number, Field { repeated, message }))
@@ -185,11 +191,19 @@ mod tests {
         }
     }
 
+    fn bounds(shape: &Shape) -> Vec<usize> {
+        let here = shape.0.iter().filter_map(|(_, field)| Some(field.repeated.as_ref()?.1));
+        here.chain(shape.0.iter().filter_map(|(_, field)| field.message.as_ref()).flat_map(bounds)).collect()
+    }
+
     #[test]
     fn every_repeated_field_of_every_request_has_a_bound() {
         let mut names = BTreeSet::new();
         REQUESTS.values().for_each(|shape| repeated(shape, &mut names));
-        assert_eq!(names, REPEATED_MAX.iter().map(|(name, _)| (*name).to_owned()).collect());
+        let named = REPEATED_MAX.iter().map(|(name, _)| name.rsplit('/').next().unwrap_or_default().to_owned());
+        assert_eq!(names, named.collect());
+        let bounds = REQUESTS.values().flat_map(bounds);
+        assert!(bounds.into_iter().all(|max| max > 0), "{REQUESTS:?}");
         assert!(REQUESTS.len() > 20, "{}", REQUESTS.len());
     }
 
@@ -205,7 +219,7 @@ mod tests {
             ..Wire::default()
         };
         let publish = |attributes| v1::PublishRequest { message: Some(with(attributes)) };
-        assert!(fits(&publish(ATTRIBUTES_MAX)) && !fits(&publish(ATTRIBUTES_MAX + 1)));
+        assert!(fits(&publish(ATTRIBUTES_OF_ONE_MAX)) && !fits(&publish(ATTRIBUTES_OF_ONE_MAX + 1)));
         let publish = |each| v1::PublishStreamRequest { messages: vec![with(each); 1_000], refresh: None };
         assert!(fits(&publish(32)) && !fits(&publish(33)), "together");
     }
@@ -215,7 +229,7 @@ mod tests {
         // A field that does not repeat, given twice, is merged: what it holds adds up.
         let half = |from: usize| v1::PublishRequest {
             message: Some(Wire {
-                attributes: (from..from + ATTRIBUTES_MAX / 2 + 1)
+                attributes: (from..from + ATTRIBUTES_OF_ONE_MAX / 2 + 1)
                     .map(|index| (index.to_string(), String::new()))
                     .collect(),
                 ..Wire::default()

@@ -118,9 +118,9 @@ impl Setup {
         if let Some(configure) = self.configure {
             configure(&mut config);
         }
-        let options = StartOptions { clock: self.clock.clone(), store: self.store, tasks: self.tasks };
+        let options = StartOptions { clock: self.clock.clone(), store: self.store.clone(), tasks: self.tasks };
         let server = start(config.clone(), options).await?;
-        let home = Home { directory, config, clock: self.clock, _place: place };
+        let home = Home { directory, config, clock: self.clock, store: self.store, _place: place };
         Ok(TestBroker { home, server })
     }
 }
@@ -130,6 +130,7 @@ pub struct Home {
     directory: DevDirectory,
     config: Config,
     clock: Clock,
+    store: Option<SharedLogStore>,
     _place: TempDir,
 }
 
@@ -158,7 +159,8 @@ impl Home {
     pub async fn start(self) -> Result<TestBroker> {
         let server = patiently(async {
             loop {
-                let options = StartOptions { clock: self.clock.clone(), ..StartOptions::default() };
+                let (clock, store) = (self.clock.clone(), self.store.clone());
+                let options = StartOptions { clock, store, ..StartOptions::default() };
                 match start(self.config.clone(), options).await {
                     // As in `left_log`.
                     Err(ServerError::Open(OpenError::InUse(_))) => tokio::task::yield_now().await,

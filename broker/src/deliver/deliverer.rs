@@ -6,6 +6,7 @@ use super::{
     DROPPED_OLDEST, NARROWED,
     queue::{EndReason, Pushed},
     router::{Router, Subscription},
+    usage::Charges,
 };
 use crate::{
     model::SubscriptionId,
@@ -25,9 +26,16 @@ impl Deliverer {
 
 impl Handover for Deliverer {
     fn hand_over(&mut self, batch: Vec<Recorded>) -> Vec<Draft> {
-        let mut round = Round { router: &self.0, reached: BTreeMap::new(), missed: BTreeMap::new(), queued: 0 };
+        let mut round = Round {
+            router: &self.0,
+            reached: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            charges: Charges::default(),
+            queued: 0,
+        };
         for recorded in batch {
             let recorded = Arc::new(recorded);
+            round.charges.begin(&recorded);
             for recipient in recorded.audience().recipients() {
                 round.push(recipient, &recorded);
             }
@@ -51,6 +59,7 @@ struct Round<'a> {
     router: &'a Router,
     reached: BTreeMap<SubscriptionId, Option<Arc<Subscription>>>,
     missed: BTreeMap<(SubscriptionId, &'static str), (Recipient, UndeliveredCount)>,
+    charges: Charges,
     queued: i64,
 }
 
@@ -63,7 +72,7 @@ impl Round<'_> {
         let Some(subscription) = subscription.clone() else {
             return self.miss(recipient, self.router.came_too_late(id).as_str(), index);
         };
-        match subscription.queue.push(recorded) {
+        match subscription.queue.push(recorded, &mut self.charges) {
             Pushed::Queued => self.queued += 1,
             Pushed::NotPermitted => return self.miss(recipient, NARROWED, index),
             Pushed::Ended(reason) => {
@@ -75,10 +84,27 @@ impl Round<'_> {
                 indexes.into_iter().for_each(|index| self.dropped(recipient, index));
             }
         }
-        while let Some(other) = self.router.to_give_way(&subscription) {
-            match other.queue.give_way(index) {
-                Ok(dropped) => dropped.into_iter().for_each(|index| self.dropped(&other.recipient, index)),
-                Err(reason) => self.retire(&other, reason),
+        if self.router.excess(&subscription).is_some() {
+            self.make_room(&subscription, index);
+        }
+    }
+
+    /// Queues give way until no bound is passed any more: the fullest of an agent, one after the other, and the oldest messages
+    /// of all its queues together, since they may be the same ones.
+    fn make_room(&mut self, subscription: &Subscription, index: u64) {
+        loop {
+            let queues = self.router.to_give_way(subscription);
+            if queues.is_empty() {
+                return;
+            }
+            for other in &queues {
+                match other.queue.give_way(index) {
+                    Ok(dropped) => dropped.into_iter().for_each(|index| self.dropped(&other.recipient, index)),
+                    Err(reason) => self.retire(other, reason),
+                }
+                if self.router.excess(subscription).is_none() {
+                    return;
+                }
             }
         }
     }

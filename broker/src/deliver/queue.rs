@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     router::Grant,
-    usage::{Usage, memory_bytes},
+    usage::{Charge, Charges, Usage, memory_bytes},
 };
 use crate::{
     authenticate::{SessionEnd, TokenError},
@@ -106,6 +106,9 @@ pub(super) enum Pushed {
     NotPermitted,
 }
 
+/// A message that waits, and what its agent is charged for it.
+type Waiting = (Arc<Recorded>, Arc<Charge>);
+
 pub(super) struct Queue {
     limits: QueueLimits,
     clock: Clock,
@@ -117,7 +120,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Arc<Recorded>>,
+    waiting: VecDeque<Waiting>,
     bytes: usize,
     /// Since when it is over its bound with nothing taken, by the clock's running time.
     over_since: Option<Duration>,
@@ -132,14 +135,14 @@ struct State {
 }
 
 impl Queue {
-    /// What waits in it counts in `usage` until it is taken, dropped, or the queue is closed.
+    /// For the agent whose usage this is.
     pub(super) fn new(limits: QueueLimits, clock: Clock, usage: Arc<Usage>) -> Self {
         let (changed, ended) = (Notify::new(), CancellationToken::new());
         Self { limits, clock, usage, state: Mutex::default(), changed, ended }
     }
 
     /// Takes a message in. Wakes nobody: a batch is announced once, by [`Queue::announce`].
-    pub(super) fn push(&self, message: &Arc<Recorded>) -> Pushed {
+    pub(super) fn push(&self, message: &Arc<Recorded>, charges: &mut Charges) -> Pushed {
         let mut state = self.state.lock();
         if let Some(end) = state.end {
             state.undelivered += 1;
@@ -154,17 +157,15 @@ impl Queue {
             self.cut_off(&mut state, index);
             return Pushed::Ended(EndReason::SlowSubscriber);
         }
-        let bytes = memory_bytes(message);
-        self.usage.add(bytes);
-        state.bytes += bytes;
-        state.waiting.push_back(Arc::clone(message));
+        state.bytes += memory_bytes(message);
+        state.waiting.push_back((Arc::clone(message), charges.of(&self.usage)));
         let mut dropped = Vec::new();
         while self.is_over(&state) {
             if !self.limits.drop_oldest {
                 state.over_since.get_or_insert_with(|| self.clock.running());
                 break;
             }
-            dropped.extend(self.drop_oldest(&mut state));
+            dropped.extend(Self::drop_oldest(&mut state));
         }
         if dropped.is_empty() { Pushed::Queued } else { Pushed::Dropped(dropped) }
     }
@@ -177,7 +178,7 @@ impl Queue {
             return Err(end);
         }
         if self.limits.drop_oldest || state.waiting.is_empty() {
-            return Ok(self.drop_oldest(&mut state));
+            return Ok(Self::drop_oldest(&mut state));
         }
         self.cut_off(&mut state, to);
         Err(EndReason::SlowSubscriber)
@@ -186,7 +187,7 @@ impl Queue {
     /// Ends it if it stayed over its bound for too long; whether this did.
     pub(super) fn end_if_stalled(&self) -> bool {
         let mut state = self.state.lock();
-        let last = state.waiting.back().map(|message| message.decision_id().audit_index());
+        let last = state.waiting.back().map(|(message, _)| message.decision_id().audit_index());
         let Some(last) = last.filter(|_| state.end.is_none() && self.is_stalled(&state)) else { return false };
         self.cut_off(&mut state, last);
         true
@@ -234,9 +235,9 @@ impl Queue {
     pub(super) fn close(&self, reason: EndReason) -> Vec<Arc<Recorded>> {
         let mut state = self.state.lock();
         state.end.get_or_insert(reason);
-        self.usage.release(std::mem::take(&mut state.bytes));
+        state.bytes = 0;
         state.undelivered = state.undelivered.saturating_add(state.waiting.len() as u64);
-        let waiting = state.waiting.drain(..).collect();
+        let waiting = state.waiting.drain(..).map(|(message, _)| message).collect();
         drop(state);
         self.ended.cancel();
         self.announce();
@@ -248,16 +249,16 @@ impl Queue {
         let mut state = self.state.lock();
         let waiting = std::mem::take(&mut state.waiting);
         let (kept, dropped): (VecDeque<_>, VecDeque<_>) =
-            waiting.into_iter().partition(|message| grant.covers(message.permitted()));
+            waiting.into_iter().partition(|(message, _)| grant.covers(message.permitted()));
         state.waiting = kept;
+        let dropped: Vec<_> = dropped.into_iter().map(|(message, _)| message).collect();
         let bytes = dropped.iter().map(|message| memory_bytes(message)).sum();
-        self.usage.release(bytes);
         state.bytes = state.bytes.saturating_sub(bytes);
         if !self.is_over(&state) {
             state.over_since = None;
         }
         state.narrowed = Some(grant);
-        dropped.into()
+        dropped
     }
 
     /// Completes when the queue is at its end, whether or not its reader has noticed.
@@ -290,7 +291,7 @@ impl Queue {
         }
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while taken.len() < messages_max && bytes < bytes_max {
-            let Some(message) = self.pop(&mut state) else { break };
+            let Some(message) = Self::pop(&mut state) else { break };
             bytes += message.permitted().message().size_bytes();
             taken.push(message);
         }
@@ -300,16 +301,14 @@ impl Queue {
         Ok((taken, state.dropped))
     }
 
-    fn pop(&self, state: &mut State) -> Option<Arc<Recorded>> {
-        let message = state.waiting.pop_front()?;
-        let bytes = memory_bytes(&message);
-        self.usage.release(bytes);
-        state.bytes = state.bytes.saturating_sub(bytes);
+    fn pop(state: &mut State) -> Option<Arc<Recorded>> {
+        let (message, _) = state.waiting.pop_front()?;
+        state.bytes = state.bytes.saturating_sub(memory_bytes(&message));
         Some(message)
     }
 
-    fn drop_oldest(&self, state: &mut State) -> Option<u64> {
-        let oldest = self.pop(state)?;
+    fn drop_oldest(state: &mut State) -> Option<u64> {
+        let oldest = Self::pop(state)?;
         state.dropped += 1;
         Some(oldest.decision_id().audit_index())
     }

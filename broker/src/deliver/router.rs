@@ -1,6 +1,7 @@
 //! Which subscriptions are live, and who is the audience of a message.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     num::NonZeroUsize,
     sync::{
@@ -97,7 +98,7 @@ struct Table {
 /// Who listens to a topic, whatever the destination.
 struct Route {
     grants: Vec<(Recipient, Arc<Grant>)>,
-    everybody: Arc<[Recipient]>,
+    everybody: Audience,
 }
 
 impl Router {
@@ -117,7 +118,7 @@ impl Router {
         let now = self.clock.now();
         let may_have = |grant: &Grant| grant.is_meant(permitted) && grant.identity.check_standing(now).is_ok();
         if route.grants.iter().all(|(_, grant)| may_have(grant)) {
-            return Audience::new(Arc::clone(&route.everybody));
+            return route.everybody.clone();
         }
         let chosen = route.grants.iter().filter(|(_, grant)| may_have(grant));
         Audience::new(chosen.map(|(recipient, _)| recipient.clone()).collect())
@@ -160,19 +161,26 @@ impl Router {
         subscription
     }
 
-    /// Whose queue is to give way after a message was put into that of `subscription`: where its agent holds more than its
-    /// share, the one of its queues that holds most, and where all hold too much, the one of the agent that holds most.
-    pub(super) fn to_give_way(&self, subscription: &Subscription) -> Option<Arc<Subscription>> {
-        let excess = subscription.queue.usage.excess(self.limits.all_bytes_max)?;
+    /// Whose queues are to give way after a message was put into that of `subscription`, the fullest first: where its agent
+    /// holds more than its share, that agent's, and where all hold too much, those of the agent that holds most.
+    pub(super) fn to_give_way(&self, subscription: &Subscription) -> Vec<Arc<Subscription>> {
+        let Some(excess) = self.excess(subscription) else { return Vec::new() };
         let table = self.table.load();
         let all = || table.subscriptions.values();
+        let most = || all().map(|one| &one.queue.usage).max_by_key(|usage| usage.bytes());
         let usage = match excess {
-            Excess::Agent => &subscription.queue.usage,
-            Excess::All => all().map(|one| &one.queue.usage).max_by_key(|usage| usage.bytes())?,
+            Excess::Agent => Some(&subscription.queue.usage),
+            Excess::All => most(),
         };
-        let of_agent = all().filter(|one| Arc::ptr_eq(&one.queue.usage, usage));
-        let (bytes, most) = of_agent.map(|one| (one.queue.bytes(), one)).max_by_key(|(bytes, _)| *bytes)?;
-        (bytes > 0).then(|| Arc::clone(most))
+        let of_agent = all().filter(|one| usage.is_some_and(|usage| Arc::ptr_eq(&one.queue.usage, usage)));
+        let mut queues: Vec<_> = of_agent.map(|one| (one.queue.bytes(), Arc::clone(one))).collect();
+        queues.sort_by_key(|(bytes, _)| Reverse(*bytes));
+        queues.into_iter().filter(|(bytes, _)| *bytes > 0).map(|(_, one)| one).collect()
+    }
+
+    /// Which bound is passed by the agent of a subscription, or by all.
+    pub(super) fn excess(&self, subscription: &Subscription) -> Option<Excess> {
+        subscription.queue.usage.excess(self.limits.all_bytes_max)
     }
 
     /// Narrows a subscription, or widens it again: later audiences go by what is granted now, and so does what waits in
@@ -286,7 +294,7 @@ impl Table {
         }
         let grants = self.subscriptions.values().map(|one| (one.recipient.clone(), one.grant.load_full()));
         let grants: Vec<_> = grants.filter(|(_, grant)| grant.matches(topic)).collect();
-        let everybody = grants.iter().map(|(recipient, _)| recipient.clone()).collect();
+        let everybody = Audience::new(grants.iter().map(|(recipient, _)| recipient.clone()).collect());
         let route = Arc::new(Route { grants, everybody });
         let size = route.grants.len() + 1;
         if self.remembered.fetch_add(size, Ordering::Relaxed) + size <= REMEMBERED_RECIPIENTS_MAX {

@@ -277,13 +277,13 @@ async fn one_that_takes_a_little_each_second_is_bounded_by_its_agents_share_alon
     assert_eq!(bench.undelivered().await, [("slow_subscriber".to_owned(), 21)]);
 }
 
-/// An agent with a share of 10 messages and four subscriptions, the first of which holds one message more.
+/// An agent with a share of 10 messages and four subscriptions, the first of which got eight messages more.
 async fn many_subscriptions(drop_oldest: bool) -> (Bench, Vec<(Inbox, OpenSession)>, usize) {
     let message_bytes = Bench::new().message_bytes().await;
     let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 10 * message_bytes, drop_oldest, ..LIMITS });
     let reader = bench.identity("reader");
     let mut open = vec![subscribe(&bench, &reader)];
-    bench.deliver(1).await;
+    bench.deliver(8).await;
     open.extend((1..4).map(|number| subscribe_as(&bench, &reader, 1_000 + number)));
     let usage = Arc::clone(&bench.router.find(SubscriptionId(1_000)).expect("live").queue.usage);
     bench.deliver(3).await;
@@ -294,13 +294,13 @@ async fn many_subscriptions(drop_oldest: bool) -> (Bench, Vec<(Inbox, OpenSessio
 #[tokio::test]
 async fn the_queues_of_one_agent_hold_at_most_its_share_and_the_fullest_is_cut_off() {
     let (bench, mut open, messages) = many_subscriptions(false).await;
-    assert_eq!(messages, 9);
+    assert_eq!(messages, 3);
     let end = open[0].0.next(100, 1 << 20).await.err();
-    assert_eq!(end, Some(InboxError { reason: EndReason::SlowSubscriber, undelivered: 4 }));
+    assert_eq!(end, Some(InboxError { reason: EndReason::SlowSubscriber, undelivered: 11 }));
     for (inbox, _) in &mut open[1..] {
         assert_eq!(inbox.next(100, 1 << 20).await.expect("delivered").0.len(), 3);
     }
-    assert_eq!(bench.undelivered().await, [("slow_subscriber".to_owned(), 4)]);
+    assert_eq!(bench.undelivered().await, [("slow_subscriber".to_owned(), 11)]);
 }
 
 #[tokio::test]
@@ -312,29 +312,52 @@ async fn where_the_oldest_give_way_the_fullest_queue_of_an_agent_drops_them() {
         let (taken_now, dropped) = inbox.next(100, 1 << 20).await.expect("delivered");
         taken.push((taken_now.len(), dropped));
     }
-    assert_eq!(taken, [(3, 1), (3, 0), (2, 1), (2, 1)], "the fullest each time, of equals the last");
-    let reported = bench.undelivered().await;
-    assert!(reported.iter().all(|(reason, _)| reason == "dropped_oldest"), "{reported:?}");
-    assert_eq!(reported.iter().map(|(_, messages)| messages).sum::<u64>(), 3);
+    assert_eq!(taken, [(10, 1), (3, 0), (3, 0), (3, 0)]);
+    assert_eq!(bench.undelivered().await, [("dropped_oldest".to_owned(), 1)]);
+}
+
+/// What many queues hold is there once: nobody is cut off for how many read along.
+#[tokio::test]
+async fn a_message_counts_once_for_each_agent_and_for_all() {
+    let message_bytes = Bench::new().message_bytes().await;
+    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 10 * message_bytes, ..LIMITS });
+    let identities: Vec<_> = (0..20).map(|number| bench.identity(&format!("reader-{number}"))).collect();
+    let open: Vec<_> =
+        (0..200usize).map(|number| subscribe_as(&bench, &identities[number % 20], number as u64)).collect();
+    bench.deliver(9).await;
+    let usage = Arc::clone(&bench.router.find(SubscriptionId(0)).expect("live").queue.usage);
+    assert_eq!(
+        (bench.router.subscriptions(), usage.bytes(), usage.all_bytes()),
+        (200, 9 * message_bytes, 9 * message_bytes)
+    );
+    drop(open);
+    assert_eq!((usage.bytes(), usage.all_bytes()), (0, 0));
 }
 
 #[tokio::test]
 async fn at_the_bound_of_all_queues_the_agent_that_holds_most_gives_way_and_nobody_else() {
     let message_bytes = Bench::new().message_bytes().await;
-    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 10 * message_bytes, ..LIMITS });
-    let (mut most, _open) = subscribe(&bench, &bench.identity("most"));
-    bench.deliver(2).await;
-    let reader = |number| subscribe_as(&bench, &bench.identity(&format!("reader-{number}")), number);
-    let mut others: Vec<_> = (1_001..1_021).map(reader).collect();
-    bench.deliver(3).await;
-    assert_eq!(bench.undelivered().await, [], "65 of 80 messages");
-    bench.deliver(1).await;
-    let end = most.next(100, 1 << 20).await.err();
-    assert_eq!(end, Some(InboxError { reason: EndReason::SlowSubscriber, undelivered: 6 }));
-    for (inbox, _open) in &mut others {
-        assert_eq!(inbox.next(100, 1 << 20).await.expect("delivered").0.len(), 4);
+    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 10 * (message_bytes + 20), ..LIMITS });
+    let deliver = async |to: &str, messages: usize| {
+        for number in 0..messages {
+            bench.record(bench.routed_message(message(&format!("{to}-{number:03}"), "a.b", "t", to, "{}"))).await;
+        }
+        bench.recorder.caught_up().await.expect("recorded");
+    };
+    let (mut most, _open) = subscribe_as(&bench, &bench.identity("most"), 1_000);
+    deliver("most", 9).await;
+    let reader = |number: u64| subscribe_as(&bench, &bench.identity(&format!("r{number}")), number);
+    let mut others: Vec<_> = (0..12).map(reader).collect();
+    for number in 0..12 {
+        deliver(&format!("r{number}"), 8).await;
     }
-    assert_eq!(bench.undelivered().await, [("slow_subscriber".to_owned(), 6)]);
+    let end = most.next(100, 1 << 20).await.err();
+    assert_eq!(end, Some(InboxError { reason: EndReason::SlowSubscriber, undelivered: 9 }));
+    let mut kept = 0;
+    for (inbox, _open) in &mut others {
+        kept += inbox.next(100, 1 << 20).await.map_or(0, |(messages, _)| messages.len());
+    }
+    assert!(kept >= 8 * 8, "of those who held less, no more gave way than had to: {kept}");
 }
 
 #[tokio::test]

@@ -44,8 +44,11 @@ pub use self::{
 };
 use crate::model::{ContentType, Destination, Finding, FindingKind, Message, Severity};
 
-/// More than this at once is inspected by [`Workers`](crate::workers::Workers), in bytes: an inspection takes about 25 ns a byte.
+/// More than this at once is inspected and decided by [`Workers`](crate::workers::Workers), in bytes: an inspection takes about
+/// 25 ns a byte. An item counts with [`ITEM_BYTES`] beside its content.
 pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// What an item takes to be decided, as if it were content.
+pub const ITEM_BYTES: usize = 256;
 /// Scratch memory that a message leaves larger than this is not kept, in bytes.
 const SCRATCH_BYTES_MAX: usize = 256 * 1024;
 

@@ -44,7 +44,7 @@ impl ReceiveBudget {
 }
 
 impl Reservation {
-    /// The request is received, and takes so many bytes of its agent's part until it is answered. Others are not kept waiting
+    /// The request is received, and takes so many bytes of its agent's part, or what it has, until it is answered. Others are not kept waiting
     /// by an agent that takes no answers.
     pub fn received(&mut self, bytes: usize) {
         self.total = None;

@@ -1,6 +1,8 @@
 //! Who gets a message: fixed before the message is recorded, and named in its entry.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::model::{AgentId, Issuer, SubscriptionId};
 
@@ -15,27 +17,41 @@ pub struct Recipient {
     pub agent: AgentId,
 }
 
-/// Everybody who gets a message, in order of their subscriptions.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Audience(Arc<[Recipient]>);
+/// Everybody who gets a message, in order of their subscriptions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Audience(Arc<Listed>);
+
+#[derive(Debug)]
+struct Listed {
+    recipients: Box<[Recipient]>,
+    digest: OnceLock<AudienceDigest>,
+}
+
+/// SHA-256 of the subscriptions of an audience, or of a part of one.
+pub(super) type AudienceDigest = [u8; 32];
 
 impl Audience {
     /// These recipients.
     #[must_use]
-    pub fn new(recipients: Arc<[Recipient]>) -> Self {
-        Self(recipients)
+    pub fn new(recipients: Box<[Recipient]>) -> Self {
+        Self(Arc::new(Listed { recipients, digest: OnceLock::new() }))
+    }
+
+    /// By what it is known where it comes again.
+    pub(super) fn digest(&self) -> &AudienceDigest {
+        self.0.digest.get_or_init(|| digest(&self.0.recipients))
     }
 
     /// One by one.
     #[must_use]
     pub fn recipients(&self) -> &[Recipient] {
-        &self.0
+        &self.0.recipients
     }
 
     /// Whether it is nobody.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.recipients.is_empty()
     }
 }
 
@@ -62,8 +78,10 @@ pub(super) fn parts(recipients: &[Recipient]) -> impl Iterator<Item = &[Recipien
     recipients.split_inclusive(Recipient::ends_part).flat_map(|part| part.chunks(PART_MAX))
 }
 
-pub(super) fn subscriptions(recipients: &[Recipient]) -> Vec<SubscriptionId> {
-    recipients.iter().map(|one| one.subscription).collect()
+pub(super) fn digest(recipients: &[Recipient]) -> AudienceDigest {
+    let mut digest = Sha256::new();
+    recipients.iter().for_each(|one| digest.update(one.subscription.0.to_be_bytes()));
+    digest.finalize().into()
 }
 
 #[cfg(test)]

@@ -37,8 +37,7 @@ use crate::{
     engine::{AppendError, SharedLogStore},
     metrics::Metrics,
     model::{
-        Clock, DecisionId, NodeName, Outcome, Receipt, RefusalReason, RefusedReceipt, Revision, StepWatch,
-        SubscriptionId, UnixMicros,
+        Clock, DecisionId, NodeName, Outcome, Receipt, RefusalReason, RefusedReceipt, Revision, StepWatch, UnixMicros,
     },
     state::{StateTable, TableError},
 };
@@ -120,7 +119,7 @@ pub struct Writer {
     metrics: Metrics,
     end: ChainEnd,
     duplicates: Duplicates,
-    known_audiences: LruCache<Vec<SubscriptionId>, u64>,
+    known_audiences: LruCache<audience::AudienceDigest, u64>,
     notes: Vec<Draft>,
     revocations: Arc<Revocations>,
     state: StateTable,
@@ -464,18 +463,17 @@ impl Writer {
             return None;
         }
         let recipients = audience.recipients();
-        let subscriptions = audience::subscriptions(recipients);
-        if let Some(listed_at) = self.known_audiences.get(&subscriptions) {
+        if let Some(listed_at) = self.known_audiences.get(audience.digest()) {
             return Some(v1::Audience { listed_at: vec![*listed_at], recipients: Vec::new() });
         }
         let bytes: usize = recipients.iter().map(Recipient::bytes).sum();
         if bytes <= INLINE_AUDIENCE_BYTES_MAX {
-            self.known_audiences.put(subscriptions, commit.next_index());
+            self.known_audiences.put(*audience.digest(), commit.next_index());
             let recipients = recipients.iter().map(super::draft::recipient_facts).collect();
             return Some(v1::Audience { recipients, listed_at: Vec::new() });
         }
         let listed_at = self.list_audience(recipients, commit);
-        self.known_audiences.put(subscriptions, listed_at);
+        self.known_audiences.put(*audience.digest(), listed_at);
         Some(v1::Audience { listed_at: vec![listed_at], recipients: Vec::new() })
     }
 
@@ -484,10 +482,10 @@ impl Writer {
     fn list_audience(&mut self, recipients: &[Recipient], commit: &mut Commit) -> u64 {
         let mut listed_at = Vec::new();
         for part in audience::parts(recipients) {
-            let subscriptions = audience::subscriptions(part);
-            let known = self.known_audiences.get(&subscriptions).copied();
+            let digest = audience::digest(part);
+            let known = self.known_audiences.get(&digest).copied();
             let index = known.unwrap_or_else(|| commit.push(Draft::listed_audience(part)));
-            self.known_audiences.put(subscriptions, index);
+            self.known_audiences.put(digest, index);
             listed_at.push(index);
         }
         while listed_at.len() > audience::REFERENCES_MAX {

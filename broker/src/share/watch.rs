@@ -264,7 +264,8 @@ impl Watch {
                 }
             }
         }
-        if self.is_scanning {
+        let has_scanned = self.is_scanning;
+        if has_scanned {
             self.scan(&identity).await?;
         }
         let (shown_ahead, skipped) = (&self.shown_ahead, &mut self.skipped);
@@ -275,7 +276,7 @@ impl Watch {
             }
             _ => true,
         });
-        if self.ahead.is_empty() && self.began_at.is_none() {
+        if self.ahead.is_empty() && self.began_at.is_none() && !has_scanned {
             return Ok(());
         }
         // Looked up first, asked then: what is forgotten in between is not passed over.
@@ -361,7 +362,9 @@ impl Watch {
         changes.sort_by_key(ShownChange::revision);
         self.settle();
         for change in &changes {
-            if change.revision() > self.through && self.shown_ahead.len() < SHOWN_AHEAD_MAX {
+            // What a scan has passed does not come again, unless it changes.
+            let behind = if self.is_scanning { self.ahead_through } else { self.through };
+            if change.revision() > behind && self.shown_ahead.len() < SHOWN_AHEAD_MAX {
                 self.shown_ahead.insert(change.key().clone(), change.revision());
             }
         }

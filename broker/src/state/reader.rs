@@ -71,7 +71,7 @@ impl StateReader {
         &self.store
     }
 
-    /// The values among the next [`PAGE_RECORDS`] keys after `after` that the prefix names.
+    /// The values among the next `max` keys after `after` that the prefix names, [`PAGE_RECORDS`] at most.
     ///
     /// # Errors
     /// [`TableError`].
@@ -79,9 +79,10 @@ impl StateReader {
         &self,
         prefix: &StatePrefix,
         after: Option<&StateKey>,
+        max: usize,
         now: UnixMicros,
     ) -> Result<Page<Metadata>, TableError> {
-        let Page { found, next } = self.page(Heads::Live, prefix, after)?;
+        let Page { found, next } = self.page(Heads::Live, prefix, after, max.min(PAGE_RECORDS))?;
         let metadata = |(key, head): (StateKey, Head)| {
             let earlier = head.earlier.iter().copied().map(Revision).collect();
             head.live(now).map(|version| value::metadata(key, version, earlier))
@@ -100,7 +101,7 @@ impl StateReader {
         after: Revision,
         cursor: &Cursor,
     ) -> Result<(Vec<Change>, Option<Cursor>), TableError> {
-        let Page { found, next } = self.page(cursor.heads, prefix, cursor.after.as_ref())?;
+        let Page { found, next } = self.page(cursor.heads, prefix, cursor.after.as_ref(), PAGE_RECORDS)?;
         let changes = found.into_iter().map(|(key, head)| (head.last_revision(), key));
         let changes = changes.filter(|(last, _)| after < *last).map(|(last, key)| Change::one(last, key)).collect();
         let next = match (next, cursor.heads) {
@@ -136,10 +137,11 @@ impl StateReader {
         heads: Heads,
         prefix: &StatePrefix,
         after: Option<&StateKey>,
+        max: usize,
     ) -> Result<Page<(StateKey, Head)>, TableError> {
         let (from, to) = heads.of(prefix, after);
-        let records = self.store.records_between(&from, &to, PAGE_RECORDS)?;
-        let is_last = records.len() < PAGE_RECORDS;
+        let records = self.store.records_between(&from, &to, max)?;
+        let is_last = records.len() < max;
         let parse = |(record_key, record): (Bytes, Bytes)| {
             let damaged = || ReadError::Store("a key of state is damaged".to_owned());
             let key = heads.key(&record_key).ok_or_else(damaged)?;

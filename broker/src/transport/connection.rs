@@ -140,6 +140,7 @@ impl ConnectionCounts {
             has_health_place: Mutex::new(false),
             health_watches: Arc::new(Semaphore::new(HEALTH_WATCHES_MAX)),
             identities: Mutex::default(),
+            waiting: Arc::default(),
         })))
     }
 
@@ -184,6 +185,8 @@ struct Entered {
     has_health_place: Mutex<bool>,
     health_watches: Arc<Semaphore>,
     identities: Mutex<HashSet<(Issuer, AgentId)>>,
+    /// How many of its calls wait for memory.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl ConnectionInfo {
@@ -203,6 +206,12 @@ impl ConnectionInfo {
     #[must_use]
     pub fn switch(&self) -> &CancellationToken {
         &self.0.switch
+    }
+
+    /// How many of its calls wait for memory for what they bring.
+    #[must_use]
+    pub fn waiting(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.waiting)
     }
 
     /// Refers to the connection without keeping its place.

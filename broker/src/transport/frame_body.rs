@@ -3,7 +3,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 use veribus_proto::{
-    codec::{ATTRIBUTES_MAX, ITEMS_MAX},
+    codec::{ATTRIBUTES_MAX, ATTRIBUTES_OF_ONE_MAX, ITEMS_MAX},
     v1,
 };
 
@@ -29,6 +32,10 @@ pub(super) const ATTRIBUTE_BYTES: usize = 128;
 const DECODED_FACTOR: usize = size_of::<v1::Message>().div_ceil(2);
 /// What the items of one request take at most besides their content. A vector that grows holds its old place meanwhile.
 const DECODED_BYTES_MAX: usize = 2 * ITEMS_MAX * size_of::<v1::Message>() + ATTRIBUTES_MAX * ATTRIBUTE_BYTES;
+/// The same of a request that holds one item.
+const DECODED_ONE_BYTES_MAX: usize = size_of::<v1::Message>() + ATTRIBUTES_OF_ONE_MAX * ATTRIBUTE_BYTES;
+/// The largest request of a call that brings no content: names, patterns, a token.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// How large messages may be, and how long they may take.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +44,8 @@ pub struct FrameLimits {
     pub bytes_max: usize,
     /// From its first byte to its last, once there is memory for it.
     pub duration_max: Duration,
+    /// So many calls of one connection may wait for memory.
+    pub waiting_max: usize,
 }
 
 /// The reservation of the message that was read last, for whoever decoded it.
@@ -49,28 +58,71 @@ impl Received {
         self.0.lock().take()
     }
 
+    /// The memory of all agents is for what is being received.
+    fn settle(&self) {
+        if let Some(reservation) = &mut *self.0.lock() {
+            reservation.received(usize::MAX);
+        }
+    }
+
     fn put(&self, reservation: Reservation) {
         *self.0.lock() = Some(reservation);
     }
 }
 
-/// Until when a message's reservation is held that nobody takes over.
+/// What a call brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeldUntil {
-    /// The next one is asked for: it was decoded, and little is kept of it.
-    Decoded,
-    /// The call is answered: it is the only one, and may be large.
-    Answered,
+pub(super) enum Requests {
+    /// One, with content.
+    One,
+    /// One, without.
+    OneSmall,
+    /// Any number, with content; whoever reads them takes over what is reserved.
+    Many,
+    /// Any number, without.
+    ManySmall,
+}
+
+impl Requests {
+    /// What the call at this path brings.
+    pub(super) fn of(path: &str) -> Self {
+        match path {
+            "/veribus.v1.BrokerService/Publish" | "/veribus.v1.StateService/Put" => Self::One,
+            "/veribus.v1.BrokerService/PublishStream" | "/veribus.v1.StateService/Session" => Self::Many,
+            "/veribus.v1.BrokerService/Subscribe" | "/veribus.v1.StateService/Watch" => Self::ManySmall,
+            _ => Self::OneSmall,
+        }
+    }
+
+    const fn is_one(self) -> bool {
+        matches!(self, Self::One | Self::OneSmall)
+    }
+
+    fn bytes_max(self, limits: FrameLimits) -> usize {
+        match self {
+            Self::One | Self::Many => limits.bytes_max,
+            Self::OneSmall | Self::ManySmall => limits.bytes_max.min(SMALL_BYTES_MAX),
+        }
+    }
+
+    /// What a message of this length may take while it is decoded, in bytes.
+    fn decoding_bytes(self, length: usize) -> usize {
+        let items_max = if matches!(self, Self::Many) { DECODED_BYTES_MAX } else { DECODED_ONE_BYTES_MAX };
+        length.saturating_add(length.saturating_mul(DECODED_FACTOR).min(items_max))
+    }
 }
 
 /// What message and stream of a call are read under.
 pub(super) struct FrameBody {
     inner: Body,
     limits: FrameLimits,
-    held_until: HeldUntil,
+    requests: Requests,
+    waiting: Waiting,
     budget: ReceiveBudget,
     received: Received,
     state: State,
+    /// By when what is under way must have come; set when it has to be waited for.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// Read, and not yet handed on.
     pending: Bytes,
 }
@@ -82,10 +134,12 @@ enum State {
     Prefix([u8; PREFIX_BYTES], usize),
     /// The prefix of a message of this length is there, and waits for memory.
     Reserving(Prefix, usize, Reserving),
-    /// So much is missing. Where it has to be waited for, not beyond the deadline.
-    Message(usize, Option<Pin<Box<Sleep>>>),
-    /// What comes is not looked at any more.
-    Passing,
+    /// So much is missing.
+    Message(usize),
+    /// The only message was read: nothing more may come.
+    Done,
+    /// It ended with an error.
+    Failed,
 }
 
 /// Where a whole prefix stands.
@@ -99,24 +153,48 @@ enum Prefix {
 
 const BEGIN: State = State::Prefix([0; PREFIX_BYTES], 0);
 
-/// What a message of this length may take while it is decoded, in bytes.
-fn decoding_bytes(length: usize) -> usize {
-    length.saturating_add(length.saturating_mul(DECODED_FACTOR).min(DECODED_BYTES_MAX))
+/// How many calls of a connection wait for memory. What was sent for them lies unread in the connection's window: were it full
+/// of them, those that have memory could not come to their end.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    /// Of this connection.
+    pub(super) calls: Arc<AtomicUsize>,
+    /// At most so many.
+    pub(super) max: usize,
+}
+
+/// One of those that wait.
+struct Turn(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn enter(&self) -> Option<Turn> {
+        let more = |waiting: usize| (waiting < self.max).then_some(waiting + 1);
+        self.calls.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Turn(Arc::clone(&self.calls)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl FrameBody {
     pub(super) fn wrap(
         inner: Body,
         limits: FrameLimits,
-        held_until: HeldUntil,
+        requests: Requests,
+        waiting: Waiting,
         budget: ReceiveBudget,
         received: Received,
     ) -> Body {
-        Body::new(Self { inner, limits, held_until, budget, received, state: BEGIN, pending: Bytes::new() })
+        let (state, deadline, pending) = (BEGIN, None, Bytes::new());
+        Body::new(Self { inner, limits, requests, waiting, budget, received, state, deadline, pending })
     }
 
     /// What may be handed on of what was read.
-    fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         loop {
             match &mut self.state {
                 State::Prefix(bytes, filled) => {
@@ -124,46 +202,46 @@ impl FrameBody {
                         Some(whole) if *filled == 0 => Some((Prefix::Pending, length(whole))),
                         _ => fill(bytes, filled, &mut self.pending).then(|| (Prefix::Apart(*bytes), length(bytes))),
                     };
-                    let Some((prefix, length)) = prefix else { return Poll::Ready(None) };
-                    if length > self.limits.bytes_max {
-                        self.state = State::Passing;
-                        match prefix {
-                            Prefix::Pending => continue,
-                            Prefix::Apart(bytes) => return Poll::Ready(Some(Bytes::copy_from_slice(&bytes))),
-                        }
+                    let Some((prefix, length)) = prefix else { return Poll::Ready(Ok(None)) };
+                    if length > self.requests.bytes_max(self.limits) {
+                        return Poll::Ready(Err(too_large()));
                     }
                     // That of the message before.
                     drop(self.received.take());
-                    let bytes = decoding_bytes(length);
+                    let bytes = self.requests.decoding_bytes(length);
                     if let Some(reservation) = self.budget.try_reserve(bytes) {
                         if let Some(begun) = self.begin_message(prefix, length, reservation) {
-                            return Poll::Ready(Some(begun));
+                            return Poll::Ready(Ok(Some(begun)));
                         }
                         continue;
                     }
+                    let Some(turn) = self.waiting.enter() else { return Poll::Ready(Err(status::receive_limit())) };
                     let budget = self.budget.clone();
-                    let reserving = Box::pin(async move { budget.reserve(bytes).await });
+                    let reserving = Box::pin(async move {
+                        let reservation = budget.reserve(bytes).await;
+                        drop(turn);
+                        reservation
+                    });
                     self.state = State::Reserving(prefix, length, reserving);
                 }
                 State::Reserving(prefix, length, reserving) => {
                     let reservation = ready!(reserving.as_mut().poll(context));
                     let (prefix, length) = (*prefix, *length);
                     if let Some(begun) = self.begin_message(prefix, length, reservation) {
-                        return Poll::Ready(Some(begun));
+                        return Poll::Ready(Ok(Some(begun)));
                     }
                 }
-                State::Message(missing, _) => {
+                State::Message(missing) => {
                     let part = self.pending.split_to(self.pending.len().min(*missing));
                     *missing -= part.len();
                     if *missing == 0 {
-                        self.state = BEGIN;
+                        self.end_message();
                     }
-                    return Poll::Ready((!part.is_empty()).then_some(part));
+                    return Poll::Ready(Ok((!part.is_empty()).then_some(part)));
                 }
-                State::Passing => {
-                    let rest = std::mem::take(&mut self.pending);
-                    return Poll::Ready((!rest.is_empty()).then_some(rest));
-                }
+                State::Done if self.pending.is_empty() => return Poll::Ready(Ok(None)),
+                State::Done => return Poll::Ready(Err(one_too_many())),
+                State::Failed => return Poll::Ready(Ok(None)),
             }
         }
     }
@@ -175,9 +253,52 @@ impl FrameBody {
             Prefix::Pending => (PREFIX_BYTES + length, None),
             Prefix::Apart(bytes) => (length, Some(Bytes::copy_from_slice(&bytes))),
         };
-        self.state = if missing == 0 { BEGIN } else { State::Message(missing, None) };
+        self.state = State::Message(missing);
+        if missing == 0 {
+            self.end_message();
+        }
         begun
     }
+
+    fn end_message(&mut self) {
+        self.deadline = None;
+        self.state = if self.requests.is_one() { State::Done } else { BEGIN };
+    }
+
+    /// More is asked for: what was read last is decoded by now.
+    fn decoded(&self) {
+        match (&self.state, self.requests) {
+            (State::Done, _) => self.received.settle(),
+            (State::Prefix(_, 0), Requests::Many | Requests::ManySmall) => drop(self.received.take()),
+            _ => {}
+        }
+    }
+
+    /// Whether the peer makes us wait in the middle of something.
+    const fn is_under_way(&self) -> bool {
+        match self.state {
+            State::Message(_) => true,
+            State::Prefix(_, filled) => self.requests.is_one() || filled > 0,
+            State::Done => true,
+            State::Reserving(..) | State::Failed => false,
+        }
+    }
+
+    fn fail(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.state = State::Failed;
+        self.pending = Bytes::new();
+        Poll::Ready(Some(Err(status)))
+    }
+}
+
+/// As `tonic` says it, and [`decoding_fault`](super::malformed::decoding_fault) takes it.
+fn too_large() -> Status {
+    Status::out_of_range("the message is larger than what is decoded")
+}
+
+/// The same.
+fn one_too_many() -> Status {
+    Status::internal("the call takes one message")
 }
 
 /// Takes what is missing of a prefix out of a chunk; `true` once it is whole.
@@ -201,11 +322,11 @@ impl http_body::Body for FrameBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         loop {
-            if let Some(bytes) = ready!(this.poll_pending(context)) {
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
-            }
-            if matches!(this.state, State::Prefix(_, 0)) && this.held_until == HeldUntil::Decoded {
-                drop(this.received.take());
+            match ready!(this.poll_pending(context)) {
+                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(None) if matches!(this.state, State::Failed) => return Poll::Ready(None),
+                Ok(None) => this.decoded(),
+                Err(status) => return this.fail(status),
             }
             match Pin::new(&mut this.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -213,13 +334,13 @@ impl http_body::Body for FrameBody {
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 Poll::Ready(end) => return Poll::Ready(end),
-                Poll::Pending => {
-                    let State::Message(_, deadline) = &mut this.state else { return Poll::Pending };
-                    let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(this.limits.duration_max)));
+                Poll::Pending if this.is_under_way() => {
+                    let duration_max = this.limits.duration_max;
+                    let deadline = this.deadline.get_or_insert_with(|| Box::pin(sleep(duration_max)));
                     ready!(deadline.as_mut().poll(context));
-                    this.state = State::Passing;
-                    return Poll::Ready(Some(Err(status::frame_too_slow())));
+                    return this.fail(status::frame_too_slow());
                 }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -252,7 +373,8 @@ mod tests {
         quota::{Meter, QuotaTable, Quotas},
     };
 
-    const LIMITS: FrameLimits = FrameLimits { bytes_max: 10_000, duration_max: Duration::from_secs(30) };
+    const LIMITS: FrameLimits =
+        FrameLimits { bytes_max: 10_000, duration_max: Duration::from_secs(30), waiting_max: 1 };
     /// Of all agents; an eighth of one.
     const RECEIVE_BYTES_MAX: usize = 8 * 1_000_000;
 
@@ -272,14 +394,15 @@ mod tests {
 
     /// A body of these chunks, after which nothing comes.
     fn body(chunks: &[&[u8]], meter: &Meter, received: &Received) -> Body {
-        body_held(HeldUntil::Answered, chunks, meter, received)
+        body_of(Requests::Many, chunks, meter, received)
     }
 
-    fn body_held(held_until: HeldUntil, chunks: &[&[u8]], meter: &Meter, received: &Received) -> Body {
+    fn body_of(requests: Requests, chunks: &[&[u8]], meter: &Meter, received: &Received) -> Body {
         let chunks: Vec<_> = chunks.iter().map(|chunk| Bytes::copy_from_slice(chunk)).collect();
         let frames = stream::iter(chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))));
         let inner = Body::new(StreamBody::new(frames.chain(stream::pending())));
-        FrameBody::wrap(inner, LIMITS, held_until, meter.receive_budget(), received.clone())
+        let waiting = Waiting { calls: Arc::default(), max: 1 };
+        FrameBody::wrap(inner, LIMITS, requests, waiting, meter.receive_budget(), received.clone())
     }
 
     /// What comes next; `None` where one would have to wait.
@@ -305,9 +428,8 @@ mod tests {
             let chunks: Vec<&[u8]> = sent.chunks(size).collect();
             assert_eq!(read_all(&mut body(&chunks, &meter, &received)), sent, "{size}");
         }
-        // Too large: whoever decodes says so, and takes no memory for it.
-        let sent = message(LIMITS.bytes_max + 1);
-        assert_eq!(read_all(&mut body(&[&sent], &meter, &Received::default())), sent);
+        let mut large = body(&[&message(LIMITS.bytes_max + 1)], &meter, &Received::default());
+        assert_eq!(next(&mut large).expect("an end").expect_err("too large").code(), Code::OutOfRange);
     }
 
     #[tokio::test]
@@ -317,7 +439,7 @@ mod tests {
         let (one, other) = (meter(&quotas, &world, "one"), meter(&quotas, &world, "other"));
         // The prefix of a message that never comes holds what the whole of it takes.
         let prefix = &message(2_000)[..PREFIX_BYTES];
-        let per_message = decoding_bytes(2_000);
+        let per_message = Requests::Many.decoding_bytes(2_000);
         let fit = RECEIVE_BYTES_MAX / 8 / per_message;
         let mut open = Vec::new();
         for _ in 0..fit {
@@ -346,10 +468,72 @@ mod tests {
         let one = meter(&quotas(&world), &world, "one");
         let mut open = Vec::new();
         for _ in 0..1_000 {
-            let mut body = body_held(HeldUntil::Decoded, &[&message(2_000)], &one, &Received::default());
+            let mut body = body_of(Requests::ManySmall, &[&message(2_000)], &one, &Received::default());
             assert_eq!(read_all(&mut body), message(2_000));
             open.push(body);
         }
+    }
+
+    /// Nothing comes after the only message of a call: neither another, which would give back what the first one holds, nor
+    /// nothing for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_of_one_message_ends_after_it() {
+        let world = World::new(KeyKind::EdDsa);
+        let one = meter(&quotas(&world), &world, "one");
+        let received = Received::default();
+        let mut two = body_of(Requests::One, &[&message(10), &message(0)], &one, &received);
+        assert_eq!(next(&mut two).expect("the first").expect("it comes").len(), 15);
+        assert_eq!(next(&mut two).expect("the end").expect_err("one too many").code(), Code::Internal);
+        assert!(received.take().is_some(), "the first is held until it is answered");
+        for begun in [&message(10)[..], &message(10)[..8], &[]] {
+            let mut open = body_of(Requests::One, &[begun], &one, &received);
+            assert_eq!(read_all(&mut open), begun);
+            tokio::time::advance(LIMITS.duration_max + Duration::from_millis(1)).await;
+            let end = next(&mut open).expect("the end").expect_err("it does not end");
+            assert_eq!(end.code(), Code::DeadlineExceeded);
+        }
+    }
+
+    /// Once decoded, the only message of a call holds what it takes of its agent, and nothing of all.
+    #[tokio::test]
+    async fn a_call_that_waits_for_its_answer_holds_up_no_other_agent() {
+        let world = World::new(KeyKind::EdDsa);
+        let quotas = Quotas::new(
+            QuotaTable::new(QuotaTerms::default(), QuotaOverrides::default()),
+            100,
+            8 * 10_000,
+            world.clock.clone(),
+        );
+        let mut open = Vec::new();
+        for agent in 0..20 {
+            let (meter, received) = (meter(&quotas, &world, &format!("agent-{agent}")), Received::default());
+            let mut body = body_of(Requests::One, &[&message(9_000)], &meter, &received);
+            assert_eq!(read_all(&mut body).len(), 9_005, "{agent}");
+            let again = &mut body_of(Requests::One, &[&message(9_000)], &meter, &Received::default());
+            assert_eq!(read_all(again).len(), 0, "its own agent has no more");
+            open.push((body, received));
+        }
+    }
+
+    /// Calls that wait lie unread in the window of their connection: no more of them do than leave room for the others.
+    #[tokio::test]
+    async fn no_more_calls_of_a_connection_wait_than_may() {
+        let world = World::new(KeyKind::EdDsa);
+        let one = meter(&quotas(&world), &world, "one");
+        let held = one.receive_budget().reserve(RECEIVE_BYTES_MAX).await;
+        let waiting = Waiting { calls: Arc::default(), max: 1 };
+        let open = || {
+            let inner =
+                Body::new(StreamBody::new(stream::iter([Ok::<_, Infallible>(Frame::data(message(10).into()))])));
+            FrameBody::wrap(inner, LIMITS, Requests::One, waiting.clone(), one.receive_budget(), Received::default())
+        };
+        let (mut first, mut second) = (open(), open());
+        assert!(next(&mut first).is_none());
+        let refused = next(&mut second).expect("at once").expect_err("no place");
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        drop(held);
+        assert_eq!(read_all(&mut first), message(10));
+        assert_eq!(read_all(&mut open()), message(10));
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use tower::{Layer, Service};
 
 use super::{
     connection::{ConnectionInfo, ConnectionLimit},
-    frame_body::{FrameBody, FrameLimits, HeldUntil, Received},
+    frame_body::{FrameBody, FrameLimits, Received, Requests, Waiting},
     malformed::{self, FaultRecorder},
     overruns::Overruns,
     refusals::Refusals,
@@ -47,8 +47,6 @@ const MEASURED_APART: [&str; 7] = [
     "/veribus.v1.StateService/List",
     "/veribus.v1.StateService/Session",
 ];
-/// Calls whose only message may be large.
-const LARGE: [&str; 2] = ["/veribus.v1.BrokerService/Publish", "/veribus.v1.StateService/Put"];
 /// Services that are open to everybody.
 const OPEN: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
@@ -156,9 +154,10 @@ where
     let meter = admitted.place.meter();
     let received = Received::default();
     request.extensions_mut().insert(received.clone());
-    let is_large = LARGE.contains(&request.uri().path());
-    let held_until = if is_large { HeldUntil::Answered } else { HeldUntil::Decoded };
-    let wrap = |body| FrameBody::wrap(body, keeper.frames, held_until, meter.receive_budget(), received.clone());
+    let requests = Requests::of(request.uri().path());
+    let calls = request.extensions().get().map(ConnectionInfo::waiting).unwrap_or_default();
+    let waiting = Waiting { calls, max: keeper.frames.waiting_max };
+    let wrap = |body| FrameBody::wrap(body, keeper.frames, requests, waiting, meter.receive_budget(), received.clone());
     let mut request = request.map(wrap);
     request.extensions_mut().insert(meter.clone());
     let seen = Seen::default();

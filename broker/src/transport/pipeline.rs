@@ -266,6 +266,14 @@ impl<T: Traffic> Pipeline<T> {
             Some(credentials) => Some(self.common.renewals.renew(caller, &credentials).await?),
             None => None,
         };
+        // One that brings nothing leaves no entry, and is not for nothing all the same.
+        if items.is_empty()
+            && refreshed.is_none()
+            && let Err(exceeded) = meter.take_entry(self.common.clock.now())
+        {
+            self.common.overruns.note(caller, exceeded.kind, 1);
+            return Err(status::over_quota(&exceeded));
+        }
         let taken = room.take(items.len(), bytes, reservation).await.ok_or_else(status::draining)?;
         let settled = self.over_quota(caller, meter, &items);
         // As it is now: a fresh token speaks for what comes after it.

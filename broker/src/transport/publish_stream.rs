@@ -72,9 +72,8 @@ impl Traffic for Publishes {
             }
         }
         settled.sort_unstable_by_key(|(place, _)| *place);
-        let is_all_settled = posted.is_empty() && !settled.is_empty();
         let routed = self.publisher.route(identity, caller.peer(), posted).await?;
-        Ok(OnTheWay { ready: (!is_all_settled).then_some(routed), names, settled })
+        Ok(OnTheWay { ready: (!routed.is_empty()).then_some(routed), names, settled })
     }
 
     async fn record(&self, routed: Vec<Routed>) -> Result<Publishing, RecordError> {

@@ -76,6 +76,14 @@ pub(super) fn frame_too_slow() -> Status {
         .status(None)
 }
 
+/// How a call ends that finds too many others of its connection waiting for memory.
+pub(super) fn receive_limit() -> Status {
+    let text = "too many requests of this agent wait to be received: try again";
+    let mut details = ErrorDetails::with_error_info("RECEIVE_LIMIT", DOMAIN, HashMap::new());
+    details.set_retry_info(Some(Duration::from_millis(100)));
+    Status::with_error_details(Code::ResourceExhausted, text, details)
+}
+
 /// What is told of something over quota: it says when to come again, or that it never will pass.
 pub(super) fn over_quota(exceeded: &QuotaExceeded) -> Status {
     let Told(code, reason, text) = Told::from(exceeded);

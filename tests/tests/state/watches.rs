@@ -1,5 +1,10 @@
 //! Watches: what they show, where they go on, and when they end.
 
+use veribus_tests::{
+    faults::{Fault, FaultyStore},
+    raw::RawOptions,
+};
+
 use super::*;
 
 #[tokio::test]
@@ -220,5 +225,75 @@ async fn many_watchers_of_one_change_stand_in_few_entries() -> Result<()> {
     let opened: std::collections::BTreeSet<u64> = log.of_kind(EntryKind::StateWatch).map(|entry| entry.index).collect();
     let named = reads.iter().flat_map(|entry| &entry.state).flat_map(|state| &state.readers);
     assert!(named.flat_map(|reader| &reader.watches).all(|watch| opened.contains(watch)));
+    Ok(())
+}
+
+/// After a restart nobody remembers the latest changes: a new watcher goes through all keys, once.
+#[tokio::test]
+async fn a_watcher_who_has_to_look_among_all_keys_looks_once() -> Result<()> {
+    const KEYS: usize = 12_000;
+    let store = std::sync::Arc::new(FaultyStore::default());
+    let broker = Setup::default().open_policy().store(std::sync::Arc::clone(&store) as _).start().await?;
+    let raw = agent(&broker, "a").await?;
+    let mut session = StateSession::open(&raw).await?;
+    let keys: Vec<_> = (0..KEYS).map(|number| format!("notes/{number}")).collect();
+    for part in keys.chunks(1_000) {
+        session.run(part.iter().map(|key| Operation::Put(put(key, "x"))).collect()).await?;
+    }
+    drop(session);
+    let broker = broker.stop().await?.start().await?;
+    let raw = agent(&broker, "a").await?;
+    let before = store.records_read();
+    let shown = StateWatch::open(&raw, "notes", 0).await?.initial().await?;
+    let records_read = store.records_read() - before;
+    assert_eq!(shown.len(), KEYS);
+    assert!(records_read as usize <= KEYS + 1_000, "{records_read}");
+    Ok(())
+}
+
+/// A watcher who takes nothing in, while a value is deleted and that is forgotten again, is told that it missed something, also
+/// where nobody remembers the latest changes by then.
+#[tokio::test]
+async fn a_deletion_that_is_forgotten_meanwhile_ends_the_watch_of_who_was_stuck() -> Result<()> {
+    let UnixSeconds(now) = Clock::system().now().seconds();
+    let clock = Clock::manual(UnixSeconds(now));
+    let store = std::sync::Arc::new(FaultyStore::default());
+    let setup = Setup::default().open_policy().clock(&clock).store(std::sync::Arc::clone(&store) as _);
+    let broker = setup.configure(|config| config.state.gone_kept_s = 1).start().await?;
+    let raw = agent(&broker, "a").await?;
+    let first = written(&raw, put("notes/k", "1")).await?;
+    let window = RawOptions { window_bytes: Some(65_535), ..RawOptions::default() };
+    let stuck = broker.raw_with(Some(&token(&broker, "stuck", &GRANTS, &[">"])?), window).await?;
+    let mut watch = StateWatch::open(&stuck, "notes", 0).await?;
+    watch.initial().await?;
+    // It is shown the first one, which does not fit its window, and does not ask for more.
+    let shown = written(&raw, put("notes/large", &"y".repeat(500_000))).await?;
+    let was_shown = |log: &veribus_tests::log::Log| {
+        let reads = log.of_kind(EntryKind::StateRead).flat_map(|entry| &entry.state).flat_map(|state| &state.reads);
+        reads.into_iter().any(|read| read.revision == shown)
+    };
+    broker.log_with(was_shown).await?;
+    raw.state().delete(delete("notes/k")).await?;
+    clock.advance(Duration::from_secs(2));
+    let forgotten = async {
+        while StateWatch::open(&raw, "notes", first).await?.initial().await.is_ok() {}
+        Ok::<_, anyhow::Error>(())
+    };
+    veribus_tests::patiently(forgotten).await??;
+    // After a failed write, what changed is looked for among all keys.
+    store.fail_next(Fault::NotPersisted);
+    raw.state().put(put("other/x", "1")).await.expect_err("not written");
+    written(&raw, put("other/x", "2")).await?;
+    let end = async {
+        loop {
+            match watch.response().await {
+                Ok(Some(Response::Batch(_))) => {}
+                Ok(other) => return Err(anyhow::anyhow!("{other:?}")),
+                Err(status) => return Ok(status),
+            }
+        }
+    };
+    let status = veribus_tests::patiently(end).await??;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "REVISION_TOO_OLD"));
     Ok(())
 }

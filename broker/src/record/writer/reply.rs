@@ -36,9 +36,9 @@ impl Submission {
 
     pub(super) fn entries(&self) -> usize {
         match self {
-            Self::Messages(messages, ..) => messages.len(),
-            Self::State(orders, ..) => orders.len(),
-            Self::Due(due) => due.len(),
+            Self::Messages(messages, ..) => messages.len().max(1),
+            Self::State(orders, ..) => orders.len().max(1),
+            Self::Due(due) => due.len().max(1),
             Self::Access(..) | Self::Follow(..) | Self::Keys(..) | Self::Note(_) | Self::Finish(_) => 1,
             Self::Tick | Self::Barrier(_) => 0,
         }

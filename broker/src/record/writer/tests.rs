@@ -21,7 +21,7 @@ use crate::{
     fixtures::{MemoryStore, NOW, World, decider, fingerprints, inspector, message, peer},
     inspect::Submitted,
     issue::KeyKind,
-    model::{AgentId, Issuer},
+    model::{AgentId, Issuer, SubscriptionId},
 };
 
 /// A store in memory that can fail in both ways: before the write persists, and after.
@@ -169,7 +169,7 @@ impl Bench {
         let decider = decider(&[("test.rego", &policy)], self.world.clock.clone()).expect("a policy");
         let submitted = Submitted { sender, via, peer: peer(), content: message(id, "a.b", "t", "", data) };
         Routed::new(decider.decide(inspector().inspect(submitted)), &fingerprints(), |_| {
-            Audience::new(Arc::new([recipient(1)]))
+            Audience::new([recipient(1)].into())
         })
     }
 }
@@ -410,11 +410,11 @@ async fn an_audience_is_written_out_once_and_referred_to_after_that() {
     for id in ["m1", "m2"] {
         record(&recorder, bench.routed(id, true)).await.expect("recorded");
     }
-    let long: Arc<[Recipient]> = (0..400).map(recipient).collect();
+    let long = Audience::new((0..400).map(recipient).collect());
     for id in ["m3", "m4"] {
         let mut routed = bench.routed(id, true);
         if let Ending::HandedOver(_, audience) = &mut routed.ending {
-            *audience = Audience::new(Arc::clone(&long));
+            *audience = long.clone();
         }
         record(&recorder, routed).await.expect("recorded");
     }
