@@ -20,7 +20,7 @@ use veribus_tests::{
     wire::frame,
 };
 
-use super::{Attacker, code_of, status};
+use super::{Attacker, end_of, status};
 
 pub(super) const PUBLISH: &str = "/veribus.v1.BrokerService/Publish";
 pub(super) const PUBLISH_STREAM: &str = "/veribus.v1.BrokerService/PublishStream";
@@ -125,7 +125,7 @@ pub(super) async fn frames(attacker: &Attacker) -> Result<()> {
     let token = attacker.target.token("frames", &["publish:frames.>"])?;
     let empty = frame(&[0x0a, 0].repeat(19 * MIB / 10));
     for _ in 0..4 {
-        let (connection, token, empty) = (attacker.wire().await, token.clone(), empty.clone());
+        let (connection, token, empty) = (attacker.link().await, token.clone(), empty.clone());
         attacker.again(move |_| {
             let (connection, token, empty) = (Arc::clone(&connection), token.clone(), empty.clone());
             async move {
@@ -158,7 +158,7 @@ pub(super) async fn malformed(attacker: &Attacker) -> Result<()> {
     let permissions = ["publish:malformed.>", "subscribe:malformed.>", "state.read:malformed", "state.write:malformed"];
     let token = attacker.target.token("malformed", &permissions)?;
     // 500 undecodable calls a second.
-    let (first, under_way) = (attacker.wire().await, Arc::new(Semaphore::new(2_000)));
+    let (first, under_way) = (attacker.link().await, Arc::new(Semaphore::new(2_000)));
     let (here, token_here) = (attacker.clone(), token.clone());
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(TICK);
@@ -171,10 +171,10 @@ pub(super) async fn malformed(attacker: &Attacker) -> Result<()> {
                     let outcome = async {
                         let mut call = connection.call(PUBLISH, Some(&token)).await?;
                         call.requests.send_data(frame(b"\xff\xff\xff"), true)?;
-                        code_of(call.response).await
+                        end_of(call.response).await
                     };
                     match outcome.await {
-                        Ok(code) => attacker.note(format!("undecodable Publish: {code:?}")),
+                        Ok(end) => attacker.note(format!("undecodable Publish: {end}")),
                         Err(error) => attacker.note(format!("undecodable Publish: {}", super::described(&error))),
                     }
                     drop(permit);
@@ -191,7 +191,7 @@ pub(super) async fn malformed(attacker: &Attacker) -> Result<()> {
         ),
     ] {
         let (mut number, bodies, token) = (0_usize, Arc::new(bodies), token.clone());
-        let connection = attacker.wire().await;
+        let connection = attacker.link().await;
         attacker.again(move |_| {
             let path = PATHS.get(number % PATHS.len()).copied().unwrap_or(PUBLISH);
             let body = bodies.get(number / PATHS.len() % bodies.len()).cloned().unwrap_or_default();
@@ -200,7 +200,7 @@ pub(super) async fn malformed(attacker: &Attacker) -> Result<()> {
             async move {
                 let mut call = connection.call(path, Some(&token)).await?;
                 call.requests.send_data(body, true)?;
-                Ok(format!("{what}: {:?}", code_of(call.response).await?))
+                Ok(format!("{what}: {}", end_of(call.response).await?))
             }
         });
     }

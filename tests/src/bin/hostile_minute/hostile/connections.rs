@@ -14,13 +14,13 @@ use tokio::{
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use veribus_tests::{
     streams::opening,
-    wire::{Call, Wire, frame},
+    wire::{Call, frame},
 };
 
 use super::{
-    Attacker,
+    Attacker, Link,
     broker::{PUBLISH, PUBLISH_STREAM, SUBSCRIBE},
-    code_of,
+    end_of,
     state::SESSION,
     status,
 };
@@ -33,7 +33,7 @@ const PREFIX: &[u8] = &[0, 0, 0x40, 0, 0];
 pub(super) async fn slow(attacker: &Attacker) -> Result<()> {
     let token = attacker.target.token("slow", &["publish:slow.>"])?;
     for _ in 0..4 {
-        let connection = attacker.wire().await;
+        let connection = attacker.link().await;
         for _ in 0..25 {
             let (connection, token) = (Arc::clone(&connection), token.clone());
             attacker.again(move |attacker| {
@@ -49,7 +49,7 @@ pub(super) async fn slow(attacker: &Attacker) -> Result<()> {
                         std::future::pending::<()>().await;
                     };
                     tokio::select! {
-                        code = code_of(response) => Ok(format!("a byte a second: {:?}", code?)),
+                        end = end_of(response) => Ok(format!("a byte a second: {}", end?)),
                         () = drip => Ok("no end".to_owned()),
                     }
                 }
@@ -59,7 +59,7 @@ pub(super) async fn slow(attacker: &Attacker) -> Result<()> {
     let token = attacker.target.token("tiny", &["publish:slow.>"])?;
     // Four stream windows are one connection's.
     for _ in 0..10 {
-        let connection = attacker.wire().await;
+        let connection = attacker.link().await;
         for _ in 0..4 {
             let (connection, token) = (Arc::clone(&connection), token.clone());
             attacker.again(move |attacker| tiny(attacker, Arc::clone(&connection), token.clone()));
@@ -68,7 +68,7 @@ pub(super) async fn slow(attacker: &Attacker) -> Result<()> {
     Ok(())
 }
 
-async fn tiny(attacker: Attacker, connection: Arc<Wire>, token: String) -> Result<String> {
+async fn tiny(attacker: Attacker, connection: Arc<Link>, token: String) -> Result<String> {
     const AT_ONCE: usize = 4_096;
     let Call { mut requests, response } = connection.call(PUBLISH_STREAM, Some(&token)).await?;
     let _open = attacker.opened();
@@ -88,7 +88,7 @@ async fn tiny(attacker: Attacker, connection: Arc<Wire>, token: String) -> Resul
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        code = code_of(response) => Ok(format!("frames of one byte: {:?}", code?)),
+        end = end_of(response) => Ok(format!("frames of one byte: {}", end?)),
         () = fill => Ok("no end".to_owned()),
     }
 }
@@ -119,7 +119,7 @@ pub(super) fn anonymous(attacker: &Attacker) -> Result<()> {
                 loop {
                     let mut call = connection.call(PUBLISH, token).await?;
                     call.requests.send_data(frame(b""), true)?;
-                    attacker.note(format!("without a token: {:?}", code_of(call.response).await?));
+                    attacker.note(format!("without a token: {}", end_of(call.response).await?));
                 }
             });
         }

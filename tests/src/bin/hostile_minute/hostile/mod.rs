@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tonic::{Code, Status};
 use veribus_tests::{
     raw::{Raw, reason},
-    wire::Wire,
+    wire::{Call, Wire},
 };
 
 use crate::target::Target;
@@ -146,26 +146,21 @@ impl Attacker {
         }
     }
 
+    async fn link(&self) -> Arc<Link> {
+        Arc::new(Link { attacker: self.clone(), wire: tokio::sync::Mutex::new(self.wire().await) })
+    }
+
     /// Opens these streams, each with this first message, on connections that hold so many each, and does not read what
     /// comes.
     async fn hold_unread(&self, token: &str, path: &'static str, first: Bytes, streams: usize, per_connection: usize) {
         for opened in (0..streams).step_by(per_connection) {
-            let connection = Arc::new(tokio::sync::Mutex::new(self.wire().await));
+            let connection = self.link().await;
             for _ in opened..streams.min(opened + per_connection) {
                 let (connection, token, first) = (Arc::clone(&connection), token.to_owned(), first.clone());
                 self.again(move |attacker| {
                     let (connection, token, first) = (Arc::clone(&connection), token.clone(), first.clone());
                     async move {
-                        let mut connection = connection.lock().await;
-                        let called = connection.call(path, Some(&token)).await;
-                        let mut call = match called {
-                            Ok(call) => call,
-                            Err(error) => {
-                                *connection = attacker.wire().await;
-                                return Err(error);
-                            }
-                        };
-                        drop(connection);
+                        let mut call = connection.call(path, Some(&token)).await?;
                         call.requests.send_data(first, false)?;
                         let mut answers = call.answers().await?;
                         let _open = attacker.opened();
@@ -188,6 +183,27 @@ impl Attacker {
     }
 }
 
+/// A connection that is made anew when the broker ended it.
+struct Link {
+    attacker: Attacker,
+    wire: tokio::sync::Mutex<Arc<Wire>>,
+}
+
+impl Link {
+    async fn call(&self, path: &str, token: Option<&str>) -> Result<Call> {
+        let wire = Arc::clone(&*self.wire.lock().await);
+        let called = wire.call(path, token).await;
+        if called.is_err() {
+            let mut current = self.wire.lock().await;
+            if Arc::ptr_eq(&current, &wire) {
+                self.attacker.note("a connection was ended");
+                *current = self.attacker.wire().await;
+            }
+        }
+        called
+    }
+}
+
 /// A status in a few words, the same for all of its kind.
 fn status(status: &Status) -> String {
     match reason(status) {
@@ -204,18 +220,20 @@ fn shortened(text: &str) -> String {
     text.chars().take(100).map(|one| if one.is_ascii_digit() { '#' } else { one }).collect()
 }
 
-/// The status at the end of a call whose answer nobody reads.
-async fn code_of(response: h2::client::ResponseFuture) -> Result<Code> {
+/// The status at the end of a call whose answer nobody reads, in a few words.
+async fn end_of(response: h2::client::ResponseFuture) -> Result<String> {
     let response = response.await?;
-    let code = |headers: &http::HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
-    if let Some(code) = code(response.headers()) {
-        return Ok(Code::from_i32(code));
-    }
+    let at_once = Status::from_header_map(response.headers());
     let mut body = response.into_body();
     while let Some(part) = body.data().await {
         let bytes = part?.len();
         body.flow_control().release_capacity(bytes)?;
     }
-    let trailers = body.trailers().await?.context("no trailers")?;
-    Ok(Code::from_i32(code(&trailers).context("no status")?))
+    let trailers = body.trailers().await?.unwrap_or_default();
+    Ok(match (at_once, Status::from_header_map(&trailers)) {
+        (Some(first), Some(then)) if first.code() != then.code() => {
+            format!("{} in the headers, {} in the trailers", status(&first), status(&then))
+        }
+        (first, then) => status(&then.or(first).context("no status")?),
+    })
 }
