@@ -29,7 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 use honest::Honest;
 use hostile::Outcomes;
 use report::Report;
-use target::{BrokerProcess, Memory};
+use target::{BrokerProcess, Memory, processor_time};
 
 const USAGE: &str = "usage: hostile_minute [--seconds N] [--tombstones N] [--only ATTACK,...] [--json]
   --seconds N      how long everything runs [default: 60]
@@ -110,13 +110,15 @@ async fn run(options: &Options, hostile: Runtime) -> Result<Report> {
         writeln!(stderr(), "makes {} tombstones", options.tombstones)?;
         hostile::tombstones(&target, options.tombstones).await.context("making tombstones")?;
     }
-    let memory_before = Memory::of(broker.pid())?;
+    let broker_pid = broker.pid();
+    let memory_before = Memory::of(broker_pid)?;
     let honest = Honest::start(&target).await.context("the honest clients")?;
     // What the same clients see of a broker at rest.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let at_rest = honest.so_far();
     honest.start_anew();
-    let began = Instant::now();
+    let processor = || (processor_time(broker_pid), processor_time(std::process::id()));
+    let (began, processor_before) = (Instant::now(), processor());
     for attack in attacks {
         hostile.spawn(hostile::run(attack, Arc::clone(&target), Arc::clone(&outcomes)));
     }
@@ -129,7 +131,7 @@ async fn run(options: &Options, hostile: Runtime) -> Result<Report> {
             writeln!(stderr(), "the broker ended: {status}")?;
             break;
         }
-        let now = Memory::of(broker.pid())?;
+        let now = Memory::of(broker_pid)?;
         memory.push(now);
         if Instant::now() >= progress {
             progress += PROGRESS_EVERY;
@@ -138,10 +140,11 @@ async fn run(options: &Options, hostile: Runtime) -> Result<Report> {
         }
     }
     let attacked_for = began.elapsed();
+    let processor_after = processor();
     let streams_peak = outcomes.open_streams_peak();
     hostile.shutdown_background();
     let measured = honest.finish().await;
-    let memory_peak = Memory::of(broker.pid()).ok();
+    let memory_peak = Memory::of(broker_pid).ok();
     writeln!(stderr(), "reads the audit log")?;
     let log = report::AuditTotals::read(&target).await.map_err(|error| format!("{error:#}"));
     let data_bytes = broker.data_bytes()?;
@@ -149,6 +152,11 @@ async fn run(options: &Options, hostile: Runtime) -> Result<Report> {
     broker.kill().await;
     Ok(Report {
         attacked_for,
+        broker_processor: processor_after.0.zip(processor_before.0).map(|(after, before)| after.saturating_sub(before)),
+        clients_processor: processor_after
+            .1
+            .zip(processor_before.1)
+            .map(|(after, before)| after.saturating_sub(before)),
         at_rest,
         measured,
         memory_before,

@@ -19,6 +19,7 @@ const HEALTH_MAX: Duration = Duration::from_millis(100);
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
 /// How much of the broker's own log is shown.
 const LOG_LINES_SHOWN: usize = 10;
+const LOG_LINE_CHARS: usize = 240;
 
 /// The audit log in numbers, its chain verified.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +60,9 @@ impl AuditTotals {
 /// Everything that was measured.
 pub(crate) struct Report {
     pub(crate) attacked_for: Duration,
+    /// Processor time during the attack: of the broker, and of this process.
+    pub(crate) broker_processor: Option<Duration>,
+    pub(crate) clients_processor: Option<Duration>,
     /// Before the attack.
     pub(crate) at_rest: Seen,
     pub(crate) measured: Seen,
@@ -115,6 +119,15 @@ impl Report {
     pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let seen = &self.measured;
         writeln!(out, "\n{:.0?} under attack, up to {} hostile streams at once", self.attacked_for, self.streams_peak)?;
+        let seconds = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
+        writeln!(
+            out,
+            "{}, {} processors, of which the broker had {:.1} s and the clients {:.1} s",
+            if cfg!(debug_assertions) { "debug build" } else { "release build" },
+            std::thread::available_parallelism().map_or(0, usize::from),
+            seconds(self.broker_processor),
+            seconds(self.clients_processor)
+        )?;
         for (aim, is_met, figure) in self.aims() {
             writeln!(out, "  {}  {aim}: {figure}", if is_met { "met   " } else { "MISSED" })?;
         }
@@ -151,6 +164,7 @@ impl Report {
             .chain(&self.broker_log)
             .take(LOG_LINES_SHOWN)
         {
+            let line: String = line.chars().take(LOG_LINE_CHARS).collect();
             writeln!(out, "  {line}")?;
         }
         Ok(())
@@ -221,6 +235,9 @@ impl Report {
         json!({
             "attacked_ms": self.attacked_for.as_millis() as u64,
             "hostile_streams_peak": self.streams_peak,
+            "is_debug_build": cfg!(debug_assertions),
+            "broker_processor_ms": self.broker_processor.map(|time| time.as_millis() as u64),
+            "clients_processor_ms": self.clients_processor.map(|time| time.as_millis() as u64),
             "aims": aims,
             "at_rest": object(rest),
             "under_attack": object(attack),

@@ -54,8 +54,11 @@ impl Target {
         Raw::connect(self.address, &self.ca, token, RawOptions::default()).await
     }
 
+    /// A connection of a client that never ends it by itself, however many small frames it leaves unread.
     pub(crate) async fn wire(&self) -> Result<Wire> {
-        Wire::connect(self.address, &self.ca).await
+        let mut builder = h2::client::Builder::new();
+        builder.data_frame_budget(usize::MAX >> 1);
+        Wire::connect_with(self.address, &self.ca, builder).await
     }
 }
 
@@ -136,6 +139,17 @@ impl BrokerProcess {
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.ok();
     }
+}
+
+/// How much processor time a process has had.
+pub(crate) fn processor_time(pid: u32) -> Option<Duration> {
+    /// Of Linux, on every machine.
+    const TICKS_PER_S: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; user and system time are the 12th and 13th value after it.
+    let mut values = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || values.next()?.parse::<u32>().ok();
+    Some(Duration::from_secs_f64(f64::from(ticks()?.checked_add(ticks()?)?) / TICKS_PER_S))
 }
 
 /// The memory of a process, in bytes.
