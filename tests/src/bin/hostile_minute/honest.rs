@@ -22,6 +22,9 @@ const MESSAGES_EVERY: Duration = Duration::from_millis(20);
 const PUTS_EVERY: Duration = Duration::from_millis(100);
 const LISTS_EVERY: Duration = Duration::from_millis(500);
 const HEALTH_EVERY: Duration = Duration::from_millis(50);
+const NEWCOMER_EVERY: Duration = Duration::from_secs(1);
+/// How long a newcomer tries.
+const NEWCOMER_PATIENCE: Duration = Duration::from_secs(20);
 const KEYS: usize = 20;
 /// How long what is under way may take to arrive after the last of it was sent.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -67,6 +70,9 @@ pub(crate) struct Seen {
     pub(crate) watch_reconnects: u64,
     pub(crate) list: Delays,
     pub(crate) list_failures: BTreeMap<String, u64>,
+    /// From the first packet of a new connection to the first answer on it.
+    pub(crate) newcomer: Delays,
+    pub(crate) newcomer_failures: BTreeMap<String, u64>,
     /// By how much timers of this process were late: what the machine adds to every other figure.
     pub(crate) timer: Delays,
     messages: HashMap<String, OneMessage>,
@@ -146,6 +152,7 @@ impl Honest {
         let watch = watcher.state().watch("honest/").await?;
         let writer = target.client(&target.token("honest-writer", &["state.write:honest"])?).await?;
         let lister = target.client(&target.token("honest-lister", &["state.read:honest"])?).await?;
+        let newcomer = target.token("honest-newcomer", &["state.read:honest"])?;
         let tasks = vec![
             tokio::spawn(check_health(run.clone(), health, Arc::clone(target))),
             tokio::spawn(publish(run.clone(), publisher.publisher())),
@@ -153,6 +160,7 @@ impl Honest {
             tokio::spawn(put(run.clone(), writer.state())),
             tokio::spawn(follow(run.clone(), watch)),
             tokio::spawn(list(run.clone(), lister.state())),
+            tokio::spawn(come_anew(run.clone(), Arc::clone(target), newcomer)),
             tokio::spawn(keep_time(run)),
         ];
         Ok(Self { seen, is_over, tasks })
@@ -166,7 +174,9 @@ impl Honest {
     pub(crate) fn start_anew(&self) {
         let mut guard = self.seen.lock();
         let seen = &mut *guard;
-        for delays in [&mut seen.health, &mut seen.publish, &mut seen.put, &mut seen.list, &mut seen.timer] {
+        for delays in
+            [&mut seen.health, &mut seen.publish, &mut seen.put, &mut seen.list, &mut seen.newcomer, &mut seen.timer]
+        {
             delays.0.clear();
         }
         // What has arrived is in order and need not be counted again.
@@ -365,6 +375,29 @@ async fn list(run: Run, state: State) {
             Ok(_) => seen.list.0.push(asked.elapsed()),
             Err(error) => count(&mut seen.list_failures, described(&error)),
         }
+    }
+}
+
+/// An agent that connects anew each time; more than one may be at it at once.
+async fn come_anew(run: Run, target: Arc<Target>, token: String) {
+    let mut ticks = every(NEWCOMER_EVERY);
+    while !run.is_over() {
+        ticks.tick().await;
+        let (run, target, token) = (run.clone(), Arc::clone(&target), token.clone());
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let attempt = async {
+                let client = target.client(&token).await.map_err(|error| format!("connecting: {error:#}"))?;
+                client.state().get("honest/key-0").await.map(drop).map_err(|error| described(&error))
+            };
+            let outcome = tokio::time::timeout(NEWCOMER_PATIENCE, attempt).await;
+            let mut seen = run.seen.lock();
+            match outcome {
+                Ok(Ok(())) => seen.newcomer.0.push(began.elapsed()),
+                Ok(Err(fault)) => count(&mut seen.newcomer_failures, fault),
+                Err(_) => count(&mut seen.newcomer_failures, format!("not within {NEWCOMER_PATIENCE:?}")),
+            }
+        });
     }
 }
 

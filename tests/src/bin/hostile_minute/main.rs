@@ -38,6 +38,8 @@ const USAGE: &str = "usage: hostile_minute [--seconds N] [--tombstones N] [--onl
   --json           the report as JSON, on standard output";
 /// How often a line says how it goes.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How long reading the whole audit log may take.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(180);
 
 /// What is asked for on the command line.
 #[derive(Debug, Clone)]
@@ -146,7 +148,11 @@ async fn run(options: &Options, hostile: Runtime) -> Result<Report> {
     let measured = honest.finish().await;
     let memory_peak = Memory::of(broker_pid).ok();
     writeln!(stderr(), "reads the audit log")?;
-    let log = report::AuditTotals::read(&target).await.map_err(|error| format!("{error:#}"));
+    let reading = tokio::time::timeout(AUDIT_PATIENCE, report::AuditTotals::read(&target)).await;
+    let log = match reading {
+        Ok(read) => read.map_err(|error| format!("{error:#}")),
+        Err(_) => Err(format!("not within {AUDIT_PATIENCE:?}")),
+    };
     let data_bytes = broker.data_bytes()?;
     let broker_log = broker.log()?;
     broker.kill().await;

@@ -262,7 +262,7 @@ impl Report {
     }
 }
 
-fn delays(seen: &Seen) -> [(&'static str, &Delays); 7] {
+fn delays(seen: &Seen) -> [(&'static str, &Delays); 8] {
     [
         ("health check", &seen.health),
         ("publish to receipt", &seen.publish),
@@ -270,16 +270,18 @@ fn delays(seen: &Seen) -> [(&'static str, &Delays); 7] {
         ("put", &seen.put),
         ("put to watcher", &seen.watch),
         ("list", &seen.list),
+        ("newcomer to first answer", &seen.newcomer),
         ("timer of this process", &seen.timer),
     ]
 }
 
-fn failures(seen: &Seen) -> [(&'static str, &BTreeMap<String, u64>); 4] {
+fn failures(seen: &Seen) -> [(&'static str, &BTreeMap<String, u64>); 5] {
     [
         ("health", &seen.health_failures),
         ("publish", &seen.publish_failures),
         ("put", &seen.put_failures),
         ("list", &seen.list_failures),
+        ("newcomer", &seen.newcomer_failures),
     ]
 }
 
