@@ -157,15 +157,15 @@ impl Report {
             writeln!(out, "  {attack:<10} {count:>10}  {outcome}")?;
         }
         writeln!(out, "\nThe broker's own log: {} lines", self.broker_log.len())?;
-        for line in self
-            .broker_log
-            .iter()
-            .filter(|line| line.contains("panicked"))
-            .chain(&self.broker_log)
-            .take(LOG_LINES_SHOWN)
-        {
+        for line in self.broker_log.iter().take(LOG_LINES_SHOWN) {
             let line: String = line.chars().take(LOG_LINE_CHARS).collect();
             writeln!(out, "  {line}")?;
+        }
+        if let Some(panic) = self.broker_log.iter().find(|line| line.contains("panicked")) {
+            writeln!(out, "The first panic, in full")?;
+            for line in panic.split("\\n") {
+                writeln!(out, "  {line}")?;
+            }
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ impl Report {
             "stored_bytes": self.data_bytes,
             "audit_log": log,
             "attacks": outcomes,
-            "panics": self.panics(),
+            "panics": self.broker_log.iter().filter(|line| line.contains("panicked")).collect::<Vec<_>>(),
         })
     }
 }
