@@ -1,7 +1,10 @@
 //! A minute in which everything that hostile clients can do happens at once, beside honest clients whose losses and delays
 //! are measured.
 //!
-//! `cargo run --release -p veribus-tests --bin hostile_minute [-- --seconds N --tombstones N --json]`
+//! ```sh
+//! cargo build --release -p veribus-broker -p veribus-tests --bin veribus
+//! cargo run --release -p veribus-tests --bin hostile_minute -- --seconds 60
+//! ```
 //!
 //! The broker is the binary `veribus` beside this one, in a process of its own, with default limits and a new development
 //! directory. Hostile and honest clients run in this process, on threads of their own; all of them share the machine with
