@@ -10,15 +10,15 @@ use veribus_broker::{
     model::{Clock, UnixSeconds},
 };
 use veribus_client::Message;
-use veribus_proto::v1::{self, EntryFilter, EntryKind, ListKeysRequest, QueryRequest, RevokeRequest};
+use veribus_proto::v1::{self, EntryFilter, EntryKind, ListKeysRequest, QueryRequest, RevokeRequest, state_operation};
 use veribus_tests::{
     broker::{Setup, TestBroker},
     log::Log,
     messages::wire,
     patiently,
     raw::reason,
-    state::{get, put},
-    streams::PublishStream,
+    state::{StateSession, get, put},
+    streams::{PublishStream, refusal},
     wire::{Wire, frame},
 };
 
@@ -199,5 +199,25 @@ async fn requests_that_bring_nothing_are_metered() -> Result<()> {
     }
     stream.send(Vec::new()).await?;
     assert_eq!(reason(&stream.results().await.expect_err("over quota")), "QUOTA_EXCEEDED");
+    Ok(())
+}
+
+/// An empty message is two bytes: a request of many such leaves a few entries, and all of them are counted.
+#[tokio::test]
+async fn malformed_messages_of_one_request_share_an_entry() -> Result<()> {
+    const ITEMS: usize = 1_024;
+    let broker = Setup::default().open_policy().start().await?;
+    let claims = broker.claims("a").permission("publish:>").permission("state.write:>");
+    let raw = broker.raw(&broker.sign(&claims)?).await?;
+    let mut stream = PublishStream::open(&raw).await?;
+    let results = stream.publish(vec![v1::Message::default(); ITEMS]).await?;
+    let reasons = results.iter().map(|result| refusal(result).map(|refused| refused.reason.as_str()));
+    assert_eq!(reasons.filter(|reason| matches!(reason, Ok("MALFORMED_MESSAGE"))).count(), ITEMS);
+    let mut session = StateSession::open(&raw).await?;
+    let operation = || state_operation::Operation::Delete(v1::DeleteRequest::default());
+    assert_eq!(session.run((0..ITEMS).map(|_| operation()).collect()).await?.len(), ITEMS);
+    let log = broker.log().await?;
+    let counts: Vec<_> = of_agent(&log, "a", EntryKind::Malformed).map(|entry| entry.count.max(1)).collect();
+    assert_eq!((counts.len(), counts.iter().sum::<u64>() as usize), (2 * 17, 2 * ITEMS));
     Ok(())
 }

@@ -198,6 +198,10 @@ impl StateOrder {
         Self { entry, asker: malformed.sender, size_bytes: malformed.size_bytes, work }
     }
 
+    pub(super) const fn is_malformed(&self) -> bool {
+        matches!(self.work, Work::Refuse(RefusalReason::MalformedMessage))
+    }
+
     fn access(draft: Draft, verdict: &Verdict, asker: Arc<Identity>, work: Work) -> Self {
         let work = match verdict.decision {
             Decision::Allow => work,

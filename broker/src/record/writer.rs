@@ -28,6 +28,7 @@ use super::{
     running::RunningTime,
     tail,
 };
+use malformed::MalformedRun;
 use reply::Reply;
 use request::{Changes, Unrecorded};
 
@@ -351,13 +352,19 @@ impl Writer {
     ) -> Reply {
         match submission {
             Submission::Messages(messages, reply, room) => {
-                let outcomes = messages.into_iter().map(|one| self.message(one, commit, recorded)).collect();
+                let malformed = messages.iter().filter(|one| matches!(one.ending, Ending::Malformed(_)));
+                let mut malformed = MalformedRun::new(malformed.map(|one| &one.sender));
+                let message = |one| self.message(one, commit, recorded, &mut malformed);
+                let outcomes = messages.into_iter().map(message).collect();
                 Reply::Messages(reply, outcomes, room)
             }
             Submission::Access(request, reply) => Reply::Access(reply, self.request(*request, commit, changes)),
             Submission::State(orders, reply, room) => {
                 let mut room_bytes = ANSWER_BYTES_MAX;
-                let outcomes = orders.into_iter().map(|one| self.operation(one, &mut room_bytes, commit)).collect();
+                let mut malformed =
+                    MalformedRun::new(orders.iter().filter(|one| one.is_malformed()).map(|one| &one.asker));
+                let operation = |one| self.operation(one, &mut room_bytes, commit, &mut malformed);
+                let outcomes = orders.into_iter().map(operation).collect();
                 Reply::State(reply, outcomes, room)
             }
             Submission::Follow(order, reply) => self.follow(*order, reply, changes, commit),
@@ -380,18 +387,30 @@ impl Writer {
         }
     }
 
-    fn message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
+    fn message(
+        &mut self,
+        routed: Routed,
+        commit: &mut Commit,
+        recorded: &mut Vec<Recorded>,
+        malformed: &mut MalformedRun,
+    ) -> Outcome {
         let sender = Arc::clone(&routed.sender);
-        let outcome = self.record_message(routed, commit, recorded);
+        let outcome = self.record_message(routed, commit, recorded, malformed);
         self.events.outcome(&sender, &outcome);
         outcome
     }
 
-    fn record_message(&mut self, routed: Routed, commit: &mut Commit, recorded: &mut Vec<Recorded>) -> Outcome {
+    fn record_message(
+        &mut self,
+        routed: Routed,
+        commit: &mut Commit,
+        recorded: &mut Vec<Recorded>,
+        malformed: &mut MalformedRun,
+    ) -> Outcome {
         let Routed { mut entry, salt, fingerprint, sender, via, ending, .. } = routed;
         let id = match ending {
             Ending::Malformed(message_id) => {
-                let decision_id = self.decision_id(commit.push(entry));
+                let decision_id = self.decision_id(malformed.push(entry, commit));
                 let reason = RefusalReason::MalformedMessage;
                 return Outcome::Refused(RefusedReceipt { message_id, decision_id, reason, duplicate: false });
             }
@@ -523,6 +542,7 @@ fn clock_before(last: UnixMicros, now: UnixMicros) -> Option<i64> {
 }
 
 mod keys;
+mod malformed;
 mod reads;
 mod reply;
 mod request;

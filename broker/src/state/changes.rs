@@ -1,6 +1,9 @@
 //! What changed lately, for those who watch. Only the fact: values are read like any others.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -24,7 +27,34 @@ pub struct Changes {
 struct Latest {
     /// All changes after this one are remembered.
     complete_after: Revision,
-    changes: VecDeque<(Revision, StateKey)>,
+    /// Changes of the same key share it, so that whoever collects them tells keys apart by where they stand.
+    changes: VecDeque<(Revision, Arc<StateKey>)>,
+    keys: HashSet<Arc<StateKey>>,
+}
+
+impl Latest {
+    fn after(start: Revision) -> Self {
+        Self { complete_after: start, changes: VecDeque::new(), keys: HashSet::new() }
+    }
+
+    fn push(&mut self, revision: Revision, key: StateKey) {
+        if self.changes.len() >= REMEMBERED_MAX
+            && let Some((forgotten, key)) = self.changes.pop_front()
+        {
+            self.complete_after = forgotten;
+            // Here and among the keys: no other change is of it.
+            if Arc::strong_count(&key) == 2 {
+                self.keys.remove(&key);
+            }
+        }
+        let known = self.keys.get(&key).map(Arc::clone);
+        let key = known.unwrap_or_else(|| {
+            let key = Arc::new(key);
+            self.keys.insert(Arc::clone(&key));
+            key
+        });
+        self.changes.push_back((revision, key));
+    }
 }
 
 /// Changes of one key that follow each other.
@@ -82,13 +112,12 @@ impl Changes {
     /// Remembers nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        let latest = Latest { complete_after: Revision::NONE, changes: VecDeque::new() };
-        Self { latest: Mutex::new(latest), through: watch::Sender::new(Revision::NONE) }
+        Self { latest: Mutex::new(Latest::after(Revision::NONE)), through: watch::Sender::new(Revision::NONE) }
     }
 
     /// Remembers what comes after `start`, the last entry of the log.
     pub fn begin(&self, start: Revision) {
-        *self.latest.lock() = Latest { complete_after: start, changes: VecDeque::new() };
+        *self.latest.lock() = Latest::after(start);
         self.through.send_replace(start);
     }
 
@@ -97,12 +126,7 @@ impl Changes {
         let mut latest = self.latest.lock();
         let mut through = None;
         for (revision, key) in changes {
-            if latest.changes.len() >= REMEMBERED_MAX
-                && let Some((forgotten, _)) = latest.changes.pop_front()
-            {
-                latest.complete_after = forgotten;
-            }
-            latest.changes.push_back((revision, key));
+            latest.push(revision, key);
             through = Some(revision);
         }
         drop(latest);
@@ -127,67 +151,113 @@ impl Changes {
     /// ago.
     #[must_use]
     pub fn after(&self, revision: Revision, prefix: &StatePrefix, limits: CollectLimits) -> Option<Since> {
-        let mut since = Since { changes: Vec::new(), through: revision };
-        let mut by_key: HashMap<StateKey, usize> = HashMap::new();
+        let mut collected = Collected::new(revision, prefix, limits);
         for _ in 0..GOES_MAX {
             let latest = self.latest.lock();
-            if since.through < latest.complete_after {
+            let through = collected.since.through;
+            if through < latest.complete_after {
                 // What was collected stands: the rest is forgotten, and looked for among all keys.
-                return (since.through > revision).then_some(since);
+                return (through > revision).then_some(collected.since);
             }
-            let from = latest.changes.partition_point(|(changed, _)| *changed <= since.through);
+            let from = latest.changes.partition_point(|(changed, _)| *changed <= through);
             let mut looked_at = 0;
             for (changed, key) in latest.changes.range(from..).take(LOOKED_AT_MAX) {
                 looked_at += 1;
-                if prefix.matches(key) && !since.add(*changed, key, &mut by_key, limits) {
-                    return Some(since);
+                if !collected.add(*changed, key) {
+                    return Some(collected.since);
                 }
-                since.through = *changed;
             }
             if looked_at < LOOKED_AT_MAX {
                 break;
             }
         }
-        Some(since)
+        Some(collected.since)
     }
 }
 
-impl Since {
+/// What is collected for one who asks.
+struct Collected<'p> {
+    prefix: &'p StatePrefix,
+    limits: CollectLimits,
+    since: Since,
+    /// Of each key that was met, by where it stands while it is held: its place among the changes that go together, or `None`
+    /// where it was not asked for.
+    met: HashMap<*const StateKey, Option<usize>>,
+    /// Keeps them where they stand.
+    held: Vec<Arc<StateKey>>,
+    are_apart: bool,
+}
+
+impl<'p> Collected<'p> {
+    fn new(after: Revision, prefix: &'p StatePrefix, limits: CollectLimits) -> Self {
+        let since = Since { changes: Vec::new(), through: after };
+        Self { prefix, limits, since, met: HashMap::new(), held: Vec::new(), are_apart: true }
+    }
+
     /// Takes a change in; `false` where there is no room for another key.
-    fn add(
-        &mut self,
-        revision: Revision,
-        key: &StateKey,
-        by_key: &mut HashMap<StateKey, usize>,
-        limits: CollectLimits,
-    ) -> bool {
-        if by_key.is_empty() {
-            if self.changes.len() < limits.apart_max {
-                self.changes.push(Change::one(revision, key.clone()));
+    fn add(&mut self, revision: Revision, key: &Arc<StateKey>) -> bool {
+        let met = self.met.get(&Arc::as_ptr(key)).copied();
+        let place = match met {
+            Some(None) => {
+                self.since.through = revision;
                 return true;
             }
-            for change in std::mem::take(&mut self.changes) {
-                self.add_to_key(&change, by_key);
+            Some(place) => place,
+            None if !self.prefix.matches(key) => {
+                self.meet(key, None);
+                self.since.through = revision;
+                return true;
             }
+            None => None,
+        };
+        if self.are_apart && self.since.changes.len() >= self.limits.apart_max {
+            self.put_together();
+            return self.add(revision, key);
         }
-        if !by_key.contains_key(key) && by_key.len() >= limits.keys_max {
+        let keys = self.since.changes.len();
+        let known = place.filter(|_| !self.are_apart).and_then(|place| self.since.changes.get_mut(place));
+        if let Some(known) = known {
+            known.last = revision;
+            known.count += 1;
+        } else if !self.are_apart && keys >= self.limits.keys_max {
             return false;
+        } else {
+            self.meet(key, Some(keys));
+            self.since.changes.push(Change::one(revision, StateKey::clone(key)));
         }
-        self.add_to_key(&Change::one(revision, key.clone()), by_key);
+        self.since.through = revision;
         true
     }
 
-    fn add_to_key(&mut self, change: &Change, by_key: &mut HashMap<StateKey, usize>) {
-        match by_key.get(&change.key).and_then(|place| self.changes.get_mut(*place)) {
-            Some(known) => {
-                known.last = change.last;
-                known.count += change.count;
-            }
-            None => {
-                by_key.insert(change.key.clone(), self.changes.len());
-                self.changes.push(change.clone());
+    fn meet(&mut self, key: &Arc<StateKey>, place: Option<usize>) {
+        if self.met.insert(Arc::as_ptr(key), place).is_none() {
+            self.held.push(Arc::clone(key));
+        }
+    }
+
+    /// From now on the changes of a key go together, those that stand there already among them.
+    fn put_together(&mut self) {
+        self.are_apart = false;
+        let mut places: HashMap<StateKey, usize> = HashMap::new();
+        let mut together: Vec<Change> = Vec::new();
+        for change in std::mem::take(&mut self.since.changes) {
+            match places.get(&change.key).and_then(|place| together.get_mut(*place)) {
+                Some(known) => {
+                    known.last = change.last;
+                    known.count += change.count;
+                }
+                None => {
+                    places.insert(change.key.clone(), together.len());
+                    together.push(change);
+                }
             }
         }
+        for key in &self.held {
+            if let Some(place) = places.get(&**key) {
+                self.met.insert(Arc::as_ptr(key), Some(*place));
+            }
+        }
+        self.since.changes = together;
     }
 }
 

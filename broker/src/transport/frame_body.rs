@@ -530,7 +530,7 @@ mod tests {
         let (mut first, mut second) = (open(), open());
         assert!(next(&mut first).is_none());
         let refused = next(&mut second).expect("at once").expect_err("no place");
-        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert_eq!(refused.code(), Code::Unavailable);
         drop(held);
         assert_eq!(read_all(&mut first), message(10));
         assert_eq!(read_all(&mut open()), message(10));

@@ -1,7 +1,7 @@
 //! Requests of recognised callers that cannot be read as what they should be: recorded like any other, and answered only after
 //! the permission for such a request was looked at.
 
-use std::{error::Error as _, sync::Arc};
+use std::{error::Error as _, iter, sync::Arc};
 
 use tonic::{Code, Status};
 
@@ -73,14 +73,17 @@ fn draft(caller: &Caller, fault: &str) -> Draft {
 
 /// What was wrong with a message that the decoder refused, and how that is told; `None` where the connection broke instead.
 pub(super) fn decoding_fault(error: &Status) -> Option<(&'static str, Status)> {
-    // What comes from the transport has a source; what the decoder says has none.
-    if error.source().is_some() {
+    // Ours, which may have been wrapped on the way, is at the root of what comes from the decoder or the body; at the root of
+    // what comes from the transport stands something else.
+    let root = iter::successors(error.source(), |inner| (*inner).source()).last();
+    if root.is_some_and(|root| !root.is::<Status>()) {
         return None;
     }
     match error.code() {
         Code::OutOfRange => Some(("a request is larger than the decoder's limit", status::frame_too_large())),
         Code::ResourceExhausted => Some(("a request holds too many items", status::too_many_items())),
         Code::DeadlineExceeded => Some(("a request took too long to arrive", status::frame_too_slow())),
+        Code::Unavailable => Some(("a request finds too many others waiting", status::receive_limit())),
         Code::Internal => Some(("a request is not valid protobuf", status::invalid("the request cannot be decoded"))),
         _ => None,
     }

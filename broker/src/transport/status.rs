@@ -81,7 +81,7 @@ pub(super) fn receive_limit() -> Status {
     let text = "too many requests of this agent wait to be received: try again";
     let mut details = ErrorDetails::with_error_info("RECEIVE_LIMIT", DOMAIN, HashMap::new());
     details.set_retry_info(Some(Duration::from_millis(100)));
-    Status::with_error_details(Code::ResourceExhausted, text, details)
+    Status::with_error_details(Code::Unavailable, text, details)
 }
 
 /// What is told of something over quota: it says when to come again, or that it never will pass.

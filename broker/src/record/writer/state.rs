@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::oneshot;
 use veribus_proto::v1::{AuditEntry, StateFacts, StateRead};
 
-use super::{Writer, reply::Reply, request::Changes};
+use super::{Writer, malformed::MalformedRun, reply::Reply, request::Changes};
 use crate::{
     decide::Permitted,
     model::{RefusalReason, Revision, Scope, StateKey, UnixMicros, Write},
@@ -55,9 +55,21 @@ impl From<TableError> for Refused {
 impl Writer {
     /// Carries out an operation. Its asker's token may have run out or been revoked while it waited.
     /// `room_bytes` is what the answers of its request may still hold of values.
-    pub(super) fn operation(&mut self, order: StateOrder, room_bytes: &mut u64, commit: &mut Commit) -> StateOutcome {
+    pub(super) fn operation(
+        &mut self,
+        order: StateOrder,
+        room_bytes: &mut u64,
+        commit: &mut Commit,
+        malformed: &mut MalformedRun,
+    ) -> StateOutcome {
         let asker = Arc::clone(&order.asker);
-        let outcome = self.carry_out(order, room_bytes, commit);
+        let outcome = match order.is_malformed() {
+            true => {
+                let decision_id = self.decision_id(malformed.push(order.entry, commit));
+                StateOutcome::Refused { decision_id, reason: RefusalReason::MalformedMessage, current: None }
+            }
+            false => self.carry_out(order, room_bytes, commit),
+        };
         if let StateOutcome::Refused { decision_id, reason, .. } = &outcome {
             self.events.denied(Event::RequestDenied, &asker, *reason, decision_id.audit_index());
         }
