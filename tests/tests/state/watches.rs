@@ -266,13 +266,15 @@ async fn a_deletion_that_is_forgotten_meanwhile_ends_the_watch_of_who_was_stuck(
     let stuck = broker.raw_with(Some(&token(&broker, "stuck", &GRANTS, &[">"])?), window).await?;
     let mut watch = StateWatch::open(&stuck, "notes", 0).await?;
     watch.initial().await?;
-    // It is shown the first one, which does not fit its window, and does not ask for more.
-    let shown = written(&raw, put("notes/large", &"y".repeat(500_000))).await?;
-    let was_shown = |log: &veribus_tests::log::Log| {
-        let reads = log.of_kind(EntryKind::StateRead).flat_map(|entry| &entry.state).flat_map(|state| &state.reads);
-        reads.into_iter().any(|read| read.revision == shown)
-    };
-    broker.log_with(was_shown).await?;
+    // One does not fit its window, another waits behind that, and it asks for no more.
+    for name in ["notes/large", "notes/larger"] {
+        let shown = written(&raw, put(name, &"y".repeat(500_000))).await?;
+        let was_shown = |log: &veribus_tests::log::Log| {
+            let states = log.of_kind(EntryKind::StateRead).flat_map(|entry| &entry.state);
+            states.flat_map(|state| &state.reads).any(|read| read.revision == shown)
+        };
+        broker.log_with(was_shown).await?;
+    }
     raw.state().delete(delete("notes/k")).await?;
     clock.advance(Duration::from_secs(2));
     let forgotten = async {
