@@ -106,6 +106,9 @@ pub(super) enum Pushed {
     NotPermitted,
 }
 
+/// How many places an empty queue keeps.
+const PLACES_KEPT: usize = 256;
+
 /// A message that waits, and what its agent is charged for it.
 type Waiting = (Arc<Recorded>, Arc<Charge>);
 
@@ -159,13 +162,14 @@ impl Queue {
         }
         state.bytes += memory_bytes(message);
         state.waiting.push_back((Arc::clone(message), charges.of(&self.usage)));
+        self.usage.take_places(1);
         let mut dropped = Vec::new();
         while self.is_over(&state) {
             if !self.limits.drop_oldest {
                 state.over_since.get_or_insert_with(|| self.clock.running());
                 break;
             }
-            dropped.extend(Self::drop_oldest(&mut state));
+            dropped.extend(self.drop_oldest(&mut state));
         }
         if dropped.is_empty() { Pushed::Queued } else { Pushed::Dropped(dropped) }
     }
@@ -178,7 +182,7 @@ impl Queue {
             return Err(end);
         }
         if self.limits.drop_oldest || state.waiting.is_empty() {
-            return Ok(Self::drop_oldest(&mut state));
+            return Ok(self.drop_oldest(&mut state));
         }
         self.cut_off(&mut state, to);
         Err(EndReason::SlowSubscriber)
@@ -236,6 +240,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.end.get_or_insert(reason);
         state.bytes = 0;
+        self.usage.give_back_places(state.waiting.len());
         state.undelivered = state.undelivered.saturating_add(state.waiting.len() as u64);
         let waiting = state.waiting.drain(..).map(|(message, _)| message).collect();
         drop(state);
@@ -252,6 +257,7 @@ impl Queue {
             waiting.into_iter().partition(|(message, _)| grant.covers(message.permitted()));
         state.waiting = kept;
         let dropped: Vec<_> = dropped.into_iter().map(|(message, _)| message).collect();
+        self.usage.give_back_places(dropped.len());
         let bytes = dropped.iter().map(|message| memory_bytes(message)).sum();
         state.bytes = state.bytes.saturating_sub(bytes);
         if !self.is_over(&state) {
@@ -291,9 +297,13 @@ impl Queue {
         }
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while taken.len() < messages_max && bytes < bytes_max {
-            let Some(message) = Self::pop(&mut state) else { break };
+            let Some(message) = self.pop(&mut state) else { break };
             bytes += message.permitted().message().size_bytes();
             taken.push(message);
+        }
+        if state.waiting.is_empty() {
+            // A burst does not keep its places.
+            state.waiting.shrink_to(PLACES_KEPT);
         }
         if !taken.is_empty() {
             state.over_since = self.is_over(&state).then(|| self.clock.running());
@@ -301,14 +311,15 @@ impl Queue {
         Ok((taken, state.dropped))
     }
 
-    fn pop(state: &mut State) -> Option<Arc<Recorded>> {
+    fn pop(&self, state: &mut State) -> Option<Arc<Recorded>> {
         let (message, _) = state.waiting.pop_front()?;
+        self.usage.give_back_places(1);
         state.bytes = state.bytes.saturating_sub(memory_bytes(&message));
         Some(message)
     }
 
-    fn drop_oldest(state: &mut State) -> Option<u64> {
-        let oldest = Self::pop(state)?;
+    fn drop_oldest(&self, state: &mut State) -> Option<u64> {
+        let oldest = self.pop(state)?;
         state.dropped += 1;
         Some(oldest.decision_id().audit_index())
     }

@@ -4,7 +4,10 @@ use prost::Message as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use veribus_proto::v1::{AuditEntry, EntryKind};
 
-use super::{usage::memory_bytes, *};
+use super::{
+    usage::{PLACE_BYTES, memory_bytes},
+    *,
+};
 use crate::{
     authenticate::{Identity, OpenSession, Revocation, RevocationTarget, Revoked, Sessions},
     engine::{SharedLogStore, sled::SledLog},
@@ -263,7 +266,7 @@ async fn what_is_no_longer_permitted_does_not_hold_a_queue_over_its_bound() {
 #[tokio::test]
 async fn one_that_takes_a_little_each_second_is_bounded_by_its_agents_share_alone() {
     let message_bytes = Bench::new().message_bytes().await;
-    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 20 * message_bytes, ..SMALL });
+    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 20 * (message_bytes + PLACE_BYTES), ..SMALL });
     let (mut inbox, _open) = subscribe(&bench, &bench.identity("reader"));
     for second in 0..19 {
         bench.deliver(2).await;
@@ -280,7 +283,8 @@ async fn one_that_takes_a_little_each_second_is_bounded_by_its_agents_share_alon
 /// An agent with a share of 10 messages and four subscriptions, the first of which got eight messages more.
 async fn many_subscriptions(drop_oldest: bool) -> (Bench, Vec<(Inbox, OpenSession)>, usize) {
     let message_bytes = Bench::new().message_bytes().await;
-    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 10 * message_bytes, drop_oldest, ..LIMITS });
+    let all_bytes_max = 8 * (10 * message_bytes + 21 * PLACE_BYTES);
+    let bench = Bench::with_limits(QueueLimits { all_bytes_max, drop_oldest, ..LIMITS });
     let reader = bench.identity("reader");
     let mut open = vec![subscribe(&bench, &reader)];
     bench.deliver(8).await;
@@ -320,16 +324,15 @@ async fn where_the_oldest_give_way_the_fullest_queue_of_an_agent_drops_them() {
 #[tokio::test]
 async fn a_message_counts_once_for_each_agent_and_for_all() {
     let message_bytes = Bench::new().message_bytes().await;
-    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 10 * message_bytes, ..LIMITS });
+    let bench = Bench::with_limits(QueueLimits { all_bytes_max: 8 * 20 * message_bytes, ..LIMITS });
     let identities: Vec<_> = (0..20).map(|number| bench.identity(&format!("reader-{number}"))).collect();
     let open: Vec<_> =
         (0..200usize).map(|number| subscribe_as(&bench, &identities[number % 20], number as u64)).collect();
     bench.deliver(9).await;
     let usage = Arc::clone(&bench.router.find(SubscriptionId(0)).expect("live").queue.usage);
-    assert_eq!(
-        (bench.router.subscriptions(), usage.bytes(), usage.all_bytes()),
-        (200, 9 * message_bytes, 9 * message_bytes)
-    );
+    let with_places = |queues: usize| 9 * (message_bytes + queues * PLACE_BYTES);
+    assert_eq!(bench.router.subscriptions(), 200);
+    assert_eq!((usage.bytes(), usage.all_bytes()), (with_places(10), with_places(200)));
     drop(open);
     assert_eq!((usage.bytes(), usage.all_bytes()), (0, 0));
 }

@@ -15,6 +15,9 @@ const ATTRIBUTE_BYTES: usize = 128;
 /// What the allocations of the names, the findings and the verdict take beside their texts, in bytes.
 const ALLOCATIONS_BYTES: usize = 256;
 
+/// What a message's place in a queue takes, in bytes. A queue that grows has half of its places free.
+pub(super) const PLACE_BYTES: usize = 32;
+
 /// What a message that waits takes in memory, in bytes.
 pub(super) fn memory_bytes(recorded: &Recorded) -> usize {
     let message = recorded.permitted().message();
@@ -100,6 +103,18 @@ impl Usage {
     /// Of an agent for whom nothing waits; `all` is what waits for all.
     pub(super) const fn new(all: Arc<AtomicUsize>) -> Self {
         Self { bytes: AtomicUsize::new(0), all }
+    }
+
+    /// A queue of the agent has so many places more.
+    pub(super) fn take_places(&self, places: usize) {
+        self.bytes.fetch_add(places * PLACE_BYTES, Ordering::Relaxed);
+        self.all.fetch_add(places * PLACE_BYTES, Ordering::Relaxed);
+    }
+
+    /// Or fewer.
+    pub(super) fn give_back_places(&self, places: usize) {
+        self.bytes.fetch_sub(places * PLACE_BYTES, Ordering::Relaxed);
+        self.all.fetch_sub(places * PLACE_BYTES, Ordering::Relaxed);
     }
 
     /// For this agent.

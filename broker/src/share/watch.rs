@@ -26,6 +26,8 @@ use crate::{
 const SHOWN_MAX: usize = 64;
 /// What is looked at together: change by change, as long as that is shown together.
 const LOOKED_AT: CollectLimits = CollectLimits { apart_max: SHOWN_MAX, keys_max: 4_096 };
+/// How many changes are looked through at once without a thread for that.
+const LOOKED_AT_INLINE_MAX: u64 = 512;
 /// How many pages of keys are gone through together, where changes have to be looked for among them.
 const SCANNED_PAGES_MAX: usize = 8;
 /// For how many keys it is known that they were shown ahead of the rest. Of more keys, some come twice.
@@ -257,7 +259,7 @@ impl Watch {
         identity.check_standing(stages.clock.now())?;
         if !self.is_scanning {
             let last = stages.changes.through();
-            match stages.changes.after(self.through, &self.prefix, LOOKED_AT) {
+            match self.remembered(&identity, last).await? {
                 Some(Since { changes, through }) => (self.ahead, self.ahead_through) = (changes.into(), through),
                 None => {
                     (self.is_scanning, self.cursor, self.ahead_through) = (true, Some(Cursor::default()), last);
@@ -285,6 +287,17 @@ impl Watch {
             return Err(WatchEnd::TooOld(forgotten));
         }
         Ok(())
+    }
+
+    /// The next of the changes that are remembered, up to about `last`. Many are looked through where that holds up nobody.
+    async fn remembered(&self, identity: &Identity, last: Revision) -> Result<Option<Since>, WatchEnd> {
+        let (after, changes) = (self.through, Arc::clone(&self.sharing.stages.changes));
+        if last.0.saturating_sub(after.0) <= LOOKED_AT_INLINE_MAX {
+            return Ok(changes.after(after, &self.prefix, LOOKED_AT));
+        }
+        let prefix = self.prefix.clone();
+        let look = move || changes.after(after, &prefix, LOOKED_AT);
+        self.sharing.scans.run(identity, look).await.map_err(|_| WatchEnd::Unreadable)
     }
 
     /// Looks for what changed among the next keys. Where all of that is little, it is shown like changes that are remembered, in

@@ -28,6 +28,8 @@ use crate::quota::{ReceiveBudget, Reservation};
 const PREFIX_BYTES: usize = 5;
 /// What an attribute takes besides its text: a place in a table, and two allocations.
 pub(super) const ATTRIBUTE_BYTES: usize = 128;
+/// What an item takes on its way to its answer besides its content: as decided, its entry, its outcome.
+pub(super) const IN_FLIGHT_BYTES: usize = 1_024;
 /// What the smallest item takes, which is two bytes on the wire.
 const DECODED_FACTOR: usize = size_of::<v1::Message>().div_ceil(2);
 /// What the items of one request take at most besides their content. A vector that grows holds its old place meanwhile.

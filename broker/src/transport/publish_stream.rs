@@ -7,7 +7,7 @@ use veribus_proto::v1::{self, Credentials, PublishResult, PublishStreamRequest, 
 
 use super::{
     convert,
-    frame_body::ATTRIBUTE_BYTES,
+    frame_body::{ATTRIBUTE_BYTES, IN_FLIGHT_BYTES},
     pipeline::{OnTheWay, Settled, Traffic},
     senders::{Senders, Unrecognised},
     status,
@@ -41,7 +41,8 @@ impl Traffic for Publishes {
     }
 
     fn memory(message: &v1::Message) -> usize {
-        size_of::<v1::Message>() + message.encoded_len() + message.attributes.len() * ATTRIBUTE_BYTES
+        let items = size_of::<v1::Message>() + IN_FLIGHT_BYTES + message.attributes.len() * ATTRIBUTE_BYTES;
+        items + message.encoded_len()
     }
 
     fn over_quota(&self, exceeded: &QuotaExceeded, message: &v1::Message) -> PublishResult {

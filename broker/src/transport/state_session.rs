@@ -9,6 +9,7 @@ use veribus_proto::v1::{
 };
 
 use super::{
+    frame_body::IN_FLIGHT_BYTES,
     pipeline::{OnTheWay, Settled, Traffic},
     status,
 };
@@ -47,7 +48,7 @@ impl Traffic for Operations {
     }
 
     fn memory(operation: &StateOperation) -> usize {
-        size_of::<StateOperation>() + operation.encoded_len()
+        size_of::<StateOperation>() + IN_FLIGHT_BYTES + operation.encoded_len()
     }
 
     fn over_quota(&self, exceeded: &QuotaExceeded, _operation: &StateOperation) -> StateResult {

@@ -26,9 +26,9 @@ use crate::{
     subscribe::Reading,
 };
 
-/// How much one response carries, about.
+/// How much one response carries, about. Of a reader who takes nothing in, two of them wait, encoded.
 const BATCH_MESSAGES_MAX: usize = 256;
-const BATCH_BYTES_MAX: usize = 256 * 1024;
+const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// The patterns of the request that opens a subscription, or what is wrong with it.
 ///

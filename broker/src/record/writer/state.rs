@@ -25,8 +25,8 @@ use crate::{
 
 /// How many values a watcher is shown under one entry.
 const FOLLOWED_MAX: usize = 48;
-/// How many bytes of values, about.
-const FOLLOWED_BYTES_MAX: u64 = 1 << 20;
+/// How many bytes of values, about. Of a watcher who takes nothing in, two such batches wait.
+const FOLLOWED_BYTES_MAX: u64 = 128 << 10;
 
 /// What a watcher is to be shown.
 #[derive(Default)]

@@ -163,13 +163,13 @@ pub(super) fn anonymous(attacker: &Attacker) -> Result<()> {
     Ok(())
 }
 
-/// One agent with all the streams that it may have, who takes no answer.
+/// One agent with streams of every kind who takes no answer.
 pub(super) async fn quota(attacker: &Attacker) -> Result<()> {
     let permissions = ["publish:hog.>", "subscribe:hog.>", "state.read:hog", "state.write:hog"];
     let token = attacker.target.token("hog", &permissions)?;
     let subscribing = frame(&opening(&["hog.>"]).encode_to_vec());
-    attacker.hold_unread(&token, SUBSCRIBE, subscribing, 400, 200).await;
-    attacker.hold_unread(&token, PUBLISH_STREAM, frame(b""), 400, 200).await;
-    attacker.hold_unread(&token, SESSION, frame(b""), 300, 150).await;
+    attacker.hold_unread(&token, SUBSCRIBE, subscribing, 40, 20).await;
+    attacker.hold_unread(&token, PUBLISH_STREAM, frame(b""), 40, 20).await;
+    attacker.hold_unread(&token, SESSION, frame(b""), 20, 10).await;
     Ok(())
 }
