@@ -32,10 +32,14 @@ pub(super) const ATTRIBUTE_BYTES: usize = 128;
 pub(super) const IN_FLIGHT_BYTES: usize = 1_024;
 /// What the smallest item takes, which is two bytes on the wire.
 const DECODED_FACTOR: usize = size_of::<v1::Message>().div_ceil(2);
+/// The same of an attribute or a pattern, of four bytes.
+const DECODED_ONE_FACTOR: usize = ATTRIBUTE_BYTES / 4;
 /// What the items of one request take at most besides their content. A vector that grows holds its old place meanwhile.
 const DECODED_BYTES_MAX: usize = 2 * ITEMS_MAX * size_of::<v1::Message>() + ATTRIBUTES_MAX * ATTRIBUTE_BYTES;
 /// The same of a request that holds one item.
 const DECODED_ONE_BYTES_MAX: usize = size_of::<v1::Message>() + ATTRIBUTES_OF_ONE_MAX * ATTRIBUTE_BYTES;
+/// A shorter message is there as soon as its prefix, and waits without a turn.
+const SHORT_BYTES_MAX: usize = 16 * 1024;
 /// The largest request of a call that brings no content: names, patterns, a token.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 
@@ -109,8 +113,11 @@ impl Requests {
 
     /// What a message of this length may take while it is decoded, in bytes.
     fn decoding_bytes(self, length: usize) -> usize {
-        let items_max = if matches!(self, Self::Many) { DECODED_BYTES_MAX } else { DECODED_ONE_BYTES_MAX };
-        length.saturating_add(length.saturating_mul(DECODED_FACTOR).min(items_max))
+        let (factor, items_max) = match self {
+            Self::Many => (DECODED_FACTOR, DECODED_BYTES_MAX),
+            Self::One | Self::OneSmall | Self::ManySmall => (DECODED_ONE_FACTOR, DECODED_ONE_BYTES_MAX),
+        };
+        length.saturating_add(length.saturating_mul(factor).min(items_max))
     }
 }
 
@@ -217,7 +224,10 @@ impl FrameBody {
                         }
                         continue;
                     }
-                    let Some(turn) = self.waiting.enter() else { return Poll::Ready(Err(status::receive_limit())) };
+                    let turn = if length > SHORT_BYTES_MAX { self.waiting.enter() } else { None };
+                    if turn.is_none() && length > SHORT_BYTES_MAX {
+                        return Poll::Ready(Err(status::receive_limit()));
+                    }
                     let budget = self.budget.clone();
                     let reserving = Box::pin(async move {
                         let reservation = budget.reserve(bytes).await;
@@ -524,18 +534,20 @@ mod tests {
         let one = meter(&quotas(&world), &world, "one");
         let held = one.receive_budget().reserve(RECEIVE_BYTES_MAX).await;
         let waiting = Waiting { calls: Arc::default(), max: 1 };
+        let long = SHORT_BYTES_MAX + 1;
+        let limits = FrameLimits { bytes_max: long, ..LIMITS };
         let open = || {
             let inner =
-                Body::new(StreamBody::new(stream::iter([Ok::<_, Infallible>(Frame::data(message(10).into()))])));
-            FrameBody::wrap(inner, LIMITS, Requests::One, waiting.clone(), one.receive_budget(), Received::default())
+                Body::new(StreamBody::new(stream::iter([Ok::<_, Infallible>(Frame::data(message(long).into()))])));
+            FrameBody::wrap(inner, limits, Requests::One, waiting.clone(), one.receive_budget(), Received::default())
         };
         let (mut first, mut second) = (open(), open());
         assert!(next(&mut first).is_none());
         let refused = next(&mut second).expect("at once").expect_err("no place");
         assert_eq!(refused.code(), Code::Unavailable);
         drop(held);
-        assert_eq!(read_all(&mut first), message(10));
-        assert_eq!(read_all(&mut open()), message(10));
+        assert_eq!(read_all(&mut first), message(long));
+        assert_eq!(read_all(&mut open()), message(long));
     }
 
     #[tokio::test]
