@@ -27,16 +27,16 @@
 //! Nothing counts as inspected that was not.
 //!
 //! ```
-//! use veribus_broker::{inspect::Inspected, model::Message};
-//! fn exchange(inspected: Inspected, message: Message) -> Inspected {
+//! use veribus_broker::inspect::{Inspected, Submitted};
+//! fn exchange(inspected: Inspected, submitted: Submitted) -> Inspected {
 //!     inspected
 //! }
 //! ```
 //!
 //! ```compile_fail,E0451
-//! use veribus_broker::{inspect::Inspected, model::Message};
-//! fn exchange(inspected: Inspected, message: Message) -> Inspected {
-//!     Inspected { message, ..inspected }
+//! use veribus_broker::inspect::{Inspected, Submitted};
+//! fn exchange(inspected: Inspected, submitted: Submitted) -> Inspected {
+//!     Inspected { submitted, ..inspected }
 //! }
 //! ```
 //!
