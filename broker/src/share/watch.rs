@@ -243,9 +243,7 @@ impl Watch {
             return;
         }
         self.is_scanning = false;
-        // What is still to be shown stands in the order of the first change of each key.
-        let before = |next: &Change| Revision(next.first.0.saturating_sub(1));
-        self.through = self.ahead.front().map_or(self.ahead_through, before).max(self.through);
+        self.through = looked_through(self.ahead.front(), self.ahead_through).max(self.through);
         if self.ahead.is_empty() {
             let through = self.through;
             self.shown_ahead.retain(|_, shown| *shown > through);
@@ -406,7 +404,28 @@ impl Watch {
     }
 }
 
+/// Up to where everything was looked at. What is still to be shown stands in the order of the first change of each key, and may be
+/// newer than `ahead_through`: between that and the next of them, other keys may have changed behind the back of a scan.
+fn looked_through(next: Option<&Change>, ahead_through: Revision) -> Revision {
+    let before = |next: &Change| Revision(next.first.0.saturating_sub(1));
+    next.map_or(ahead_through, before).min(ahead_through)
+}
+
 fn unreadable(error: &dyn std::error::Error) -> WatchEnd {
     tracing::error!(%error, "shared state cannot be read");
     WatchEnd::Unreadable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A scan that began at revision 10 passes `a`, which changes at 12, and then finds `b` as it is since 15.
+    #[test]
+    fn what_changes_behind_the_back_of_a_scan_is_not_passed_over() {
+        let found = |revision| Change::one(Revision(revision), StateKey::parse("notes/b").expect("a key"));
+        assert_eq!(looked_through(Some(&found(15)), Revision(10)), Revision(10));
+        assert_eq!(looked_through(Some(&found(8)), Revision(10)), Revision(7));
+        assert_eq!(looked_through(None, Revision(10)), Revision(10));
+    }
 }

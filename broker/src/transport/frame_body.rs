@@ -224,8 +224,8 @@ impl FrameBody {
                         }
                         continue;
                     }
-                    let turn = if length > SHORT_BYTES_MAX { self.waiting.enter() } else { None };
-                    if turn.is_none() && length > SHORT_BYTES_MAX {
+                    let turn = (length > SHORT_BYTES_MAX).then(|| self.waiting.enter());
+                    if matches!(turn, Some(None)) {
                         return Poll::Ready(Err(status::receive_limit()));
                     }
                     let budget = self.budget.clone();
