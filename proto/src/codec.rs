@@ -16,9 +16,8 @@ use prost_types::{
 };
 use tonic::{
     Status,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
-use tonic_prost::{ProstCodec, ProstEncoder};
 
 /// How many messages, or operations, one request may hold.
 pub const ITEMS_MAX: usize = 1_024;
@@ -129,15 +128,30 @@ impl<T, U> Default for BoundedCodec<T, U> {
 impl<T: Message + 'static, U: Message + Default + Name + 'static> Codec for BoundedCodec<T, U> {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = ExactEncoder<T>;
     type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::default())
+        ExactEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         BoundedDecoder { shape: REQUESTS.get(&format!(".{}", U::full_name())), decoded: PhantomData }
+    }
+}
+
+/// Reserves what an item takes before it encodes it: a buffer that grows by doubling is up to twice as large as what it
+/// holds, for as long as that waits to be sent.
+#[derive(Debug)]
+pub struct ExactEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for ExactEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(item.encoded_len());
+        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
     }
 }
 

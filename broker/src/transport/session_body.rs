@@ -1,14 +1,21 @@
 //! The body of an answer, as long as its session lasts: every frame is handed over under the session's lock, so once the
 //! session is ended nothing more is. What the body would still have said is dropped, and the call ends with a status.
+//!
+//! A body says nothing more while too much of it waits to be sent. HTTP/2 asks for more as long as the client's window is
+//! open, however slowly the client reads: `hyper` holds up to 400 KiB of a stream, `tonic` has no setting for it.
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -25,6 +32,9 @@ use crate::{
 /// The shortest pause between two looks at a token.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 
+/// How many bytes of a body may wait to be sent before it is asked for more.
+const UNSENT_BYTES_MAX: usize = 64 * 1024;
+
 /// An answer under way. Dropping it closes the session and gives its place back.
 pub(super) struct SessionBody {
     open: OpenSession,
@@ -34,7 +44,56 @@ pub(super) struct SessionBody {
     inner: Option<Body>,
     clock: Clock,
     refusals: Arc<Refusals>,
+    unsent: Arc<Unsent>,
     wakers: Option<Wakers>,
+}
+
+/// What of a body waits to be sent.
+#[derive(Default)]
+struct Unsent {
+    bytes: AtomicUsize,
+    waker: AtomicWaker,
+}
+
+impl Unsent {
+    /// Waits until less than [`UNSENT_BYTES_MAX`] wait.
+    fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        self.waker.register(context.waker());
+        // What was sent before the waker was there woke nobody.
+        if self.has_room() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::SeqCst) < UNSENT_BYTES_MAX
+    }
+
+    /// Counts these bytes until they are dropped, as they are when they are written to the connection.
+    fn track(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.bytes.fetch_add(bytes.len(), Ordering::SeqCst);
+        Bytes::from_owner(Tracked { bytes, unsent: Arc::clone(self) })
+    }
+}
+
+struct Tracked {
+    bytes: Bytes,
+    unsent: Arc<Unsent>,
+}
+
+impl AsRef<[u8]> for Tracked {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if self.unsent.bytes.fetch_sub(self.bytes.len(), Ordering::SeqCst) >= UNSENT_BYTES_MAX {
+            self.unsent.waker.wake();
+        }
+    }
 }
 
 /// What wakes a body that waits: the end of its session, and the end of its token.
@@ -50,7 +109,8 @@ impl SessionBody {
         if inner.is_end_stream() {
             return inner;
         }
-        Body::new(Self { open, place: Some(place), inner: Some(inner), clock, refusals, wakers: None })
+        let unsent = Arc::default();
+        Body::new(Self { open, place: Some(place), inner: Some(inner), clock, refusals, unsent, wakers: None })
     }
 
     /// Waits for what may end the session; `Ready` where it may have come.
@@ -96,14 +156,21 @@ impl http_body::Body for SessionBody {
         loop {
             let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
             let now = this.clock.now();
-            match this.open.session().pass(now, || Pin::new(inner).poll_frame(context)) {
+            let unsent = &this.unsent;
+            let next = |context: &mut Context<'_>| {
+                ready!(unsent.poll_room(context));
+                Pin::new(inner).poll_frame(context)
+            };
+            match this.open.session().pass(now, || next(context)) {
                 Ok(Poll::Ready(frame)) => {
                     let last = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
                     if last {
                         this.inner = None;
                         this.place = None;
                     }
-                    return Poll::Ready(frame);
+                    return Poll::Ready(
+                        frame.map(|frame| frame.map(|frame| frame.map_data(|data| this.unsent.track(data)))),
+                    );
                 }
                 Ok(Poll::Pending) => ready!(this.poll_wakers(context)),
                 Err(end) => return Poll::Ready(Some(Ok(this.finish(&end)))),
@@ -146,6 +213,20 @@ mod tests {
         transport::refusals::RefusalLimits,
     };
 
+    const FRAME_BYTES: usize = UNSENT_BYTES_MAX / 4;
+
+    /// A body that never ends.
+    struct Endless;
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; FRAME_BYTES])))))
+        }
+    }
+
     /// A body that never says anything.
     struct Silent;
 
@@ -166,6 +247,10 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
+            Self::of(Body::new(Silent))
+        }
+
+        fn of(inner: Body) -> Self {
             let world = World::new(KeyKind::EdDsa);
             let clock = world.clock.clone();
             let identity = world.identity(&world.claims("one"));
@@ -180,7 +265,7 @@ mod tests {
             let session = Arc::clone(open.session());
             let limits = RefusalLimits { recorded_per_s_max: 10, anonymous_bytes_per_day_max: NonZeroU64::MIN };
             let refusals = Refusals::new(limits, clock.clone(), Metrics::default());
-            let body = SessionBody::wrap(open, place, Body::new(Silent), clock, refusals);
+            let body = SessionBody::wrap(open, place, inner, clock, refusals);
             Self { world, session, body }
         }
 
@@ -201,6 +286,34 @@ mod tests {
                 }
             }
         }
+    }
+
+    async fn next_data(body: &mut Body) -> Bytes {
+        let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
+        frame.expect("not over").expect("no error").into_data().expect("data")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_taken_of_a_body_than_may_wait_to_be_sent() {
+        let mut bench = Bench::of(Body::new(Endless));
+        let mut unsent = Vec::new();
+        for _ in 0..UNSENT_BYTES_MAX / FRAME_BYTES {
+            unsent.push(next_data(&mut bench.body).await);
+        }
+        assert_eq!(bench.code().await, None);
+        let mut body = bench.body;
+        let waiting = tokio::spawn(async move { (next_data(&mut body).await, body) });
+        // The connection sends a frame part by part.
+        drop(unsent[0].split_to(1));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(unsent.remove(0));
+        let (next, body) = tokio::time::timeout(LIFETIME / 2, waiting).await.expect("woken").expect("no panic");
+        unsent.push(next);
+        bench.body = body;
+        assert!(poll!(Box::pin(next_data(&mut bench.body))).is_pending());
+        bench.session.end(&SessionEnd::Disconnected);
+        assert_eq!(bench.code().await, Some(Code::Unavailable), "a body that waits hears of the end");
     }
 
     #[tokio::test(start_paused = true)]

@@ -225,16 +225,40 @@ fn an_export_goes_into_a_pipe_and_to_standard_output_and_replaces_neither_a_pipe
 }
 
 #[test]
-fn an_export_that_was_broken_off_is_none() {
+fn an_export_goes_into_a_socket() {
     let broker = Broker::start();
     let socket = broker.directory.join("socket");
     let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
-    for _ in 0..200 {
+    let taking = std::thread::spawn(move || {
+        let mut taken = Vec::new();
+        listener.accept().expect("a connection").0.read_to_end(&mut taken).expect("read");
+        taken
+    });
+    let exported = broker.audit(&["export", socket.to_str().expect("text")]);
+    assert_eq!(code(&exported), 0, "{}", told(&exported));
+    let file = broker.directory.join("export");
+    fs::write(&file, taking.join().expect("taken")).expect("written");
+    let verified = veribus().args(["audit", "verify", "--file"]).arg(&file).output().expect("the binary runs");
+    assert_eq!(code(&verified), 0);
+}
+
+/// What a pipe holds unread, `pipe(7)`.
+const PIPE_BYTES: usize = 64 * 1024;
+
+#[test]
+fn an_export_that_was_broken_off_is_none() {
+    let broker = Broker::start();
+    let pipe = broker.directory.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    for _ in 0..100 {
         broker.transfer("role:compliance");
     }
-    let taking = std::thread::spawn(move || drop(listener.accept().expect("a connection").0.read_exact(&mut [0; 10])));
-    let exported = broker.audit(&["export", socket.to_str().expect("text")]);
-    taking.join().expect("taken");
+    // More than fits into the pipe, or the export could be done before the reader goes.
+    assert!(broker.audit(&["export", "-"]).stdout.len() > 2 * PIPE_BYTES);
+    let from = pipe.clone();
+    let taking = std::thread::spawn(move || fs::File::open(from).expect("opened").read_exact(&mut [0; 10]));
+    let exported = broker.audit(&["export", pipe.to_str().expect("text")]);
+    taking.join().expect("no panic").expect("taken");
     assert_eq!(code(&exported), 1, "{}", told(&exported));
     assert!(told(&exported).contains("cannot write"), "{}", told(&exported));
 }
