@@ -15,7 +15,7 @@ use crate::{
     metrics::{MessageEnd, Metrics, Stage},
     model::{Clock, Message, Outcome, RefusalReason},
     record::{Fingerprints, Malformed, PendingOutcomes, RecordError, Recorder, Routed, SubmitError},
-    workers::Workers,
+    workers::{TimeSlice, Workers},
 };
 
 /// Carries messages through every stage.
@@ -85,25 +85,30 @@ impl Publisher {
     ) -> Result<Vec<Routed>, SubmitError> {
         let size_bytes = |posted: &Posted| ITEM_BYTES + posted.message.as_ref().map_or(0, Message::size_bytes);
         if messages.iter().map(size_bytes).sum::<usize>() <= INLINE_BYTES_MAX {
-            return Ok(self.route_all(identity, peer, messages)?);
+            let (mut slice, mut routed) = (TimeSlice::begin(), Vec::with_capacity(messages.len()));
+            for posted in messages {
+                slice.yield_if_over().await;
+                routed.push(self.route_posted(identity, peer, posted)?);
+            }
+            return Ok(routed);
         }
         let (this, caller) = (Arc::clone(self), Arc::clone(identity));
-        let routed = self.workers.run(identity, move || this.route_all(&caller, peer, messages)).await;
+        let route_all = move || messages.into_iter().map(|posted| this.route_posted(&caller, peer, posted)).collect();
+        let routed: Result<Result<_, TokenError>, _> = self.workers.run(identity, route_all).await;
         // A stage that broke off: nothing of this request is recorded.
         Ok(routed.map_err(|_| RecordError::Failed)??)
     }
 
-    fn route_all(
+    fn route_posted(
         &self,
         identity: &Arc<Identity>,
         peer: SocketAddr,
-        messages: Vec<Posted>,
-    ) -> Result<Vec<Routed>, TokenError> {
-        let route = |Posted { sender, message }| match message {
+        Posted { sender, message }: Posted,
+    ) -> Result<Routed, TokenError> {
+        match message {
             Ok(message) => self.route_one(identity, sender, peer, message),
             Err(malformed) => Ok(Routed::malformed(malformed)),
-        };
-        messages.into_iter().map(route).collect()
+        }
     }
 
     /// Queues what was routed for its record, in this order.

@@ -12,7 +12,7 @@ use crate::{
     record::{ANSWER_BYTES_MAX, Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome, SubmitError},
     seal::{KeyRing, NodeKey},
     state::{Changes, Lookup, Metadata, OpenedValue, SealedValue, StateReader, TableError, Unreadable},
-    workers::Workers,
+    workers::{TimeSlice, Workers},
 };
 
 mod watch;
@@ -220,34 +220,41 @@ impl Sharing {
             Ok(Operation::Put(write)) => ITEM_BYTES + write.value.len(),
             _ => ITEM_BYTES,
         };
+        let mut ordered = Ordered { orders: Vec::with_capacity(operations.len()), lists: Vec::new() };
         if operations.iter().map(size_bytes).sum::<usize>() <= INLINE_BYTES_MAX {
-            return Ok(self.decide_all(identity, peer, operations)?);
+            let mut slice = TimeSlice::begin();
+            for operation in operations {
+                slice.yield_if_over().await;
+                self.decide_next(identity, peer, operation, &mut ordered)?;
+            }
+            return Ok(ordered);
         }
         let (this, asker) = (self.clone(), Arc::clone(identity));
-        let ordered = self.stages.workers.run(identity, move || this.decide_all(&asker, peer, operations)).await;
+        let decide_all = move || {
+            let decide = |operation| this.decide_next(&asker, peer, operation, &mut ordered);
+            operations.into_iter().try_for_each(decide).map(|()| ordered)
+        };
         // A stage that broke off: nothing of this request is recorded.
-        Ok(ordered.map_err(|_| RecordError::Failed)??)
+        Ok(self.stages.workers.run(identity, decide_all).await.map_err(|_| RecordError::Failed)??)
     }
 
-    fn decide_all(
+    fn decide_next(
         &self,
         identity: &Arc<Identity>,
         peer: SocketAddr,
-        operations: Vec<Result<Operation, Malformed>>,
-    ) -> Result<Ordered, TokenError> {
-        let mut ordered = Ordered { orders: Vec::with_capacity(operations.len()), lists: Vec::new() };
-        for operation in operations {
-            identity.check_standing(self.stages.clock.now())?;
-            let place = ordered.len();
-            match operation.map_or_else(
-                |malformed| Ok(StateOrder::malformed(malformed)),
-                |operation| self.decide_one(identity, peer, operation),
-            ) {
-                Ok(order) => ordered.orders.push(order),
-                Err(list) => ordered.lists.push((place, *list)),
-            }
+        operation: Result<Operation, Malformed>,
+        ordered: &mut Ordered,
+    ) -> Result<(), TokenError> {
+        identity.check_standing(self.stages.clock.now())?;
+        let place = ordered.len();
+        match operation.map_or_else(
+            |malformed| Ok(StateOrder::malformed(malformed)),
+            |operation| self.decide_one(identity, peer, operation),
+        ) {
+            Ok(order) => ordered.orders.push(order),
+            Err(list) => ordered.lists.push((place, *list)),
         }
-        Ok(ordered)
+        Ok(())
     }
 
     fn decide_one(
@@ -328,7 +335,9 @@ impl Sharing {
         let mut room_bytes = ANSWER_BYTES_MAX;
         let mut answers = Vec::with_capacity(outcomes.len() + lists.len());
         let (mut outcomes, mut lists) = (outcomes.into_iter(), lists.into_iter().peekable());
+        let mut slice = TimeSlice::begin();
         loop {
+            slice.yield_if_over().await;
             if let Some((_, list)) = lists.next_if(|(place, _)| *place == answers.len()) {
                 answers.push(self.list(list, &mut room_bytes).await?);
             } else if let Some(outcome) = outcomes.next() {

@@ -1,11 +1,13 @@
 //! Long work on threads of its own, so that it holds up no connection, shared fairly between agents: one agent has only so
-//! many jobs among those that run or wait for a thread, whatever it asks for.
+//! many jobs among those that run or wait for a thread, whatever it asks for. Work of many short steps stays where it is,
+//! and lets others run in between.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     num::NonZeroUsize,
     sync::Arc,
     thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -18,6 +20,30 @@ use crate::{
     authenticate::Identity,
     model::{AgentId, Issuer},
 };
+
+/// How long a task runs before others have their turn.
+const TIME_SLICE: Duration = Duration::from_micros(200);
+
+/// Since when a task runs. What does many things one after the other asks it in between: hundreds of tasks that are woken at
+/// once would otherwise hold up all others for as long as all of them take together.
+#[derive(Debug)]
+pub struct TimeSlice(Instant);
+
+impl TimeSlice {
+    /// From now.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Lets other tasks run, if this one has run for long.
+    pub async fn yield_if_over(&mut self) {
+        if self.0.elapsed() >= TIME_SLICE {
+            tokio::task::yield_now().await;
+            *self = Self::begin();
+        }
+    }
+}
 
 /// Runs jobs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -132,6 +158,15 @@ mod tests {
             workers.run(&identity, run).await.expect("the job ends");
         });
         Job { ended, end }
+    }
+
+    #[tokio::test]
+    async fn others_run_when_a_time_slice_is_over() {
+        let mut slice = TimeSlice::begin();
+        let other = tokio::spawn(async {});
+        while !other.is_finished() {
+            slice.yield_if_over().await;
+        }
     }
 
     #[tokio::test]

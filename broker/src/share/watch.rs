@@ -20,6 +20,7 @@ use crate::{
     model::{DecisionId, RefusalReason, Revision, StateKey, StatePrefix},
     record::{FollowOrder, Followed, RecordError, StateOrder, StateOutcome, WatchedChange},
     state::{Change, CollectLimits, Cursor, OpenedValue, Since, StateReader},
+    workers::TimeSlice,
 };
 
 /// How many are shown together, at most.
@@ -344,11 +345,14 @@ impl Watch {
         let stages = Arc::clone(&self.sharing.stages);
         let together = self.ahead.len().min(SHOWN_MAX);
         let looked_at: Vec<_> = self.ahead.drain(..together).collect();
-        let may_see = |change: &Change| {
+        let (mut slice, mut visible) = (TimeSlice::begin(), Vec::with_capacity(together));
+        for change in looked_at {
+            slice.yield_if_over().await;
             let access = Access::StateGet(&change.key);
-            stages.decider.decide_access(access, &identity, peer).decision == Decision::Allow
-        };
-        let visible: Vec<_> = looked_at.into_iter().filter(may_see).collect();
+            if stages.decider.decide_access(access, &identity, peer).decision == Decision::Allow {
+                visible.push(change);
+            }
+        }
         let withheld = u32::try_from(together - visible.len()).unwrap_or(u32::MAX);
         let watched = |change: &Change| {
             let seen = self.shown_ahead.get(&change.key).copied().unwrap_or(self.through);
@@ -368,6 +372,7 @@ impl Watch {
         }
         let mut changes = Vec::with_capacity(followed.len());
         for one in followed {
+            slice.yield_if_over().await;
             changes.extend(self.shown(one).await?);
         }
         changes.sort_by_key(ShownChange::revision);
