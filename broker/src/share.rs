@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 use veribus_proto::v1;
 
 use crate::{
@@ -22,6 +24,9 @@ pub use watch::{Shown, ShownChange, Watch, WatchEnd};
 /// How many look through the records at once, and how many of one agent.
 const SCANS_MAX: usize = 2;
 const SCANS_PER_AGENT_MAX: usize = 1;
+/// How many watches decide and decrypt at once. A write wakes all watches of its prefix: what waits for its turn is nothing
+/// that others have to wait for.
+const WATCHES_AT_ONCE_MAX: usize = 2;
 /// How many records a page reads beside those that it shows, and in how many goes.
 const PAGE_SLACK: usize = 64;
 const PAGES_MAX: usize = 64;
@@ -136,6 +141,7 @@ pub struct ShareStages {
 pub struct Sharing {
     stages: Arc<ShareStages>,
     scans: Workers,
+    watching: Arc<Semaphore>,
 }
 
 /// A list that was permitted, and who asked for it.
@@ -197,7 +203,8 @@ impl Sharing {
     /// Put together from its stages.
     #[must_use]
     pub fn new(stages: ShareStages) -> Self {
-        Self { stages: Arc::new(stages), scans: Workers::new(SCANS_MAX, SCANS_PER_AGENT_MAX) }
+        let watching = Arc::new(Semaphore::new(WATCHES_AT_ONCE_MAX));
+        Self { stages: Arc::new(stages), scans: Workers::new(SCANS_MAX, SCANS_PER_AGENT_MAX), watching }
     }
 
     /// Whether too little disk is left to write.
@@ -339,7 +346,12 @@ impl Sharing {
         loop {
             slice.yield_if_over().await;
             if let Some((_, list)) = lists.next_if(|(place, _)| *place == answers.len()) {
-                answers.push(self.list(list, &mut room_bytes).await?);
+                // On a task of its own, since it waits for its turn and for room in the record, and an answer is asked for when
+                // the client's flow control allows it.
+                let listing = tokio::spawn(self.clone().list(list, room_bytes));
+                let (answer, left) = AbortOnDropHandle::new(listing).await.map_err(|_| RecordError::Failed)??;
+                room_bytes = left;
+                answers.push(answer);
             } else if let Some(outcome) = outcomes.next() {
                 answers.push(self.answer(outcome).await);
             } else {
@@ -388,7 +400,8 @@ impl Sharing {
     }
 
     /// Shows a page of what the reader may see, as `Watch` does, once it is recorded what that is. All of it is durable then.
-    async fn list(&self, list: PermittedList, room_bytes: &mut u64) -> Result<Answer, RecordError> {
+    /// With how many bytes of metadata the answers that follow may still hold.
+    async fn list(self, list: PermittedList, room_bytes: u64) -> Result<(Answer, u64), RecordError> {
         let PermittedList { prefix, after, max, verdict, identity, peer } = list;
         let (stages, now) = (Arc::clone(&self.stages), self.stages.clock.now());
         let (reader, whose) = (Arc::clone(&identity), prefix.clone());
@@ -403,14 +416,14 @@ impl Sharing {
         let bytes = seen.iter().flat_map(|shelf| &shelf.values).map(Metadata::bytes).sum();
         let why = match &seen {
             None => Some(WhyNot::Damaged),
-            Some(_) if *room_bytes < bytes && *room_bytes < ANSWER_BYTES_MAX => Some(WhyNot::TooMuch),
+            Some(_) if room_bytes < bytes && room_bytes < ANSWER_BYTES_MAX => Some(WhyNot::TooMuch),
             Some(_) => None,
         };
-        *room_bytes = room_bytes.saturating_sub(bytes.max(1));
+        let left = room_bytes.saturating_sub(bytes.max(1));
         let shown = seen.filter(|_| why.is_none()).unwrap_or_default();
         let order = StateOrder::list(&prefix, listed(&shown), &verdict, Arc::clone(&identity), peer);
         let outcome = self.stages.recorder.state(vec![order]).await?.outcomes().await?.into_iter().next();
-        Ok(match (outcome.ok_or(RecordError::Failed)?, why) {
+        let answer = match (outcome.ok_or(RecordError::Failed)?, why) {
             (StateOutcome::Noted(decision_id), Some(why)) => Answer::Not { decision_id, why },
             (StateOutcome::Noted(decision_id), None) => match self.page_end(&identity, &prefix, shown.next.as_ref()) {
                 Ok(next_page_token) => {
@@ -419,7 +432,8 @@ impl Sharing {
                 Err(why) => Answer::Not { decision_id, why },
             },
             (refused, _) => self.answer(refused).await,
-        })
+        };
+        Ok((answer, left))
     }
 
     /// The token of the page that begins behind `next`; empty if there is none.

@@ -15,6 +15,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinError,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     authenticate::Identity,
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// How long a task runs before others have their turn.
-const TIME_SLICE: Duration = Duration::from_micros(200);
+const TIME_SLICE: Duration = Duration::from_micros(100);
 
 /// Since when a task runs. What does many things one after the other asks it in between: hundreds of tasks that are woken at
 /// once would otherwise hold up all others for as long as all of them take together.
@@ -82,7 +83,9 @@ impl Workers {
         Self::new(cores, cores.div_ceil(2))
     }
 
-    /// Runs a job of `identity` when it is its turn. One that has begun ends, also where nobody waits for it any more.
+    /// Runs a job of `identity` when it is its turn. One that has begun ends, also where nobody waits for it any more. It waits
+    /// for its turn on a task of its own: it may be given one at any time, and whoever waits for the job may not go on for
+    /// as long as its client likes.
     ///
     /// # Errors
     /// [`JoinError`]: it broke off.
@@ -91,18 +94,21 @@ impl Workers {
         identity: &Identity,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = self.turn(identity).await;
-        // Never closed; and one that were would not run more at once, since each agent's turns are bounded all the same.
-        let thread = Arc::clone(&self.0.threads).acquire_owned().await.ok();
-        tokio::task::spawn_blocking(move || {
-            let _held = (thread, turn);
-            job()
-        })
-        .await
+        let (this, agent) = (self.clone(), (identity.issuer().clone(), identity.agent().clone()));
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let turn = this.turn(agent).await;
+            // Never closed; and one that were would not run more at once, since each agent's turns are bounded all the same.
+            let thread = Arc::clone(&this.0.threads).acquire_owned().await.ok();
+            tokio::task::spawn_blocking(move || {
+                let _held = (thread, turn);
+                job()
+            })
+            .await
+        }))
+        .await?
     }
 
-    async fn turn(&self, identity: &Identity) -> Turn {
-        let agent = (identity.issuer().clone(), identity.agent().clone());
+    async fn turn(&self, agent: Agent) -> Turn {
         let turns = {
             let mut agents = self.0.agents.lock();
             let turns = agents.entry(agent.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.0.per_agent_max)));
@@ -167,6 +173,21 @@ mod tests {
         while !other.is_finished() {
             slice.yield_if_over().await;
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_driven_on_holds_no_thread() {
+        let world = World::new(KeyKind::EdDsa);
+        let [one, two, three] = ["one", "two", "three"].map(|name| world.identity(&world.claims(name)));
+        let workers = Workers::new(1, 1);
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let first = job(&workers, &one, "one", &begun);
+        assert_eq!(begins.recv().await, Some("one"));
+        let mut waiting = Box::pin(workers.run(&two, || {}));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        first.end.send(()).expect("it runs");
+        first.ended.await.expect("it ends");
+        workers.run(&three, || {}).await.expect("it has its turn");
     }
 
     #[tokio::test]

@@ -96,6 +96,9 @@ enum Command {
 /// Policies are evaluated on the runtime's threads: room for one, and for what called it.
 const THREAD_STACK_BYTES: usize = 24 * 1024 * 1024;
 
+/// How many tasks run before a thread looks for what has arrived. Where many tasks are ready, a short call waits that long.
+const TASKS_PER_LOOK_AT_SOCKETS: u32 = 16;
+
 impl Cli {
     /// What the arguments say. Where they are wrong, or ask for help, that is printed, and this is the exit code.
     ///
@@ -121,6 +124,7 @@ impl Cli {
         let done = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_stack_size(THREAD_STACK_BYTES)
+            .event_interval(TASKS_PER_LOOK_AT_SOCKETS)
             .build()
             .map_err(|error| Failure::failed(format!("cannot start: {error}")))
             .and_then(|runtime| runtime.block_on(self.command.run()));

@@ -217,7 +217,8 @@ impl Watch {
         self.listen.changed().await.map_err(|_| WatchEnd::Ended)
     }
 
-    /// Reads the next changes, if there are any to show. The first time it has come so far it says that also without any.
+    /// Reads the next changes, if there are any to show. It waits for its turn, and must be driven on once it has it, so not
+    /// by what its client's flow control holds up. The first time it has come so far it says that also without any.
     ///
     /// # Errors
     /// [`WatchEnd`]: the watch is over.
@@ -342,7 +343,8 @@ impl Watch {
     async fn show(&mut self) -> Result<Shown, WatchEnd> {
         let (identity, peer) = (self.caller.identity(), self.caller.peer());
         let verdict = self.verdict(&identity).await?;
-        let stages = Arc::clone(&self.sharing.stages);
+        let (stages, watching) = (Arc::clone(&self.sharing.stages), Arc::clone(&self.sharing.watching));
+        let turn = watching.acquire().await.ok();
         let together = self.ahead.len().min(SHOWN_MAX);
         let looked_at: Vec<_> = self.ahead.drain(..together).collect();
         let (mut slice, mut visible) = (TimeSlice::begin(), Vec::with_capacity(together));
@@ -359,6 +361,7 @@ impl Watch {
             WatchedChange { change: change.clone(), seen }
         };
         let wanted = visible.iter().map(watched).collect();
+        drop(turn);
         let order = FollowOrder::new((&self.prefix, &self.opened_by), (wanted, withheld), &verdict, identity, peer);
         let following = stages.recorder.follow(order).await?;
         let followed = match (following.changes, following.decision_id.clone()) {
@@ -371,6 +374,7 @@ impl Watch {
             self.ahead.push_front(change);
         }
         let mut changes = Vec::with_capacity(followed.len());
+        let _turn = watching.acquire().await.ok();
         for one in followed {
             slice.yield_if_over().await;
             changes.extend(self.shown(one).await?);

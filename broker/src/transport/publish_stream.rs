@@ -17,6 +17,7 @@ use crate::{
     publish::{Publisher, Publishing},
     quota::QuotaExceeded,
     record::{RecordError, Routed, SubmitError},
+    workers::TimeSlice,
 };
 
 /// Messages.
@@ -59,7 +60,9 @@ impl Traffic for Publishes {
     ) -> Result<OnTheWay<Self>, SubmitError> {
         let over_quota: Vec<usize> = settled.iter().map(|(place, _)| *place).collect();
         let (mut posted, mut names) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+        let mut slice = TimeSlice::begin();
         for (place, mut message) in messages.into_iter().enumerate() {
+            slice.yield_if_over().await;
             if over_quota.binary_search(&place).is_ok() {
                 continue;
             }

@@ -20,6 +20,7 @@ use crate::{
     record::{Malformed, RecordError, SubmitError, timestamp},
     share::{Answer, ListQuery, Operating, Operation, Ordered, Sharing},
     state::{Metadata, OpenedValue},
+    workers::TimeSlice,
 };
 
 /// The most keys that one answer lists.
@@ -65,7 +66,9 @@ impl Traffic for Operations {
     ) -> Result<OnTheWay<Self>, SubmitError> {
         let over_quota: Vec<usize> = settled.iter().map(|(place, _)| *place).collect();
         let mut parsed = Vec::with_capacity(operations.len());
+        let mut slice = TimeSlice::begin();
         for (place, operation) in operations.into_iter().enumerate() {
+            slice.yield_if_over().await;
             if over_quota.binary_search(&place).is_ok() {
                 continue;
             }

@@ -277,6 +277,12 @@ pub(super) fn watch_status(end: WatchEnd) -> Status {
     }
 }
 
+/// How a watch ends whose client gives fresh tokens and reads nothing.
+pub(super) fn answers_unread() -> Status {
+    let text = "too many answers to fresh tokens wait unread: watch again from the last revision";
+    Told(Code::ResourceExhausted, "SLOW_SUBSCRIBER", text).status(None)
+}
+
 pub(super) fn record_status(error: RecordError) -> Status {
     Told::from(error).status(None)
 }

@@ -1,7 +1,8 @@
 //! `Watch`: one watch for the life of the stream.
 
 use futures_util::{Stream, stream};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Status, Streaming};
 use veribus_proto::v1::{
     Credentials, StateChange, StateGone, WatchBatch, WatchOpened, WatchRequest, WatchResponse, state_change::Change,
@@ -55,54 +56,79 @@ pub(super) struct Watcher {
     pub(super) drain: CancellationToken,
 }
 
-/// Serves an open watch: says that it is open, and shows what changes.
+/// So many responses may wait for a client that does not read: one batch, or answers to fresh tokens.
+const RESPONSES_WAITING_MAX: usize = 16;
+
+/// Serves an open watch: says that it is open, and shows what changes. That is done on a task of its own: the client's flow
+/// control decides when a body is asked for more, and one that is not asked must not hold what others wait for.
 pub(super) fn serve(watcher: Watcher) -> impl Stream<Item = Result<WatchResponse, Status>> + Send + 'static {
-    let opened = Response::Opened(WatchOpened {
-        decision_id: watcher.watch.opened_by().to_string(),
-        audit_index: watcher.watch.opened_by().audit_index(),
-        through_revision: watcher.watch.began_at().0,
-    });
-    let pace = Pace::new(watcher.meter.clone(), watcher.faults.clock.clone());
-    stream::unfold(Some((watcher, pace, Some(opened))), |state| async move {
-        let (mut watcher, mut pace, opened) = state?;
-        let response = match opened {
-            Some(opened) => Ok(opened),
-            None => watcher.next(&mut pace).await,
-        };
-        match response {
-            Ok(response) => Some((Ok(WatchResponse { response: Some(response) }), Some((watcher, pace, None)))),
-            Err(Some(end)) => Some((Err(end), None)),
-            Err(None) => None,
-        }
+    let (responses, receiver) = mpsc::channel(RESPONSES_WAITING_MAX);
+    let watching = AbortOnDropHandle::new(tokio::spawn(watcher.watch(responses)));
+    stream::unfold((receiver, watching), |(mut receiver, watching)| async move {
+        Some((receiver.recv().await?, (receiver, watching)))
     })
 }
 
+type Responses = mpsc::Sender<Result<WatchResponse, Status>>;
+
 impl Watcher {
-    /// The next response; an error is the end, with or without a status. A fresh token is taken between two batches, so
-    /// what follows its answer was read under it.
-    async fn next(&mut self, pace: &mut Pace) -> Result<Response, Option<Status>> {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.drain.cancelled() => return Err(Some(status::draining())),
-                asked = asked(&mut self.requests) => {
-                    pace.next(&self.caller).await;
-                    let asked = match asked {
-                        Ok(asked) => asked,
-                        Err(Some(fault)) => return Err(Some(self.malformed(fault).await)),
-                        Err(None) => return Err(None),
-                    };
-                    let refreshed = self.renewals.renew(&self.caller, &asked).await;
-                    return refreshed.map(Response::Refreshed).map_err(Some);
-                }
-                changed = self.watch.changed() => changed.map_err(|end| Some(status::watch_status(end)))?,
-            }
-            let shown = self.watch.advance().await.map_err(|end| Some(status::watch_status(end)))?;
-            if let Some(shown) = shown {
-                return Ok(Response::Batch(batch(shown)));
-            }
+    async fn watch(mut self, responses: Responses) {
+        let opened = WatchOpened {
+            decision_id: self.watch.opened_by().to_string(),
+            audit_index: self.watch.opened_by().audit_index(),
+            through_revision: self.watch.began_at().0,
+        };
+        let mut pace = Pace::new(self.meter.clone(), self.faults.clock.clone());
+        let mut next = respond(&responses, Response::Opened(opened));
+        while next.is_ok() {
+            next = self.advance(&mut pace, &responses).await;
+        }
+        // What it holds is given back first: whoever does not read may not read that either.
+        drop(self);
+        if let Err(Some(end)) = next {
+            // An error means that the client is gone.
+            drop(responses.send(Err(end)).await);
         }
     }
+
+    /// Up to the next response; an error is the end, with or without a status. A fresh token is taken between two batches, so
+    /// what follows its answer was read under it.
+    async fn advance(&mut self, pace: &mut Pace, responses: &Responses) -> Result<(), Option<Status>> {
+        let changed = async {
+            self.watch.changed().await.map_err(|end| Some(status::watch_status(end)))?;
+            // Nothing is read for a client that has not read what was read before.
+            responses.reserve_many(RESPONSES_WAITING_MAX).await.map_err(|_| None)
+        };
+        let room = tokio::select! {
+            biased;
+            () = self.drain.cancelled() => return Err(Some(status::draining())),
+            asked = asked(&mut self.requests) => {
+                pace.next(&self.caller).await;
+                let asked = match asked {
+                    Ok(asked) => asked,
+                    Err(Some(fault)) => return Err(Some(self.malformed(fault).await)),
+                    Err(None) => return Err(None),
+                };
+                let refreshed = self.renewals.renew(&self.caller, &asked).await.map_err(Some)?;
+                return respond(responses, Response::Refreshed(refreshed));
+            }
+            changed = changed => changed?,
+        };
+        let shown = self.watch.advance().await.map_err(|end| Some(status::watch_status(end)))?;
+        if let (Some(shown), Some(permit)) = (shown, { room }.next()) {
+            permit.send(Ok(WatchResponse { response: Some(Response::Batch(batch(shown))) }));
+        }
+        Ok(())
+    }
+}
+
+/// Without waiting: a client that reads no answers is given no more.
+fn respond(responses: &Responses, response: Response) -> Result<(), Option<Status>> {
+    use mpsc::error::TrySendError::{Closed, Full};
+    responses.try_send(Ok(WatchResponse { response: Some(response) })).map_err(|error| match error {
+        Full(_) => Some(status::answers_unread()),
+        Closed(_) => None,
+    })
 }
 
 impl Watcher {

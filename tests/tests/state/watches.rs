@@ -1,8 +1,10 @@
 //! Watches: what they show, where they go on, and when they end.
 
+use prost::Message as _;
 use veribus_tests::{
     faults::{Fault, FaultyStore},
     raw::RawOptions,
+    wire::{Wire, frame},
 };
 
 use super::*;
@@ -297,5 +299,34 @@ async fn a_deletion_that_is_forgotten_meanwhile_ends_the_watch_of_who_was_stuck(
     };
     let status = veribus_tests::patiently(end).await??;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "REVISION_TOO_OLD"));
+    Ok(())
+}
+
+/// The client's flow control decides what is sent, not whether the broker goes on with what it has begun, which may hold what
+/// others wait for. But nothing is read ahead of what was read already.
+#[tokio::test]
+async fn a_watch_goes_on_by_itself_as_far_as_one_batch() -> Result<()> {
+    let broker = broker().await?;
+    let raw = agent(&broker, "one").await?;
+    written(&raw, put("notes/a", "1")).await?;
+    let mut settings = h2::client::Builder::new();
+    settings.initial_window_size(0);
+    let wire = Wire::connect_with(broker.address(), &broker.directory().ca_path(), settings).await?;
+    let stuck = token(&broker, "stuck", &GRANTS, &[">"])?;
+    let mut call = wire.call("/veribus.v1.StateService/Watch", Some(&stuck)).await?;
+    let target = watch_request::Request::Target(WatchTarget { prefix: "notes".into(), after_revision: 0 });
+    call.requests.send_data(frame(&WatchRequest { request: Some(target) }.encode_to_vec()), false)?;
+    let shown = |log: &veribus_tests::log::Log| {
+        log.of_kind(EntryKind::StateRead).flat_map(|entry| &entry.state).map(|state| state.reads.len()).sum::<usize>()
+    };
+    broker.log_with(|log| shown(log) == 1).await?;
+    let mut other = StateWatch::open(&agent(&broker, "other").await?, "notes", 0).await?;
+    other.initial().await?;
+    for number in 2..10 {
+        written(&raw, put("notes/a", &number.to_string())).await?;
+        other.batch().await?;
+    }
+    let reads = shown(&broker.log().await?);
+    assert_eq!(reads, 1 + 9, "one by the first, the others by the other");
     Ok(())
 }
