@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::Semaphore;
-use tokio_util::task::AbortOnDropHandle;
 use veribus_proto::v1;
 
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
     record::{ANSWER_BYTES_MAX, Malformed, PendingState, RecordError, Recorder, StateOrder, StateOutcome, SubmitError},
     seal::{KeyRing, NodeKey},
     state::{Changes, Lookup, Metadata, OpenedValue, SealedValue, StateReader, TableError, Unreadable},
-    workers::{TimeSlice, Workers},
+    workers::{TimeSlice, Workers, driven},
 };
 
 mod watch;
@@ -346,10 +345,8 @@ impl Sharing {
         loop {
             slice.yield_if_over().await;
             if let Some((_, list)) = lists.next_if(|(place, _)| *place == answers.len()) {
-                // On a task of its own, since it waits for its turn and for room in the record, and an answer is asked for when
-                // the client's flow control allows it.
-                let listing = tokio::spawn(self.clone().list(list, room_bytes));
-                let (answer, left) = AbortOnDropHandle::new(listing).await.map_err(|_| RecordError::Failed)??;
+                let listing = driven(self.clone().list(list, room_bytes));
+                let (answer, left) = listing.await.map_err(|_| RecordError::Failed)??;
                 room_bytes = left;
                 answers.push(answer);
             } else if let Some(outcome) = outcomes.next() {

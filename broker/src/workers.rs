@@ -46,6 +46,14 @@ impl TimeSlice {
     }
 }
 
+/// Drives `work` on a task of its own for as long as the handle is there. What waits for something that is shared, as a turn,
+/// may be given it at any time and has to go on then, while a body is asked for more only when its client's flow control
+/// allows it.
+#[must_use]
+pub fn driven<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(work))
+}
+
 /// Runs jobs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Workers(Arc<Shared>);
@@ -83,9 +91,7 @@ impl Workers {
         Self::new(cores, cores.div_ceil(2))
     }
 
-    /// Runs a job of `identity` when it is its turn. One that has begun ends, also where nobody waits for it any more. It waits
-    /// for its turn on a task of its own: it may be given one at any time, and whoever waits for the job may not go on for
-    /// as long as its client likes.
+    /// Runs a job of `identity` when it is its turn. One that has begun ends, also where nobody waits for it any more.
     ///
     /// # Errors
     /// [`JoinError`]: it broke off.
@@ -95,7 +101,7 @@ impl Workers {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let (this, agent) = (self.clone(), (identity.issuer().clone(), identity.agent().clone()));
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        driven(async move {
             let turn = this.turn(agent).await;
             // Never closed; and one that were would not run more at once, since each agent's turns are bounded all the same.
             let thread = Arc::clone(&this.0.threads).acquire_owned().await.ok();
@@ -104,7 +110,7 @@ impl Workers {
                 job()
             })
             .await
-        }))
+        })
         .await?
     }
 

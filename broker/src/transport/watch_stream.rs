@@ -2,7 +2,7 @@
 
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use veribus_proto::v1::{
     Credentials, StateChange, StateGone, WatchBatch, WatchOpened, WatchRequest, WatchResponse, state_change::Change,
@@ -20,6 +20,7 @@ use crate::{
     model::{Revision, StateKey, StatePrefix},
     quota::{Meter, OpenSubscription},
     share::{Shown, ShownChange, Watch},
+    workers::driven,
 };
 
 /// What the request that opens a watch asks for, or what is wrong with it.
@@ -59,11 +60,11 @@ pub(super) struct Watcher {
 /// So many responses may wait for a client that does not read: one batch, or answers to fresh tokens.
 const RESPONSES_WAITING_MAX: usize = 16;
 
-/// Serves an open watch: says that it is open, and shows what changes. That is done on a task of its own: the client's flow
-/// control decides when a body is asked for more, and one that is not asked must not hold what others wait for.
+/// Serves an open watch: says that it is open, and shows what changes. It is driven by itself, since it waits for turns to
+/// scan, to decide and to decrypt.
 pub(super) fn serve(watcher: Watcher) -> impl Stream<Item = Result<WatchResponse, Status>> + Send + 'static {
     let (responses, receiver) = mpsc::channel(RESPONSES_WAITING_MAX);
-    let watching = AbortOnDropHandle::new(tokio::spawn(watcher.watch(responses)));
+    let watching = driven(watcher.watch(responses));
     stream::unfold((receiver, watching), |(mut receiver, watching)| async move {
         Some((receiver.recv().await?, (receiver, watching)))
     })
@@ -102,6 +103,8 @@ impl Watcher {
         let room = tokio::select! {
             biased;
             () = self.drain.cancelled() => return Err(Some(status::draining())),
+            // The body says why, where it is asked.
+            () = self.caller.session().ended() => return Err(None),
             asked = asked(&mut self.requests) => {
                 pace.next(&self.caller).await;
                 let asked = match asked {

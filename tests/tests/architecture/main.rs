@@ -53,6 +53,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
             "share",
             "state",
             "subscribe",
+            "workers",
         ],
     ),
     (
@@ -117,13 +118,14 @@ const ONLY: [(&str, &str, &[&str]); 11] = [
 ];
 
 /// Who starts tasks: the supervisor those that the broker cannot be without, the others those of one connection or call.
-const SPAWNING: [&str; 6] = [
+const SPAWNING: [&str; 7] = [
     "deliver::inbox",
     "server::supervisor",
     "transport::backup_stream",
     "transport::listener",
     "transport::pipeline",
     "transport::subscribe_stream",
+    "workers",
 ];
 
 /// Crates that the domain may be made of.

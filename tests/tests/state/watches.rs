@@ -7,6 +7,8 @@ use veribus_tests::{
     wire::{Wire, frame},
 };
 
+use veribus_proto::v1::{WatchRequest, WatchTarget, watch_request};
+
 use super::*;
 
 #[tokio::test]
