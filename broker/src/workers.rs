@@ -49,7 +49,6 @@ impl TimeSlice {
 /// Drives `work` on a task of its own for as long as the handle is there. What waits for something that is shared, as a turn,
 /// may be given it at any time and has to go on then, while a body is asked for more only when its client's flow control
 /// allows it.
-#[must_use]
 pub fn driven<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
     AbortOnDropHandle::new(tokio::spawn(work))
 }
