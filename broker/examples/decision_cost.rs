@@ -80,7 +80,7 @@ fn decider(clock: &Clock) -> Decider {
         cache_entries_max: 65_536,
         message_bytes_max: 1 << 20,
     };
-    Decider::load(&settings, clock.clone()).expect("the default policy")
+    Decider::load(settings, clock.clone()).expect("the default policy")
 }
 
 fn identity(clock: &Clock) -> Arc<Identity> {

@@ -12,13 +12,17 @@ use crate::{
     config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
     decide::{Bundle, BundleError},
     inspect::Inspector,
-    seal::{Exposed, RootKeyLook, RootKeySource, RootKeys, SecretFile},
+    model::{Clock, UnixMicros},
+    seal::{RootKeyLook, RootKeySource, RootKeys, SecretFile},
     server::{
         KeysError,
         issuers::{self, Keys},
         shared,
     },
-    transport::tls::{self, ClientAuthorities},
+    transport::{
+        certificate::DAYS_LEFT_MIN,
+        tls::{ClientAuthorities, ClientVerifier, ServerCertificate, TlsError},
+    },
 };
 
 /// What was looked at, and what came of it.
@@ -56,10 +60,9 @@ pub async fn check_file(path: &Path) -> Vec<Check> {
 }
 
 async fn checks(config: &Config) -> Vec<Check> {
-    let mut checks = vec![
-        Check::new("settings", Ok(format!("node `{}`, listening on {}", config.node.name, config.server.listen))),
-        certificate(&config.server),
-    ];
+    let mut checks =
+        vec![Check::new("settings", Ok(format!("node `{}`, listening on {}", config.node.name, config.server.listen)))];
+    checks.extend(certificate(&config.server, Clock::default().now()));
     for one in &config.identity.issuers {
         checks.push(issuer(one).await);
     }
@@ -96,29 +99,43 @@ fn root_key(config: &Config) -> Check {
     }
 }
 
-fn certificate(server: &ServerConfig) -> Check {
+/// One line, or one for each finding.
+fn certificate(server: &ServerConfig, now: UnixMicros) -> Vec<Check> {
     const NAME: &str = "certificate";
-    match pair(server) {
-        Ok((detail, None)) => Check::new(NAME, Ok(detail)),
-        Ok((_, Some(exposed))) => Check::warning(NAME, exposed.to_string()),
-        Err(fault) => Check::new(NAME, Err(fault)),
+    match pair(server, now) {
+        Err(fault) => vec![Check::new(NAME, Err(fault))],
+        Ok(Pair { faults, .. }) if !faults.is_empty() => {
+            faults.iter().map(|fault| Check::new(NAME, Err(fault.to_string()))).collect()
+        }
+        Ok(Pair { detail, warnings, .. }) if warnings.is_empty() => vec![Check::new(NAME, Ok(detail))],
+        Ok(Pair { warnings, .. }) => warnings.into_iter().map(|warning| Check::warning(NAME, warning)).collect(),
     }
 }
 
-/// The broker's certificate and key, and whether everybody may read the key.
-fn pair(server: &ServerConfig) -> Result<(String, Option<Exposed>), String> {
+/// The broker's certificate and key.
+struct Pair {
+    detail: String,
+    faults: Vec<TlsError>,
+    warnings: Vec<String>,
+}
+
+fn pair(server: &ServerConfig, now: UnixMicros) -> Result<Pair, String> {
     let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
     let key = SecretFile::read(&server.private_key_file).map_err(|error| error.to_string())?;
-    tls::server_config(&server.certificate_file, &key, clients).map_err(|error| error.to_string())?;
-    let own = format!("`{}` and its key", server.certificate_file.display());
+    let certificate = ServerCertificate::load(&server.certificate_file, &key).map_err(|error| error.to_string())?;
+    clients.map(ClientVerifier::load).transpose().map_err(|error| error.to_string())?;
+    let days_left = certificate.facts().days_left(now);
+    let own = format!("`{}` and its key, days left: {days_left}", server.certificate_file.display());
     let detail = match clients {
-        None => own,
+        None => own.clone(),
         Some(ClientAuthorities { file, is_required }) => {
             let necessity = if is_required { "required" } else { "optional" };
             format!("{own}; those of clients are {necessity}, by `{}`", file.display())
         }
     };
-    Ok((detail, key.exposed().cloned()))
+    let exposed = key.exposed().map(ToString::to_string);
+    let ends_soon = (days_left < DAYS_LEFT_MIN).then(|| format!("{own}: replace it soon"));
+    Ok(Pair { detail, faults: certificate.faults(now), warnings: exposed.into_iter().chain(ends_soon).collect() })
 }
 
 /// An issuer that cannot be reached is no fault: the broker starts, and asks again until it can.
@@ -130,7 +147,7 @@ async fn issuer(config: &IssuerConfig) -> Check {
         return Check::new(NAME, Err(error.to_string()));
     }
     let source = match issuers::keys(config) {
-        Ok(Keys::Local(keys)) => return Check::new(NAME, Ok(known(keys.len()))),
+        Ok(Keys::Local(file)) => return Check::new(NAME, Ok(known(file.keys.len()))),
         Ok(Keys::Remote(source)) => source,
         Err(error) => return Check::new(NAME, Err(error.to_string())),
     };
@@ -209,6 +226,48 @@ mod tests {
         assert_eq!(failed(&directory).await, ["certificate"]);
     }
 
+    /// What `openssl req -x509` makes is that of an authority, and names nobody.
+    #[tokio::test]
+    async fn everything_in_a_certificate_that_keeps_clients_away_is_found_at_once() {
+        let (_outer, directory) = directory();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let certificate = params.self_signed(&key).expect("signed");
+        fs::write(directory.root().join("server.pem"), certificate.pem()).expect("written");
+        fs::write(directory.root().join("server.key"), key.serialize_pem()).expect("written");
+        let checks = all_checks(&directory).await;
+        let found: Vec<_> = checks.iter().filter(|check| check.name == "certificate").collect();
+        assert_eq!(found.len(), 3, "{found:?}");
+        for (check, words) in found.iter().zip(["expired at 2020-01-01", "subjectAltName", "CA:FALSE"]) {
+            assert!(!check.ok && check.detail.contains(words), "{words}: {check:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_ends_soon_is_a_warning() {
+        let (_outer, directory) = directory();
+        let config = Config::load(&directory.config_path()).expect("valid settings");
+        let after = |days: i64| UnixMicros(Clock::default().now().0 + days * 86_400_000_000);
+        let warning = certificate(&config.server, after(355));
+        assert!(matches!(&warning[..], [check] if check.ok && check.warning), "{warning:?}");
+        assert!(!certificate(&config.server, after(300)).iter().any(|check| check.warning));
+    }
+
+    #[tokio::test]
+    async fn a_private_key_under_a_passphrase_is_named_as_such() {
+        let (_outer, directory) = directory();
+        for label in ["ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY"] {
+            let header = if label.starts_with("RSA") { "Proc-Type: 4,ENCRYPTED\n\n" } else { "" };
+            let text = format!("-----BEGIN {label}-----\n{header}AAAA\n-----END {label}-----\n");
+            fs::write(directory.root().join("server.key"), text).expect("written");
+            let checks = all_checks(&directory).await;
+            let check = checks.iter().find(|check| check.name == "certificate").expect("looked at");
+            assert!(!check.ok && check.detail.contains("is encrypted"), "{check:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_certificate_that_is_none_is_found() {
         let (_outer, directory) = directory();
@@ -242,11 +301,13 @@ mod tests {
         let mut config = Config::load(&directory.config_path()).expect("valid settings");
         config.server.client_certificates = ClientCertificates::Required;
         config.server.client_ca_file = Some(directory.root().join("ca.pem"));
-        assert!(pair(&config.server).is_ok_and(|(detail, _)| detail.contains("required")));
+        let now = Clock::default().now();
+        assert!(pair(&config.server, now).is_ok_and(|pair| pair.detail.contains("required")));
         config.server.client_ca_file = Some(directory.root().join("jwks.json"));
-        assert!(pair(&config.server).is_err_and(|fault| fault.contains("jwks.json")));
+        assert!(pair(&config.server, now).is_err_and(|fault| fault.contains("jwks.json")));
         config.server.client_ca_file = None;
-        assert!(!certificate(&config.server).ok, "never for want of a file as if it were off");
+        let checks = certificate(&config.server, now);
+        assert!(checks.iter().all(|check| !check.ok), "never for want of a file as if it were off");
     }
 
     #[tokio::test]

@@ -149,7 +149,7 @@ pub(crate) fn decider(files: &[(&str, &str)], clock: Clock) -> Result<Decider, c
         cache_entries_max: 64,
         message_bytes_max: 100_000,
     };
-    Decider::load(&settings, clock)
+    Decider::load(settings, clock)
 }
 
 /// Under a node's key that is made once.

@@ -46,6 +46,8 @@ struct Inner {
     undelivered: Family<Reason, Counter>,
     quota_refusals: Family<Quota, Counter>,
     connection_refusals: Family<LimitLabel, Counter>,
+    reloads: Family<ReloadLabel, Counter>,
+    certificate_days_left: Gauge,
     connections: Gauge,
     subscriptions: Gauge,
     queued_deliveries: Gauge,
@@ -64,6 +66,12 @@ struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefreshLabel {
     issuer: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabel {
+    subject: &'static str,
     outcome: &'static str,
 }
 
@@ -136,6 +144,8 @@ impl Default for Metrics {
             undelivered: Family::default(),
             quota_refusals: Family::default(),
             connection_refusals: Family::default(),
+            reloads: Family::default(),
+            certificate_days_left: Gauge::default(),
             connections: Gauge::default(),
             subscriptions: Gauge::default(),
             queued_deliveries: Gauge::default(),
@@ -160,6 +170,10 @@ impl Default for Metrics {
         registry.register("quota_refusals", help, inner.quota_refusals.clone());
         let help = "Connections beyond a limit";
         registry.register("connection_refusals", help, inner.connection_refusals.clone());
+        let help = "Times that what is read from files was loaded anew, or could not be";
+        registry.register("reloads", help, inner.reloads.clone());
+        let help = "Whole days until the server's certificate expires";
+        registry.register("certificate_days_left", help, inner.certificate_days_left.clone());
         registry.register("connections", "Open connections", inner.connections.clone());
         registry.register("subscriptions", "Live subscriptions", inner.subscriptions.clone());
         registry.register("queued_deliveries", "Messages that wait for a subscriber", inner.queued_deliveries.clone());
@@ -183,6 +197,8 @@ pub struct KnownWords {
     pub quotas: Vec<&'static str>,
     /// Which limits of connections there are.
     pub connection_limits: Vec<&'static str>,
+    /// What can be loaded anew.
+    pub reload_subjects: Vec<&'static str>,
 }
 
 const REFRESH_OUTCOMES: [&str; 2] = ["failed", "ok"];
@@ -203,6 +219,11 @@ impl Metrics {
         }
         for limit in known.connection_limits {
             drop(metrics.0.connection_refusals.get_or_create(&LimitLabel { limit }));
+        }
+        for subject in known.reload_subjects {
+            for outcome in REFRESH_OUTCOMES {
+                drop(metrics.0.reloads.get_or_create(&ReloadLabel { subject, outcome }));
+            }
         }
         metrics
     }
@@ -255,6 +276,18 @@ impl Metrics {
         let [failed, ok] = REFRESH_OUTCOMES;
         let outcome = if succeeded { ok } else { failed };
         self.0.key_refreshes.get_or_create(&RefreshLabel { issuer: issuer.as_str().to_owned(), outcome }).inc();
+    }
+
+    /// What is read from files was loaded anew, or could not be.
+    pub fn reloaded(&self, subject: &'static str, succeeded: bool) {
+        let [failed, ok] = REFRESH_OUTCOMES;
+        let outcome = if succeeded { ok } else { failed };
+        self.0.reloads.get_or_create(&ReloadLabel { subject, outcome }).inc();
+    }
+
+    /// So many whole days are left of the server's certificate.
+    pub fn certificate_days_left(&self, days: i64) {
+        self.0.certificate_days_left.set(days);
     }
 
     /// Messages did not reach a recipient.

@@ -1,7 +1,7 @@
 //! Builds the stages from the settings, serves, and shuts down in good order.
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,7 +10,11 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
@@ -22,7 +26,7 @@ use veribus_proto::v1::{
 use crate::{
     administer::{AdminStages, Administration, KeyStages, TokenLifetime},
     authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
-    config::{Config, LimitsConfig, Overflow, ServerConfig},
+    config::{Config, LimitsConfig, Overflow},
     decide::{BundleError, Decider, DeciderSettings},
     deliver::{Deliverer, QueueLimits, Router},
     engine::{SharedLogStore, sled::SledLog},
@@ -32,7 +36,7 @@ use crate::{
     publish::Publisher,
     quota::{QuotaTable, Quotas},
     record::{DiskWatch, Draft, Fingerprints, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
-    seal::{KeyRing, NodeKey, RootKeys, SecretFile, SecretFileError},
+    seal::{KeyRing, NodeKey, RootKeys, SecretFileError},
     share::{ShareStages, Sharing},
     state::{Changes, StateReader},
     subscribe::Reading,
@@ -51,18 +55,21 @@ use crate::{
         refusals::{RefusalLimits, Refusals},
         renewal::Renewals,
         state::State,
-        tls::{self, ClientAuthorities, TlsError},
+        tls::{ServerTls, TlsError},
     },
     workers::Workers,
 };
 
 mod exposition;
+mod files;
 pub(crate) mod issuers;
+mod reload;
 pub(crate) mod shared;
 mod supervisor;
 
 pub use crate::engine::sled::{OpenError, wait_until_closed};
 pub use issuers::IssuerError;
+use reload::{Reloadable, Reloads, WatchedFiles};
 pub use shared::KeysError;
 use supervisor::{Supervisor, Watched};
 pub use supervisor::{TaskEnd, TaskEnded, TaskHandles};
@@ -179,6 +186,7 @@ pub struct RunningServer {
     refusals: Arc<Refusals>,
     overruns: Arc<Overruns>,
     connections: Arc<ConnectionCounts>,
+    reload: Arc<Notify>,
     serving: JoinHandle<()>,
     supervisor: Supervisor,
     /// `None` once its end was told.
@@ -203,7 +211,10 @@ struct Builder {
     decider: Arc<Decider>,
     router: Arc<Router>,
     inspector: Arc<Inspector>,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Arc<ServerTls>,
+    counts: Arc<ConnectionCounts>,
+    reloadable: Vec<Reloadable>,
+    quotas: Arc<Quotas>,
     writer: Writer,
     recorder: Recorder,
     log: LogReader,
@@ -219,12 +230,18 @@ impl Builder {
     fn new(config: Config, options: StartOptions) -> Result<Self, ServerError> {
         let (clock, metrics) = (options.clock, exposition::metrics());
         let supervisor = Supervisor::new(options.tasks);
-        let tls = server_tls(&config.server)?;
-        let verifier = Arc::new(issuers::verifier(&config.identity, clock.clone(), &metrics, &supervisor)?);
-        let authenticator = Arc::new(Authenticator::new(verifier, proof_settings(&config), clock.clone()));
+        let counts = ConnectionCounts::new(connection_limits(&config.limits), metrics.clone());
+        let (tls, mut reloadable) = files::tls(&config.server, &clock, &counts)?;
+        let (verifier, key_sets) = issuers::verifier(&config.identity, clock.clone(), &metrics, &supervisor)?;
+        reloadable.extend(key_sets);
+        let authenticator = Arc::new(Authenticator::new(Arc::new(verifier), proof_settings(&config), clock.clone()));
         let revocations = Arc::clone(authenticator.revocations());
-        let decider = Arc::new(Decider::load(&decider_settings(&config), clock.clone())?);
-        let inspector = Arc::new(inspector(&config)?);
+        let (inspector, rules) = files::inspector(config.inspection.rules_file.as_deref())?;
+        reloadable.extend(rules);
+        let policy = WatchedFiles::links(&config.policy.directory);
+        let decider = Arc::new(Decider::load(decider_settings(&config), clock.clone())?);
+        let quotas = quotas(&config, &decider, clock.clone());
+        reloadable.push(files::policy(policy, &decider, &quotas));
         let router = Arc::new(Router::new(queue_limits(&config), clock.clone(), metrics.clone()));
         let store = match options.store {
             Some(store) => store,
@@ -250,6 +267,9 @@ impl Builder {
             router,
             inspector,
             tls,
+            counts,
+            reloadable,
+            quotas,
             writer,
             recorder,
             log,
@@ -273,6 +293,9 @@ impl Builder {
             router,
             inspector,
             tls,
+            counts,
+            reloadable,
+            quotas,
             writer,
             recorder,
             log,
@@ -300,7 +323,6 @@ impl Builder {
         };
         let refusals = Refusals::new(refusal_limits, clock.clone(), metrics.clone());
         let overruns = Overruns::new(metrics.clone());
-        let quotas = Arc::new(quotas(&config, &decider, clock.clone()));
         let workers = Workers::for_all_cores();
         let sharing = Sharing::new(ShareStages {
             inspector: Arc::clone(&inspector),
@@ -390,11 +412,10 @@ impl Builder {
             .add_service(StateServiceServer::new(state).max_decoding_message_size(limits.frame_bytes_max))
             .add_service(AuditServiceServer::new(audit).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX))
             .add_service(AdminServiceServer::new(admin).max_decoding_message_size(SMALL_REQUEST_BYTES_MAX));
-        let counts = ConnectionCounts::new(connection_limits(limits), metrics.clone());
         let stop_accepting = stop_serving.child_token();
         let (accepting, incoming) = listener::incoming(
             listener,
-            tls,
+            Arc::clone(&tls),
             Arc::clone(&counts),
             Arc::clone(&refusals),
             listener_limits(limits),
@@ -409,6 +430,10 @@ impl Builder {
             }
         });
 
+        let reload = Arc::new(Notify::new());
+        let reloads =
+            Reloads::new(reloadable, recorder.clone(), metrics.clone(), tls, clock.clone(), Arc::clone(&reload));
+        supervisor.spawn("files watch", reloads.run());
         supervisor.spawn("disk watch", watch_disk(recorder.disk().clone()));
         supervisor.spawn("clock watch", watch_clock(recorder.clone()));
         supervisor.spawn("sessions watch", watch_sessions(sessions));
@@ -435,6 +460,7 @@ impl Builder {
             refusals,
             overruns,
             connections: counts,
+            reload,
             serving,
             supervisor,
             writer: Some(writer),
@@ -453,6 +479,12 @@ impl RunningServer {
     #[must_use]
     pub const fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// Has everything loaded anew that is read from files, soon: certificates, keys, key sets, policy and rules. What does not
+    /// load stays as it is. The log says what became of it.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Waits until the broker cannot go on, because something ended that it cannot be without. Safe to drop and call again.
@@ -517,29 +549,10 @@ fn writer_gone() -> ServerError {
     ServerError::Start("the writer of the audit log is gone".to_owned())
 }
 
-fn server_tls(server: &ServerConfig) -> Result<Arc<rustls::ServerConfig>, ServerError> {
-    let clients = server.client_authorities().map(|(file, is_required)| ClientAuthorities { file, is_required });
-    let private_key = SecretFile::read(&server.private_key_file)?;
-    if let Some(exposed) = private_key.exposed() {
-        tracing::warn!("{exposed}");
-    }
-    Ok(tls::server_config(&server.certificate_file, &private_key, clients)?)
-}
-
 fn proof_settings(config: &Config) -> ProofSettings {
     let identity = &config.identity;
     let limits = ProofLimits { total_max: identity.dpop_proofs_max, per_agent_max: identity.dpop_proofs_per_agent_max };
     ProofSettings { public_url: config.server.public_url.clone(), max_age_s: identity.dpop_max_age_s, limits }
-}
-
-fn inspector(config: &Config) -> Result<Inspector, ServerError> {
-    let rules = match &config.inspection.rules_file {
-        Some(path) => {
-            Some(fs::read_to_string(path).map_err(|source| ServerError::ReadRules { path: path.clone(), source })?)
-        }
-        None => None,
-    };
-    Ok(Inspector::new(rules.as_deref())?)
 }
 
 fn open_store(config: &Config) -> Result<SharedLogStore, OpenError> {
@@ -596,7 +609,7 @@ const fn queue_limits(config: &Config) -> QueueLimits {
     }
 }
 
-fn quotas(config: &Config, decider: &Decider, clock: Clock) -> Quotas {
+fn quotas(config: &Config, decider: &Decider, clock: Clock) -> Arc<Quotas> {
     let quotas = &config.quotas;
     let everybody = QuotaTerms {
         messages_per_s: quotas.messages_per_s_max.map(Ceiling::Max),
@@ -605,12 +618,8 @@ fn quotas(config: &Config, decider: &Decider, clock: Clock) -> Quotas {
         streams: Some(Ceiling::Max(quotas.streams_max)),
         subscriptions: Some(Ceiling::Max(quotas.subscriptions_max)),
     };
-    Quotas::new(
-        QuotaTable::new(everybody, decider.quotas().clone()),
-        quotas.agents_max,
-        config.limits.receive_bytes_max,
-        clock,
-    )
+    let table = QuotaTable::new(everybody, decider.quotas());
+    Arc::new(Quotas::new(table, quotas.agents_max, config.limits.receive_bytes_max, clock))
 }
 
 const fn agent_limits(limits: &LimitsConfig) -> AgentLimits {

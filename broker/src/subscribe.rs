@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -12,6 +13,9 @@ use crate::{
     model::{Clock, DecisionId, RefusalReason, TopicPattern},
     record::{AccessReceipt, Draft, RecordError, Recorder},
 };
+
+/// How many subscriptions are decided anew at once, when another policy is in force.
+const RECONSIDERED_AT_ONCE_MAX: usize = 2;
 
 /// Why a caller may not read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -32,12 +36,18 @@ pub enum ReadRefusal {
     Record(#[from] RecordError),
 }
 
+/// A subscription that stood and is not permitted any more.
+#[must_use]
+#[derive(Debug)]
+pub struct Withdrawn(Verdict);
+
 /// Lets callers read: live messages, and the log.
 pub struct Reading {
     decider: Arc<Decider>,
     router: Arc<Router>,
     recorder: Recorder,
     tasks: TaskTracker,
+    reconsidering: Semaphore,
     clock: Clock,
 }
 
@@ -51,7 +61,7 @@ impl Reading {
         tasks: TaskTracker,
         clock: Clock,
     ) -> Self {
-        Self { decider, router, recorder, tasks, clock }
+        Self { decider, router, recorder, tasks, reconsidering: Semaphore::const_new(RECONSIDERED_AT_ONCE_MAX), clock }
     }
 
     /// Opens a subscription: every message accepted from now on that matches is delivered to it. `cut_off` closes its
@@ -109,10 +119,44 @@ impl Reading {
             terms.regrant(Arc::clone(&fresh), patterns.clone());
         }
         let receipt = self.recorder.access(draft, fresh).await?;
-        let denied = patterns.is_empty().then(|| verdict.reason.unwrap_or(RefusalReason::DecisionFailed));
+        let denied = patterns.is_empty().then(|| reason(&verdict));
         match denied.or(receipt.refused) {
             None => Ok(patterns),
             Some(reason) => Err(ReadRefusal::Denied { decision_id: receipt.decision_id, reason }),
+        }
+    }
+
+    /// Learns when another policy is in force; to be asked for before a subscription is opened.
+    #[must_use]
+    pub fn policy_changes(&self) -> watch::Receiver<()> {
+        self.decider.policy_changes()
+    }
+
+    /// Decides on a subscription anew, by the policy that is in force now. Where that does not permit it as it stands, nothing
+    /// more is handed over.
+    ///
+    /// # Errors
+    /// [`Withdrawn`], which is still to be recorded.
+    pub async fn reconsider(&self, caller: &Caller, terms: &InboxTerms) -> Result<(), Withdrawn> {
+        // All subscriptions come at the same moment.
+        let _turn = self.reconsidering.acquire().await;
+        let access = terms.granted();
+        let verdict = self.decider.decide_access(Access::Subscribe(&access), &caller.identity(), caller.peer());
+        if verdict.decision == Decision::Allow {
+            return Ok(());
+        }
+        terms.end_not_permitted();
+        Err(Withdrawn(verdict))
+    }
+
+    /// Records that a subscription is not permitted any more.
+    pub async fn record_end(&self, caller: &Caller, terms: &InboxTerms, withdrawn: Withdrawn) -> ReadRefusal {
+        let Withdrawn(verdict) = &withdrawn;
+        let (identity, patterns) = (caller.identity(), terms.granted());
+        let draft = Draft::access(Access::Subscribe(&patterns), verdict, &identity, caller.peer());
+        match self.recorder.access(draft.with_subscription(terms.id()), identity).await {
+            Ok(AccessReceipt { decision_id, .. }) => ReadRefusal::Denied { decision_id, reason: reason(verdict) },
+            Err(error) => error.into(),
         }
     }
 
@@ -154,9 +198,12 @@ impl Reading {
         let verdict = self.decider.decide_access(access, &identity, caller.peer());
         let draft = add(Draft::access(access, &verdict, &identity, caller.peer()));
         let receipt = self.recorder.access(draft, identity).await?;
-        let denied =
-            (verdict.decision != Decision::Allow).then(|| verdict.reason.unwrap_or(RefusalReason::DecisionFailed));
+        let denied = (verdict.decision != Decision::Allow).then(|| reason(&verdict));
         let Some(reason) = denied.or(receipt.refused) else { return Ok(receipt) };
         Err(ReadRefusal::Denied { decision_id: receipt.decision_id, reason })
     }
+}
+
+fn reason(denied: &Verdict) -> RefusalReason {
+    denied.reason.unwrap_or(RefusalReason::DecisionFailed)
 }

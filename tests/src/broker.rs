@@ -219,6 +219,12 @@ impl TestBroker {
     }
 
     /// The server itself.
+    #[must_use]
+    pub const fn server(&self) -> &RunningServer {
+        &self.server
+    }
+
+    /// The server itself.
     pub const fn server_mut(&mut self) -> &mut RunningServer {
         &mut self.server
     }

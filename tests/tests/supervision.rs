@@ -21,12 +21,13 @@ use veribus_tests::{
 /// A thread, which ends by itself or not at all.
 const WRITER: &str = "audit writer";
 /// Whoever adds a task sees the tests below end it, and adds its name here.
-const TASKS: [&str; 12] = [
+const TASKS: [&str; 13] = [
     "keys of http://127.0.0.1:9",
     WRITER,
     "queues watch",
     "accept loop",
     "gRPC server",
+    "files watch",
     "disk watch",
     "clock watch",
     "sessions watch",

@@ -35,7 +35,7 @@ pub use error::{KeySetError, TokenError};
 pub use grants::{AllowedPermission, GrantLimits};
 pub use identity::{Bearer, ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
 pub use keys::{
-    Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, RemoteKeys,
+    Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, LocalKeys, RemoteKeys,
     RemoteKeysSettings, SignatureAlgorithm, SourceError,
 };
 pub use permission::{Permission, Permissions};

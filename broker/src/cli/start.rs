@@ -13,31 +13,39 @@ use crate::{
     server::{RunningServer, ServerError, StartOptions, start},
 };
 
-/// Starts the broker, calls `before_ready`, prints the ready line and then `after_ready`, and drains on SIGTERM or
-/// SIGINT. A second signal ends it at once.
+/// Starts the broker, calls `before_ready`, prints the ready line and then `after_ready`, loads anew on SIGHUP what is read from
+/// files, and drains on SIGTERM or SIGINT. A second one of these ends it at once.
 pub(super) async fn run(
     config: Config,
     before_ready: impl FnOnce(&RunningServer) -> Result<(), Failure>,
     after_ready: &str,
 ) -> Result<(), Failure> {
     let mut stop = StopSignals::new()?;
+    // Before this, and where nobody listens any more, it would end the process.
+    let mut reload = listen(SignalKind::hangup())?;
     file_limit::raise(config.limits.connections_max);
     let server = start(config, StartOptions::default()).await.map_err(failure)?;
     before_ready(&server)?;
     announce(ready_line(&server), after_ready.to_owned())?;
-    serve(server, &mut stop).await
+    serve(server, &mut stop, &mut reload).await
 }
 
-/// Serves until told to stop or until it cannot go on, and drains in either case.
-async fn serve(mut server: RunningServer, stop: &mut StopSignals) -> Result<(), Failure> {
-    let ended = tokio::select! {
-        name = stop.next() => {
-            info!(signal = name, "told to stop");
-            Ok(())
-        }
-        error = server.failed() => {
-            error!(%error, "cannot go on");
-            Err(failure(error))
+/// Serves, and loads anew when told to, until told to stop or until it cannot go on, and drains in either case.
+async fn serve(mut server: RunningServer, stop: &mut StopSignals, reload: &mut Signal) -> Result<(), Failure> {
+    let ended = loop {
+        tokio::select! {
+            name = stop.next() => {
+                info!(signal = name, "told to stop");
+                break Ok(());
+            }
+            _ = reload.recv() => {
+                info!(signal = "SIGHUP", "told to load anew what is read from files; settings are read at the start only");
+                server.reload();
+            }
+            error = server.failed() => {
+                error!(%error, "cannot go on");
+                break Err(failure(error));
+            }
         }
     };
     tokio::select! {
@@ -75,31 +83,24 @@ fn ready_line(server: &RunningServer) -> String {
     }
 }
 
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+}
+
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
-    /// Ends a process that does not listen for it; here it means nothing.
-    hangup: Signal,
 }
 
 impl StopSignals {
     fn new() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
     async fn next(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => info!("SIGHUP is ignored: settings are read at the start only"),
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }
@@ -120,7 +121,8 @@ mod tests {
         let options = StartOptions { tasks: tasks.clone(), ..StartOptions::default() };
         let server = start(config, options).await.expect("starts");
         assert!(tasks.end("disk watch"));
-        let ended = serve(server, &mut StopSignals::new().expect("signals")).await;
+        let mut reload = listen(SignalKind::hangup()).expect("signals");
+        let ended = serve(server, &mut StopSignals::new().expect("signals"), &mut reload).await;
         let told = "the task `disk watch` has ended unexpectedly: it was aborted";
         assert_eq!(ended, Err(Failure::Failed(told.to_owned())));
     }

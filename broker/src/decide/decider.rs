@@ -1,6 +1,9 @@
 //! The stage: native checks, then the policy. Only this file makes a [`Decided`].
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::{
     bundle::{Bundle, BundleError},
@@ -28,10 +31,29 @@ pub struct DeciderSettings {
     pub message_bytes_max: usize,
 }
 
+/// A policy that can be put in force.
+pub struct LoadedPolicy(Arc<Policy>);
+
+impl LoadedPolicy {
+    /// Over the names and contents of its files.
+    #[must_use]
+    pub fn sha256(&self) -> &[u8; 32] {
+        self.0.bundle().sha256()
+    }
+
+    /// Who may use more or less than others by it.
+    #[must_use]
+    pub fn quotas(&self) -> &QuotaOverrides {
+        &self.0.bundle().quotas
+    }
+}
+
 /// Decides on every publish, and on every request to read.
 pub struct Decider {
-    policy: Policy,
-    message_bytes_max: usize,
+    policy: ArcSwap<Policy>,
+    /// Changes with the policy.
+    changes: watch::Sender<()>,
+    settings: DeciderSettings,
     clock: Clock,
 }
 
@@ -40,22 +62,41 @@ impl Decider {
     ///
     /// # Errors
     /// [`BundleError`].
-    pub fn load(settings: &DeciderSettings, clock: Clock) -> Result<Self, BundleError> {
-        let bundle = Bundle::load(&settings.directory, settings.evaluation_steps_max)?;
-        let policy = Policy::new(bundle, settings.cache_entries_max);
-        Ok(Self { policy, message_bytes_max: settings.message_bytes_max, clock })
+    pub fn load(settings: DeciderSettings, clock: Clock) -> Result<Self, BundleError> {
+        let policy = ArcSwap::from_pointee(load(&settings)?);
+        Ok(Self { policy, changes: watch::Sender::new(()), settings, clock })
+    }
+
+    /// Loads the policy as its files are now, without deciding by it.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn load_anew(&self) -> Result<LoadedPolicy, BundleError> {
+        load(&self.settings).map(|policy| LoadedPolicy(Arc::new(policy)))
+    }
+
+    /// Decides by this policy from now on. What was permitted for longer is to be decided anew.
+    pub fn put_in_force(&self, loaded: LoadedPolicy) {
+        self.policy.store(loaded.0);
+        self.changes.send_replace(());
+    }
+
+    /// Learns when another policy is in force. Whoever holds on to what was permitted asks for this before the decision.
+    #[must_use]
+    pub fn policy_changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// SHA-256 of the policy in force.
     #[must_use]
-    pub const fn policy_sha256(&self) -> &[u8; 32] {
-        self.policy.bundle().sha256()
+    pub fn policy_sha256(&self) -> [u8; 32] {
+        *self.policy.load().bundle().sha256()
     }
 
     /// Who may use more or less than others, as the policy's data says.
     #[must_use]
-    pub const fn quotas(&self) -> &QuotaOverrides {
-        &self.policy.bundle().quotas
+    pub fn quotas(&self) -> QuotaOverrides {
+        self.policy.load().bundle().quotas.clone()
     }
 
     /// Refuses what needs nobody to look into it: the rest goes to inspection.
@@ -106,7 +147,7 @@ impl Decider {
         if readable.is_some_and(|scope| !agent.may_decrypt(scope)) {
             return self.native_denial("native/decrypt-claim", RefusalReason::MissingDecryptClaim);
         }
-        let verdict = self.policy.ask(&Question::Access { access, agent, peer }, self.clock.now());
+        let verdict = self.policy.load().ask(&Question::Access { access, agent, peer }, self.clock.now());
         // There is nothing to withhold of a request to read: what is not allowed is refused.
         if verdict.decision == Decision::Quarantine {
             return Verdict { decision: Decision::Deny, reason: Some(RefusalReason::PolicyDenied), ..verdict };
@@ -152,12 +193,12 @@ impl Decider {
     }
 
     fn native_denial_of_size(&self, bytes: usize) -> Option<Verdict> {
-        (bytes > self.message_bytes_max)
+        (bytes > self.settings.message_bytes_max)
             .then(|| self.native_denial("native/message-too-large", RefusalReason::MessageTooLarge))
     }
 
     fn verdict(&self, question: &Question<'_>, findings: &Findings) -> Verdict {
-        let verdict = self.policy.ask(question, self.clock.now());
+        let verdict = self.policy.load().ask(question, self.clock.now());
         match verdict.decision {
             Decision::Allow => self.native_floor(&findings.listed).unwrap_or(verdict),
             Decision::Quarantine | Decision::Deny => verdict,
@@ -173,8 +214,13 @@ impl Decider {
     }
 
     fn native_denial(&self, rule: &str, reason: RefusalReason) -> Verdict {
-        Verdict::denied(rule, reason, *self.policy_sha256())
+        Verdict::denied(rule, reason, self.policy_sha256())
     }
+}
+
+fn load(settings: &DeciderSettings) -> Result<Policy, BundleError> {
+    let bundle = Bundle::load(&settings.directory, settings.evaluation_steps_max)?;
+    Ok(Policy::new(bundle, settings.cache_entries_max))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ mod sink;
 mod verdict;
 
 pub use bundle::{Bundle, BundleError, EvaluationError};
-pub use decider::{Decider, DeciderSettings};
+pub use decider::{Decider, DeciderSettings, LoadedPolicy};
 pub use language::Diagnostic;
 pub use meter::Interruption;
 pub use permitted::{Decided, Denied, Held, Permitted};

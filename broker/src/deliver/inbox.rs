@@ -136,6 +136,12 @@ impl InboxTerms {
         &self.asked
     }
 
+    /// The patterns that are granted now.
+    #[must_use]
+    pub fn granted(&self) -> Vec<TopicPattern> {
+        self.subscription.grant.load().patterns.clone()
+    }
+
     /// Goes on under a fresh token that permits these of the patterns asked for. What waits and is not among them, or not
     /// meant for the fresh token's roles, is dropped and reported.
     pub fn regrant(&self, identity: Arc<Identity>, patterns: Vec<TopicPattern>) {
@@ -145,7 +151,7 @@ impl InboxTerms {
         }
     }
 
-    /// Ends it because a fresh token permits nothing of it.
+    /// Ends it because a fresh token, or another policy, does not permit it.
     pub fn end_not_permitted(&self) {
         self.subscription.queue.end(EndReason::NotPermitted);
     }

@@ -61,7 +61,7 @@ struct Departed {
 pub(super) struct Subscription {
     pub(super) recipient: Recipient,
     pub(super) session: Arc<Session>,
-    grant: ArcSwap<Grant>,
+    pub(super) grant: ArcSwap<Grant>,
     pub(super) queue: Queue,
 }
 

@@ -24,7 +24,9 @@ mod scramble;
 mod symbols;
 mod work;
 
-use std::{borrow::Cow, cell::Cell};
+use std::{borrow::Cow, cell::Cell, sync::Arc};
+
+use arc_swap::ArcSwap;
 
 pub use self::inspected::{Content, Findings, Inspected, Submitted};
 use self::{
@@ -58,8 +60,24 @@ const JSON_STEPS: usize = 3;
 /// Inspects messages. One serves all threads.
 #[derive(Debug)]
 pub struct Inspector {
+    rules: ArcSwap<LoadedRules>,
+}
+
+/// Rules that can be put in force.
+#[derive(Debug)]
+pub struct LoadedRules {
     rules: Rules,
     clean: CleanNames,
+}
+
+impl LoadedRules {
+    /// Reads a rule file, or the built-in one.
+    ///
+    /// # Errors
+    /// [`RulesError`], which names the rule that is wrong.
+    pub fn parse(rules: Option<&str>) -> Result<Self, RulesError> {
+        Ok(Self { rules: Rules::parse(rules.unwrap_or(BUILT_IN))?, clean: CleanNames::default() })
+    }
 }
 
 impl Inspector {
@@ -68,9 +86,19 @@ impl Inspector {
     /// # Errors
     /// [`RulesError`], which names the rule that is wrong.
     pub fn new(rules: Option<&str>) -> Result<Self, RulesError> {
-        let rules = Rules::parse(rules.unwrap_or(BUILT_IN))?;
+        LoadedRules::parse(rules).map(Self::with)
+    }
+
+    /// Goes by these rules.
+    #[must_use]
+    pub fn with(rules: LoadedRules) -> Self {
         fold::prepare();
-        Ok(Self { rules, clean: CleanNames::default() })
+        Self { rules: ArcSwap::from_pointee(rules) }
+    }
+
+    /// Goes by these rules from now on.
+    pub fn put_in_force(&self, rules: LoadedRules) {
+        self.rules.store(Arc::new(rules));
     }
 
     /// What is to be said about the message: the worst [`FINDINGS_MAX`] findings, each rule once per location. Where
@@ -98,18 +126,20 @@ impl Inspector {
             Content::Message(message) => message.size_bytes(),
             Content::Write(write) => write.value.len(),
         };
+        let loaded = self.rules.load();
+        let LoadedRules { rules, clean } = &**loaded;
         let mut scratch = SCRATCH.take();
-        let mut scan = Scan::new(&self.rules, size_bytes, std::mem::take(&mut scratch.stream));
+        let mut scan = Scan::new(rules, size_bytes, std::mem::take(&mut scratch.stream));
         match content {
             Content::Message(message) => {
-                inspect_data(&mut scan, &message.content_type, &message.data, &mut scratch.strings, &self.clean);
-                inspect_texts(&mut scan, message, &mut scratch.strings, &self.clean);
+                inspect_data(&mut scan, &message.content_type, &message.data, &mut scratch.strings, clean);
+                inspect_texts(&mut scan, message, &mut scratch.strings, clean);
             }
             Content::Write(write) => {
-                inspect_data(&mut scan, &write.content_type, &write.value, &mut scratch.strings, &self.clean);
+                inspect_data(&mut scan, &write.content_type, &write.value, &mut scratch.strings, clean);
                 scan.text(write.key.name(), Location::part("name"));
-                scan.name(write.key.scope().as_str(), Location::part("scope"), &self.clean);
-                scan.name(write.content_type.as_str(), Location::part("content_type"), &self.clean);
+                scan.name(write.key.scope().as_str(), Location::part("scope"), clean);
+                scan.name(write.content_type.as_str(), Location::part("content_type"), clean);
             }
         }
         let (findings, stream, steps) = scan.finish();

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -142,8 +143,10 @@ pub struct OpenSubscription {
 #[derive(Debug, Clone)]
 pub struct Meter {
     account: Arc<Account>,
-    table: Arc<QuotaTable>,
+    tables: Arc<ArcSwap<QuotaTable>>,
     receive: Arc<ReceiveLimits>,
+    /// By which the allowance was looked up.
+    table: Arc<QuotaTable>,
     identity: Arc<Identity>,
     allowance: Allowance,
 }
@@ -151,14 +154,15 @@ pub struct Meter {
 impl OpenCall {
     pub(super) fn open(
         account: Arc<Account>,
-        table: &Arc<QuotaTable>,
+        tables: &Arc<ArcSwap<QuotaTable>>,
         receive: &Arc<ReceiveLimits>,
         identity: Arc<Identity>,
     ) -> Result<Self, QuotaExceeded> {
+        let table = tables.load_full();
         let allowance = table.allowance(&identity);
         let place = Place::take(&account, |account| &account.streams, allowance.streams, QuotaKind::Streams)?;
-        let (table, receive) = (Arc::clone(table), Arc::clone(receive));
-        Ok(Self { _place: place, meter: Meter { account, table, receive, identity, allowance } })
+        let (tables, receive) = (Arc::clone(tables), Arc::clone(receive));
+        Ok(Self { _place: place, meter: Meter { account, tables, receive, table, identity, allowance } })
     }
 
     /// What measures the call.
@@ -169,11 +173,13 @@ impl OpenCall {
 }
 
 impl Meter {
-    /// Goes by the token that is in force now: a fresh one may give other roles.
+    /// Goes by the token and the terms that are in force now: a fresh token may give other roles.
     pub fn follow(&mut self, identity: &Arc<Identity>) {
-        if !Arc::ptr_eq(&self.identity, identity) {
-            self.allowance = self.table.allowance(identity);
+        let table = self.tables.load();
+        if !Arc::ptr_eq(&self.identity, identity) || !Arc::ptr_eq(&self.table, &table) {
+            self.allowance = table.allowance(identity);
             self.identity = Arc::clone(identity);
+            self.table = Arc::clone(&table);
         }
     }
 

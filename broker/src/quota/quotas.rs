@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     authenticate::Identity,
-    model::{AgentId, Clock, Issuer, RECEIVE_SHARE, UnixMicros},
+    model::{AgentId, Clock, Issuer, QuotaOverrides, RECEIVE_SHARE, UnixMicros},
 };
 
 /// How many accounts are kept before anybody looks which of them are idle.
@@ -22,7 +23,7 @@ const LOOK_AGAIN_US: i64 = 1_000_000;
 
 /// Keeps an account for each agent.
 pub struct Quotas {
-    table: Arc<QuotaTable>,
+    table: Arc<ArcSwap<QuotaTable>>,
     agents_max: usize,
     receive: Arc<ReceiveLimits>,
     accounts: Mutex<Accounts>,
@@ -56,7 +57,18 @@ impl Quotas {
             of_agent_bytes_max: u32::try_from(receive_bytes_max / RECEIVE_SHARE).unwrap_or(u32::MAX),
         });
         let accounts = Accounts { by_agent: HashMap::new(), look_at: LOOKED_AT_MIN, look_after: UnixMicros(i64::MIN) };
-        Self { table: Arc::new(table), agents_max, receive, accounts: Mutex::new(accounts), clock }
+        Self {
+            table: Arc::new(ArcSwap::from_pointee(table)),
+            agents_max,
+            receive,
+            accounts: Mutex::new(accounts),
+            clock,
+        }
+    }
+
+    /// Goes by these terms of some from now on, and by everybody's as before.
+    pub fn set_overrides(&self, overrides: QuotaOverrides) {
+        self.table.store(Arc::new(self.table.load().with_overrides(overrides)));
     }
 
     /// Takes a call's place.

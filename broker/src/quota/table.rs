@@ -34,6 +34,10 @@ impl QuotaTable {
         Self { everybody, overrides }
     }
 
+    pub(super) const fn with_overrides(&self, overrides: QuotaOverrides) -> Self {
+        Self { everybody: self.everybody, overrides }
+    }
+
     pub(super) fn allowance(&self, identity: &Identity) -> Allowance {
         let terms = Terms {
             agent: self.overrides.agents.get(identity.agent()),

@@ -184,7 +184,7 @@ mod tests {
         let mut commit = Commit::new(&origin, ChainEnd::GENESIS, UnixMicros(5));
         let listed_at = (1 << 60..(1 << 60) + 10_000).collect();
         let audience = Some(v1::Audience { listed_at, recipients: Vec::new() });
-        let draft = Draft::started("1", &[7; 32]);
+        let draft = Draft::started("1", [7; 32]);
         assert_eq!(commit.try_push_with(draft, AuditEntry { audience, ..AuditEntry::default() }), Err(TooLong(0)));
         assert_eq!(commit.push(Draft::stopped()), 1, "the chain goes on behind it");
         let (chunks, _) = commit.finish();

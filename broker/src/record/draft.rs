@@ -66,7 +66,7 @@ impl UndeliveredCount {
 impl Draft {
     /// The broker started.
     #[must_use]
-    pub fn started(version: &str, policy_sha256: &[u8; 32]) -> Self {
+    pub fn started(version: &str, policy_sha256: [u8; 32]) -> Self {
         let decision = v1::DecisionFacts { policy_sha256: policy_sha256.to_vec(), ..v1::DecisionFacts::default() };
         let detail = format!("veribus {version}");
         Self(AuditEntry { decision: Some(decision), detail, ..entry(EntryKind::BrokerStarted) })
@@ -88,6 +88,13 @@ impl Draft {
         let by = Duration::from_micros(step_us.unsigned_abs()).as_secs_f64();
         let detail = format!("the clock went {direction} by {by:.3} s");
         Self(AuditEntry { detail, ..entry(EntryKind::ClockStepped) })
+    }
+
+    /// Something was loaded anew, or could not be.
+    #[must_use]
+    pub fn reloaded(subject: &str, reload: v1::Reload) -> Self {
+        let reload = v1::Reload { error: cut(&reload.error, FAULT_BYTES_MAX), ..reload };
+        Self(AuditEntry { resource: subject.to_owned(), reload: Some(reload), ..entry(EntryKind::Reloaded) })
     }
 
     /// A revocation that has ended by itself is not kept any more.
@@ -186,6 +193,13 @@ impl Draft {
     #[must_use]
     pub fn with_absence_from(mut self, first: Option<u64>) -> Self {
         self.0.absent = first.map(|first| v1::IndexRange { first, last: u64::MAX });
+        self
+    }
+
+    /// It is about this subscription.
+    #[must_use]
+    pub fn with_subscription(mut self, id: SubscriptionId) -> Self {
+        self.0.subscription_id = id.to_string();
         self
     }
 

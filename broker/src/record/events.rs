@@ -212,6 +212,6 @@ mod tests {
             assert_eq!(event(&ended), expected, "{end:?}");
         }
         assert_eq!(event(&Draft::stopped()), None);
-        assert_eq!(event(&Draft::started("1", &[0; 32])), None);
+        assert_eq!(event(&Draft::started("1", [0; 32])), None);
     }
 }

@@ -20,6 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::reload::Subject;
 use crate::{
     authenticate::{ProofError, TokenError},
     deliver::undelivered_reasons,
@@ -59,6 +60,7 @@ pub(super) fn metrics() -> Metrics {
         undelivered: undelivered_reasons().collect(),
         quotas: QuotaKind::ALL.map(QuotaKind::as_str).to_vec(),
         connection_limits: ConnectionLimit::ALL.map(ConnectionLimit::as_str).to_vec(),
+        reload_subjects: Subject::ALL.map(Subject::as_str).to_vec(),
     })
 }
 

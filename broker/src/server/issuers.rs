@@ -1,15 +1,23 @@
 //! From the configuration to the issuers whose tokens are accepted.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use super::supervisor::Supervisor;
+use super::{
+    reload::{Loaded, Reloadable, Subject, WatchedFiles},
+    supervisor::Supervisor,
+};
 use crate::{
     authenticate::{
         Access, Algorithms, AllowedPermission, ClaimPaths, GrantLimits, IssuerKeys, KeySet, KeySetError, KeySource,
-        Permission, RemoteKeys, RemoteKeysSettings, SignatureAlgorithm, SourceError, TrustedIssuer, Verifier,
-        VerifierSettings,
+        LocalKeys, Permission, RemoteKeys, RemoteKeysSettings, SignatureAlgorithm, SourceError, TrustedIssuer,
+        Verifier, VerifierSettings,
     },
     config::{IdentityConfig, IssuerConfig, KeysFrom},
     metrics::Metrics,
@@ -69,19 +77,57 @@ pub enum IssuerError {
 /// Where the keys of an issuer come from.
 pub(crate) enum Keys {
     /// They are here.
-    Local(KeySet),
+    Local(KeyFile),
     /// They can be fetched.
     Remote(Box<KeySource>),
 }
 
-/// A verifier that trusts the configured issuers, and waits for none of them.
+/// The keys in a file, where they may be read again.
+pub(crate) struct KeyFile {
+    path: PathBuf,
+    algorithms: Algorithms,
+    pub(crate) keys: KeySet,
+    sha256: [u8; 32],
+    watched: WatchedFiles,
+}
+
+impl KeyFile {
+    fn read(path: &Path, algorithms: Algorithms) -> Result<Self, IssuerError> {
+        let (path, watched) = (path.to_owned(), WatchedFiles::bytes(vec![path.to_owned()]));
+        let bytes = fs::read(&path).map_err(|source| IssuerError::Read { path: path.clone(), source })?;
+        let keys = KeySet::from_json(&bytes, &algorithms);
+        let keys = keys.map_err(|source| IssuerError::Keys { path: path.clone(), source })?;
+        Ok(Self { path, algorithms, keys, sha256: Sha256::digest(&bytes).into(), watched })
+    }
+
+    /// Takes what the file holds for the keys of `issuer`, which can be loaded anew.
+    fn watched(self, issuer: &Issuer) -> (LocalKeys, Reloadable) {
+        let Self { path, algorithms, keys, sha256, watched } = self;
+        let keys = LocalKeys::from(keys);
+        let (known, name) = (keys.clone(), issuer.clone());
+        let load = move || {
+            let Self { keys, sha256, .. } = Self::read(&path, algorithms.clone()).map_err(|error| error.to_string())?;
+            let (known, name) = (known.clone(), name.clone());
+            let put_in_force = Box::new(move || {
+                for kid in known.replace(keys) {
+                    tracing::info!(issuer = %name, kid, "a key was withdrawn");
+                }
+            });
+            Ok(Loaded { sha256, put_in_force })
+        };
+        (keys, Reloadable::new(Subject::KeySet, issuer.as_str(), watched, sha256, load))
+    }
+}
+
+/// A verifier that trusts the configured issuers, and waits for none of them; and those of their keys that come from files.
 pub(super) fn verifier(
     config: &IdentityConfig,
     clock: Clock,
     metrics: &Metrics,
     supervisor: &Supervisor,
-) -> Result<Verifier, IssuerError> {
-    let trust = |issuer| trusted(issuer, config, &clock, metrics, supervisor);
+) -> Result<(Verifier, Vec<Reloadable>), IssuerError> {
+    let mut files = Vec::new();
+    let trust = |issuer| trusted(issuer, config, &clock, metrics, supervisor, &mut files);
     let issuers = config.issuers.iter().map(trust).collect::<Result<_, _>>()?;
     let settings = VerifierSettings {
         leeway_s: config.leeway_s,
@@ -89,7 +135,7 @@ pub(super) fn verifier(
         cache_bytes_max: config.token_cache_bytes_max as u64,
         token_lifetime_s_max: config.token_lifetime_s_max,
     };
-    Ok(Verifier::new(issuers, settings, clock))
+    Ok((Verifier::new(issuers, settings, clock), files))
 }
 
 fn trusted(
@@ -98,11 +144,16 @@ fn trusted(
     clock: &Clock,
     metrics: &Metrics,
     supervisor: &Supervisor,
+    files: &mut Vec<Reloadable>,
 ) -> Result<TrustedIssuer, IssuerError> {
     let issuer = Issuer::parse(&config.issuer)?;
     let may_grant = may_grant(config)?;
     let keys = match keys(config)? {
-        Keys::Local(keys) => keys.into(),
+        Keys::Local(file) => {
+            let (keys, reloadable) = file.watched(&issuer);
+            files.push(reloadable);
+            IssuerKeys::Local(keys)
+        }
         Keys::Remote(source) => {
             let settings = remote_settings(identity);
             let name = format!("keys of {issuer}");
@@ -143,10 +194,7 @@ pub(crate) fn keys(config: &IssuerConfig) -> Result<Keys, IssuerError> {
     };
     let source = match config.keys_from().ok_or_else(|| IssuerError::NoKeys(config.issuer.clone()))? {
         KeysFrom::File(path) => {
-            let path = path.to_owned();
-            let bytes = fs::read(&path).map_err(|source| IssuerError::Read { path: path.clone(), source })?;
-            let keys = KeySet::from_json(&bytes, &access.algorithms);
-            return Ok(Keys::Local(keys.map_err(|source| IssuerError::Keys { path, source })?));
+            return KeyFile::read(path, access.algorithms).map(Keys::Local);
         }
         KeysFrom::Url(url) => KeySource::jwks_url(url, access),
         KeysFrom::Discovery => KeySource::discovery(Issuer::parse(&config.issuer)?, access),

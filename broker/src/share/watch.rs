@@ -123,6 +123,7 @@ pub struct Watch {
     caller: Caller,
     prefix: StatePrefix,
     listen: watch::Receiver<Revision>,
+    policy_changes: watch::Receiver<()>,
     /// Everything up to here was looked at.
     through: Revision,
     /// Looked up, and still to be shown.
@@ -153,6 +154,7 @@ impl Sharing {
         let identity = caller.identity();
         identity.check_standing(self.stages.clock.now())?;
         let access = Access::StateWatch(&prefix);
+        let policy_changes = self.stages.decider.policy_changes();
         let verdict = self.stages.decider.decide_access(access, &identity, caller.peer());
         let order = StateOrder::note(access, &verdict, identity, caller.peer());
         let outcomes = self.stages.recorder.state(vec![order]).await?.outcomes().await?;
@@ -177,6 +179,7 @@ impl Sharing {
             caller,
             prefix,
             listen,
+            policy_changes,
             through: after,
             ahead: VecDeque::new(),
             ahead_through: after,
@@ -205,16 +208,22 @@ impl Watch {
         self.began_at.unwrap_or(self.through)
     }
 
-    /// Waits until there is something to look at. Nothing is lost where this is given up.
+    /// Waits until there is something to look at, and meanwhile whether another policy ends the watch. Nothing is lost where
+    /// this is given up.
     ///
     /// # Errors
-    /// [`WatchEnd::Ended`].
+    /// [`WatchEnd`]: the watch is over.
     pub async fn changed(&mut self) -> Result<(), WatchEnd> {
         let is_behind = self.sharing.stages.changes.through() > self.through;
         if is_behind || !self.ahead.is_empty() || self.cursor.is_some() || self.began_at.is_some() {
             return Ok(());
         }
-        self.listen.changed().await.map_err(|_| WatchEnd::Ended)
+        loop {
+            tokio::select! {
+                changed = self.listen.changed() => return changed.map_err(|_| WatchEnd::Ended),
+                Ok(()) = self.policy_changes.changed() => drop(self.verdict(&self.caller.identity()).await?),
+            }
+        }
     }
 
     /// Reads the next changes, if there are any to show. It waits for its turn, and must be driven on once it has it, so not

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use veribus_proto::v1::{
@@ -58,8 +59,7 @@ impl Audit {
     }
 
     async fn permitted(&self, caller: &Caller, what: String) -> Result<(), Status> {
-        let read = self.reading.read_log(caller, what).await;
-        read.map(drop).map_err(|refusal| status::read_status(&refusal))
+        permitted(&self.reading, caller, what).await
     }
 
     async fn filter(&self, caller: &Caller, asked: Option<EntryFilter>) -> Result<Filter, Status> {
@@ -103,15 +103,16 @@ impl AuditService for Audit {
         let request = request.into_inner();
         let filter = self.filter(&caller, request.filter).await?;
         let from = request.from_index.unwrap_or_else(|| self.log.committed());
+        let policy_changes = self.reading.policy_changes();
         self.permitted(&caller, format!("tail {filter} from {from}")).await?;
         let scan = self.scan(caller, filter, from);
         // The first response is empty and says where the tail begins, so that it can be taken up again from there.
         let begun = stream::once(std::future::ready(Ok(TailResponse { entries: Vec::new(), next_index: from })));
-        let state = Some((scan, self.drain.clone()));
-        let news = stream::unfold(state, |state| async {
-            let (mut scan, drain) = state?;
-            match scan.wait_for_batch(&drain).await {
-                Ok(entries) => Some((Ok(TailResponse { entries, next_index: scan.next }), Some((scan, drain)))),
+        let tail = Tail { scan, reading: Arc::clone(&self.reading), policy_changes, drain: self.drain.clone() };
+        let news = stream::unfold(Some(tail), |tail| async {
+            let mut tail = tail?;
+            match tail.wait_for_batch().await {
+                Ok(entries) => Some((Ok(TailResponse { entries, next_index: tail.scan.next }), Some(tail))),
                 Err(end) => Some((Err(end), None)),
             }
         });
@@ -158,18 +159,38 @@ impl Scan {
         self.refusals.note_session(self.caller.session(), error);
         status::unauthenticated()
     }
+}
 
+async fn permitted(reading: &Reading, caller: &Caller, what: String) -> Result<(), Status> {
+    reading.read_log(caller, what).await.map(drop).map_err(|refusal| status::read_status(&refusal))
+}
+
+/// A reading without an end.
+struct Tail {
+    scan: Scan,
+    reading: Arc<Reading>,
+    policy_changes: watch::Receiver<()>,
+    drain: CancellationToken,
+}
+
+impl Tail {
     /// Waits for entries that pass.
-    async fn wait_for_batch(&mut self, drain: &CancellationToken) -> Result<Vec<StoredEntry>, Status> {
+    async fn wait_for_batch(&mut self) -> Result<Vec<StoredEntry>, Status> {
         loop {
             let there = tokio::select! {
-                () = drain.cancelled() => return Err(status::draining()),
-                there = self.log.wait_for(self.next) => there,
+                biased;
+                () = self.drain.cancelled() => return Err(status::draining()),
+                Ok(()) = self.policy_changes.changed() => {
+                    let Scan { caller, filter, next, .. } = &self.scan;
+                    permitted(&self.reading, caller, format!("tail {filter} from {next}")).await?;
+                    continue;
+                }
+                there = self.scan.log.wait_for(self.scan.next) => there,
             };
             if !there {
                 return Err(status::draining());
             }
-            let entries = self.batch().await?;
+            let entries = self.scan.batch().await?;
             if !entries.is_empty() {
                 return Ok(entries);
             }

@@ -131,11 +131,12 @@ impl BrokerService for Broker {
         };
         let patterns = well_formed(&self.pipelines.recorder, &caller, Permissions::subscribe_any, patterns).await?;
         let place = meter.open_subscription().map_err(|exceeded| self.over_quota(&caller, &exceeded))?;
+        let policy_changes = self.reading.policy_changes();
         let opened = self.reading.subscribe(&caller, patterns, cut_off).await;
         let (inbox, receipt) = opened.map_err(|refusal| status::read_status(&refusal))?;
         let (reading, renewals) = (Arc::clone(&self.reading), self.pipelines.renewals.clone());
         let faults = self.pipelines.faults.clone();
-        let opened = Opened { inbox, receipt, caller, meter, reading, renewals, faults, _place: place };
+        let opened = Opened { inbox, receipt, caller, meter, reading, policy_changes, renewals, faults, _place: place };
         let responses = subscribe_stream::serve(opened, requests, self.pipelines.drain.clone());
         Ok(Response::new(Box::pin(responses)))
     }

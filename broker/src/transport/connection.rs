@@ -7,13 +7,14 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -27,6 +28,7 @@ use tokio_util::{
 };
 use tonic::transport::server::Connected;
 
+use super::tls::TlsSettings;
 use crate::{
     authenticate::Identity,
     metrics::Metrics,
@@ -92,6 +94,9 @@ pub struct ConnectionCounts {
     per_identity: DashMap<(Issuer, AgentId), usize>,
     health: AtomicUsize,
     health_per_address: DashMap<IpAddr, usize>,
+    /// Those whose clients showed a certificate.
+    certified: DashMap<u64, Weak<Entered>>,
+    next_number: AtomicU64,
     metrics: Metrics,
 }
 
@@ -107,8 +112,20 @@ impl ConnectionCounts {
             per_identity: DashMap::new(),
             health: AtomicUsize::new(0),
             health_per_address: DashMap::new(),
+            certified: DashMap::new(),
+            next_number: AtomicU64::new(0),
             metrics,
         })
+    }
+
+    /// Closes the connections of clients whose certificates `tls` does not vouch for, and says how many.
+    pub fn close_unless_vouched_for(&self, tls: &TlsSettings) -> usize {
+        // Taken out first, so that nobody waits for this map while signatures are checked.
+        let certified: Vec<_> = self.certified.iter().filter_map(|entered| entered.upgrade()).collect();
+        let vouched_for =
+            |entered: &Entered| entered.shown.get().is_some_and(|shown| tls.vouch_for(&shown.certificates));
+        let fallen = certified.iter().filter(|entered| !vouched_for(entered));
+        fallen.map(|entered| entered.switch.cancel()).count()
     }
 
     /// Takes a place for a connection from `peer`.
@@ -132,9 +149,10 @@ impl ConnectionCounts {
         Ok(ConnectionInfo(Arc::new(Entered {
             counts: Arc::clone(self),
             _open: self.open.token(),
+            number: self.next_number.fetch_add(1, Ordering::Relaxed),
             peer,
             switch,
-            certificate_sha256: OnceLock::new(),
+            shown: OnceLock::new(),
             expected: AtomicBool::new(false),
             excused: AtomicBool::new(false),
             has_health_place: Mutex::new(false),
@@ -175,10 +193,11 @@ pub struct ConnectionInfo(Arc<Entered>);
 struct Entered {
     counts: Arc<ConnectionCounts>,
     _open: TaskTrackerToken,
+    number: u64,
     peer: SocketAddr,
     switch: CancellationToken,
-    /// Set when the handshake is done, if the client showed a certificate.
-    certificate_sha256: OnceLock<[u8; 32]>,
+    /// Set when the handshake is done, if the client showed certificates; its own is the first.
+    shown: OnceLock<ShownChain>,
     expected: AtomicBool,
     excused: AtomicBool,
     /// Whether it counts among those that only ask for health.
@@ -187,6 +206,13 @@ struct Entered {
     identities: Mutex<HashSet<(Issuer, AgentId)>>,
     /// How many of its calls wait for memory.
     waiting: Arc<AtomicUsize>,
+}
+
+/// What a client showed in the handshake.
+struct ShownChain {
+    /// Its own first.
+    certificates: Vec<CertificateDer<'static>>,
+    leaf_sha256: [u8; 32],
 }
 
 impl ConnectionInfo {
@@ -199,7 +225,7 @@ impl ConnectionInfo {
     /// SHA-256 of the certificate (DER) that the client showed, and holds the key of.
     #[must_use]
     pub fn certificate_sha256(&self) -> Option<[u8; 32]> {
-        self.0.certificate_sha256.get().copied()
+        self.0.shown.get().map(|shown| shown.leaf_sha256)
     }
 
     /// Closes the connection when cancelled.
@@ -305,6 +331,7 @@ impl WeakConnectionInfo {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.switch.cancel();
+        self.counts.certified.remove(&self.number);
         self.counts.total.fetch_sub(1, Ordering::SeqCst);
         give_back(&self.counts.per_address, &address_key(self.peer.ip()));
         if *self.has_health_place.get_mut() {
@@ -351,10 +378,18 @@ impl Connection {
     #[must_use]
     pub fn new(stream: TlsStream<TcpStream>, info: ConnectionInfo) -> Self {
         let closed = Box::pin(info.switch().clone().cancelled_owned());
-        if let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-            info.0.certificate_sha256.get_or_init(|| Sha256::digest(leaf).into());
+        if let Some(chain) = stream.get_ref().1.peer_certificates() {
+            let leaf_sha256 = chain.first().map(Sha256::digest).unwrap_or_default().into();
+            info.0.shown.get_or_init(|| ShownChain { certificates: chain.to_vec(), leaf_sha256 });
+            info.0.counts.certified.insert(info.0.number, Arc::downgrade(&info.0));
         }
         Self { stream, info, closed }
+    }
+
+    /// Whether the client showed no certificates, or some that these settings vouch for.
+    #[must_use]
+    pub fn is_vouched_for(&self, tls: &TlsSettings) -> bool {
+        self.info.0.shown.get().is_none_or(|shown| tls.vouch_for(&shown.certificates))
     }
 
     fn poll_closed(&mut self, context: &mut Context<'_>) -> io::Result<()> {

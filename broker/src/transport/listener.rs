@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{Connection, ConnectionCounts, ConnectionInfo, Heard, WeakConnectionInfo},
     refusals::Refusals,
+    tls::ServerTls,
 };
 
 /// How long a new connection may take.
@@ -38,7 +38,7 @@ const ACCEPT_LINE_EVERY: Duration = Duration::from_secs(10);
 /// A task that accepts until `stop` is cancelled, and the connections it accepts; `close_all` closes every one.
 pub fn incoming(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: Arc<ServerTls>,
     counts: Arc<ConnectionCounts>,
     refusals: Arc<Refusals>,
     limits: ListenerLimits,
@@ -46,7 +46,7 @@ pub fn incoming(
     close_all: CancellationToken,
 ) -> (impl Future<Output = ()> + Send + use<>, ReceiverStream<Result<Connection, std::io::Error>>) {
     let (ready, stream) = mpsc::channel(READY_MAX);
-    let acceptor = Acceptor { tls: TlsAcceptor::from(tls), counts, refusals, limits, close_all, ready };
+    let acceptor = Acceptor { tls, counts, refusals, limits, close_all, ready };
     let accepting = async move {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -58,7 +58,7 @@ pub fn incoming(
 
 #[derive(Clone)]
 struct Acceptor {
-    tls: TlsAcceptor,
+    tls: Arc<ServerTls>,
     counts: Arc<ConnectionCounts>,
     refusals: Arc<Refusals>,
     limits: ListenerLimits,
@@ -97,16 +97,23 @@ impl Acceptor {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        let peer = info.peer();
+        let (peer, tls) = (info.peer(), self.tls.current());
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
         let accepted = tokio::select! {
             () = info.switch().cancelled() => return,
-            accepted = timeout(self.limits.handshake_max, self.tls.accept(stream)) => accepted,
+            accepted = timeout(self.limits.handshake_max, acceptor.accept(stream)) => accepted,
         };
         match accepted {
             Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 tokio::spawn(close_if_silent(info.downgrade(), peer, self.limits.first_call_max));
+                let connection = Connection::new(stream, info);
+                // Where they were replaced during the handshake, whoever looks for those to be closed may have come too early.
+                let now = self.tls.current();
+                if !Arc::ptr_eq(&tls, &now) && !connection.is_vouched_for(&now) {
+                    return tracing::debug!(%peer, "nobody vouches for the client's certificate any more: closed");
+                }
                 // An error means that the server is gone.
-                drop(self.ready.send(Ok(Connection::new(stream, info))).await);
+                drop(self.ready.send(Ok(connection)).await);
             }
             Ok(Ok(_)) => tracing::debug!(%peer, "the client does not speak HTTP/2: closed"),
             Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),

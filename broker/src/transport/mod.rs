@@ -10,6 +10,7 @@ pub mod admin;
 pub mod audit;
 mod backup_stream;
 pub mod broker;
+pub mod certificate;
 pub mod connection;
 mod convert;
 pub mod frame_body;

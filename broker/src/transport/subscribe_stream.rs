@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use veribus_proto::v1::{
@@ -23,7 +23,7 @@ use crate::{
     model::TopicPattern,
     quota::{Meter, OpenSubscription},
     record::AccessReceipt,
-    subscribe::Reading,
+    subscribe::{Reading, Withdrawn},
 };
 
 /// How much one response carries, about. Of a reader who takes nothing in, two of them wait, encoded.
@@ -65,6 +65,8 @@ pub(super) struct Opened {
     pub(super) caller: Caller,
     pub(super) meter: Meter,
     pub(super) reading: Arc<Reading>,
+    /// From before it was decided.
+    pub(super) policy_changes: watch::Receiver<()>,
     pub(super) renewals: Renewals,
     pub(super) faults: FaultRecorder,
 }
@@ -95,9 +97,9 @@ pub(super) fn serve(
     requests: Streaming<SubscribeRequest>,
     drain: CancellationToken,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send + 'static {
-    let Opened { _place, inbox, receipt, caller, meter, reading, renewals, faults } = opened;
+    let Opened { _place, inbox, receipt, caller, meter, reading, policy_changes, renewals, faults } = opened;
     let (answers, requested) = mpsc::channel(REFRESHED_WAITING_MAX);
-    let listener = Listener { terms: inbox.terms().clone(), caller, meter, reading, renewals, faults };
+    let listener = Listener { terms: inbox.terms().clone(), caller, meter, reading, policy_changes, renewals, faults };
     tokio::spawn(listener.listen(requests, answers));
     let subscriber = Subscriber { _place, inbox, receipt: Some(receipt), drain, requested };
     stream::unfold(Some(subscriber), |subscriber| async move {
@@ -165,17 +167,25 @@ struct Listener {
     caller: Caller,
     meter: Meter,
     reading: Arc<Reading>,
+    policy_changes: watch::Receiver<()>,
     renewals: Renewals,
     faults: FaultRecorder,
 }
 
 impl Listener {
     /// Listens until the client is done, or the stream is.
-    async fn listen(self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Promise>) {
+    async fn listen(mut self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Promise>) {
         let mut pace = Pace::new(self.meter.clone(), self.faults.clock.clone());
         loop {
             let requested = tokio::select! {
+                biased;
                 () = answers.closed() => return,
+                Ok(()) = self.policy_changes.changed() => {
+                    if let Err(withdrawn) = self.reading.reconsider(&self.caller, &self.terms).await {
+                        return self.withdrawn(withdrawn, &answers).await;
+                    }
+                    continue;
+                }
                 requested = request_side(&mut requests) => requested,
             };
             if requested.is_ok() {
@@ -195,6 +205,17 @@ impl Listener {
             if keep.send(answer).is_err() || ends {
                 return;
             }
+        }
+    }
+
+    /// Another policy does not permit the subscription: recorded, and the end.
+    async fn withdrawn(&self, withdrawn: Withdrawn, answers: &mpsc::Sender<Promise>) {
+        let (keep, promise) = oneshot::channel();
+        // Where no more answers fit, the end comes without the decision's id.
+        let is_promised = answers.try_send(promise).is_ok();
+        let refusal = self.reading.record_end(&self.caller, &self.terms, withdrawn).await;
+        if is_promised {
+            drop(keep.send(Err(Some(status::read_status(&refusal)))));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Brokers whose standard error cannot be written, and signals.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
     net::SocketAddr,
     process::{Command, Stdio},
@@ -115,12 +115,16 @@ fn a_client_whose_complaint_cannot_be_written_ends_as_it_would() {
 }
 
 #[test]
-fn a_hangup_is_ignored_and_said_to_be() {
+fn a_hangup_loads_anew_what_is_read_from_files_and_says_so() {
     let (reader, writer) = io::pipe().expect("a pipe");
     let mut broker = serve("info", writer);
+    let policy = broker.directory.join("policies/veribus.rego");
+    let text = fs::read_to_string(&policy).expect("there");
+    fs::write(&policy, format!("{text}\n# another\n")).expect("written");
     signal(&broker, "-HUP");
-    let said = BufReader::new(reader).lines().map(|line| line.expect("text")).find(|line| line.contains("SIGHUP"));
-    assert!(said.is_some_and(|line| line.contains("SIGHUP is ignored: ")), "it ended");
+    let mut said = BufReader::new(reader).lines().map(|line| line.expect("text"));
+    assert!(said.any(|line| line.contains("SIGHUP")), "it ended");
+    assert!(said.any(|line| line.contains("policy") && line.contains("was loaded anew")), "it ended");
     let ca = broker.directory.join("ca.pem");
     let health = veribus().args(["health", "--url", &broker.url, "--ca"]).arg(ca).output().expect("the binary runs");
     assert_eq!(code(&health), 0, "{}", told(&health));

@@ -80,7 +80,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
         ],
     ),
     // Whether a broker could start with these settings.
-    ("check", &["authenticate", "config", "decide", "inspect", "seal", "server", "transport"]),
+    ("check", &["authenticate", "config", "decide", "inspect", "model", "seal", "server", "transport"]),
     // Stores beside that of a running broker.
     ("backup", &["engine", "seal", "server"]),
     ("cli", &["backup", "check", "config", "decide", "dev", "issue", "model", "seal", "server"]),
@@ -109,7 +109,7 @@ const ONLY: [(&str, &str, &[&str]); 11] = [
         ],
     ),
     ("seal", "engine", &["Record"]),
-    ("check", "transport", &["tls"]),
+    ("check", "transport", &["certificate", "tls"]),
     ("check", "server", &["KeysError", "issuers", "shared"]),
     ("transport", "seal", &["KeyFact", "SecretFile"]),
     ("transport", "state", &["Metadata", "OpenedValue"]),

@@ -7,6 +7,7 @@
 mod address;
 mod algorithm;
 mod jwk;
+mod local;
 mod remote;
 mod set;
 mod source;
@@ -17,6 +18,7 @@ mod corpus_tests;
 
 pub use address::AddressError;
 pub use algorithm::{Algorithms, SignatureAlgorithm};
+pub use local::LocalKeys;
 pub use remote::{RemoteKeys, RemoteKeysSettings};
 pub use set::KeySet;
 pub use source::{Access, FetchError, KeySource, SourceError};
@@ -30,15 +32,15 @@ use crate::model::UnixMicros;
 
 /// One issuer's keys.
 pub enum IssuerKeys {
-    /// Read once, good until the broker ends.
-    Fixed(KeySet),
+    /// Read from a file.
+    Local(LocalKeys),
     /// Fetched from the issuer, again and again.
     Remote(RemoteKeys),
 }
 
 impl From<KeySet> for IssuerKeys {
     fn from(keys: KeySet) -> Self {
-        Self::Fixed(keys)
+        Self::Local(keys.into())
     }
 }
 
@@ -46,7 +48,7 @@ impl IssuerKeys {
     /// The key of that name, if it counts now.
     pub(super) fn find(&self, key_id: &str, now: UnixMicros) -> Option<Arc<VerificationKey>> {
         let found = match self {
-            Self::Fixed(keys) => keys.find(key_id).cloned(),
+            Self::Local(keys) => keys.find(key_id),
             Self::Remote(keys) => keys.find(key_id),
         };
         found.filter(|key| key.standing.is_good(now))

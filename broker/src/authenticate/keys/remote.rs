@@ -5,7 +5,6 @@
 //! callers cause no more than one fetch in each interval, however many they are.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -148,25 +147,15 @@ impl Shared {
 
     /// A key that is still listed counts for longer; one that is not, or is another one under the same name, ends.
     fn take(&self, fetched: KeySet, asked_at: UnixMicros) {
-        let known = self.known.load_full();
-        let next: HashMap<_, _> = fetched
-            .into_keys()
-            .map(|(kid, key)| {
-                let kept = known.find(&kid).filter(|old| old.is_the_same_as(&key)).map_or(key, Arc::clone);
-                kept.standing.count_for(self.settings.ttl, asked_at);
-                (kid, kept)
-            })
-            .collect();
-        for (kid, old) in known.keys() {
-            if !next.get(kid).is_some_and(|new| Arc::ptr_eq(new, old)) {
-                tracing::info!(issuer = %self.issuer, kid, "a key was withdrawn");
-                old.standing.withdraw();
-            }
+        let listed = |key: &VerificationKey| key.standing.count_for(self.settings.ttl, asked_at);
+        let (next, withdrawn) = fetched.succeed(&self.known.load_full(), listed);
+        for kid in withdrawn {
+            tracing::info!(issuer = %self.issuer, kid, "a key was withdrawn");
         }
         if next.is_empty() {
             tracing::warn!(issuer = %self.issuer, "the issuer lists no key that can be used");
         }
-        self.known.store(Arc::new(KeySet::of(next)));
+        self.known.store(Arc::new(next));
     }
 
     fn tell(&self, error: &FetchError) {

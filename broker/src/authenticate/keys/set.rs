@@ -56,10 +56,6 @@ impl KeySet {
         Self(HashMap::new())
     }
 
-    pub(super) const fn of(keys: HashMap<String, Arc<VerificationKey>>) -> Self {
-        Self(keys)
-    }
-
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -76,12 +72,23 @@ impl KeySet {
         self.0.get(key_id)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = (&String, &Arc<VerificationKey>)> {
-        self.0.iter()
-    }
-
-    pub(super) fn into_keys(self) -> impl Iterator<Item = (String, Arc<VerificationKey>)> {
-        self.0.into_iter()
+    /// Takes the place of `known`: a key that stays remains the same one, so that what it vouched for goes on; the others of
+    /// `known` are withdrawn, and their ids returned. `listed` is told each key that counts from now on.
+    pub(super) fn succeed(self, known: &Self, listed: impl Fn(&VerificationKey)) -> (Self, Vec<String>) {
+        let kept = |(kid, key): (String, Arc<VerificationKey>)| {
+            let kept = known.find(&kid).filter(|old| old.is_the_same_as(&key)).map_or(key, Arc::clone);
+            listed(&kept);
+            (kid, kept)
+        };
+        let next: HashMap<_, _> = self.0.into_iter().map(kept).collect();
+        let mut withdrawn = Vec::new();
+        for (kid, old) in &known.0 {
+            if !next.get(kid).is_some_and(|new| Arc::ptr_eq(new, old)) {
+                old.standing.withdraw();
+                withdrawn.push(kid.clone());
+            }
+        }
+        (Self(next), withdrawn)
     }
 }
 

@@ -10,7 +10,10 @@ use veribus_proto::{
     },
 };
 
-use super::shared::{self, KeysJson, StateJson};
+use super::{
+    reload::{ReloadJson, reload_words},
+    shared::{self, KeysJson, StateJson},
+};
 use crate::cli::instant;
 
 /// The columns of [`row`].
@@ -63,6 +66,8 @@ pub(super) struct EntryJson {
     state: Option<StateJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<KeysJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reload: Option<ReloadJson>,
     #[serde(skip_serializing_if = "String::is_empty")]
     subscription_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -189,6 +194,7 @@ impl EntryJson {
             revocation: entry.revocation.as_ref().map(revocation_json),
             state: entry.state.map(StateJson::from),
             keys: entry.keys.map(KeysJson::from),
+            reload: entry.reload.map(ReloadJson::from),
             subscription_id: entry.subscription_id,
             detail: entry.detail,
             count: entry.count.max(1),
@@ -246,6 +252,7 @@ fn about(entry: &AuditEntry) -> String {
     }
     parts.extend(entry.state.iter().flat_map(shared::state_words));
     parts.extend(entry.keys.iter().flat_map(shared::key_words));
+    parts.extend(entry.reload.iter().flat_map(reload_words));
     parts.extend((!entry.detail.is_empty()).then(|| entry.detail.clone()));
     parts.extend((entry.count > 1).then(|| format!("{} times", entry.count)));
     parts.join("  ")

@@ -4,6 +4,7 @@ mod entry;
 mod export;
 mod filter;
 mod query;
+mod reload;
 mod shared;
 mod verify;
 

@@ -1,0 +1,32 @@
+//! Keys from a file, which may be read again while the broker runs.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::{jwk::VerificationKey, set::KeySet};
+
+/// An issuer's keys as they were last read. Cheap to clone.
+#[derive(Clone)]
+pub struct LocalKeys(Arc<ArcSwap<KeySet>>);
+
+impl LocalKeys {
+    /// Goes by these from now on. What was verified by a key that is no longer among them is no longer good.
+    ///
+    /// Returns the ids of the keys that were withdrawn.
+    pub fn replace(&self, keys: KeySet) -> Vec<String> {
+        let (next, withdrawn) = keys.succeed(&self.0.load_full(), |_| {});
+        self.0.store(Arc::new(next));
+        withdrawn
+    }
+
+    pub(super) fn find(&self, key_id: &str) -> Option<Arc<VerificationKey>> {
+        self.0.load().find(key_id).cloned()
+    }
+}
+
+impl From<KeySet> for LocalKeys {
+    fn from(keys: KeySet) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(keys)))
+    }
+}
