@@ -3,7 +3,7 @@
 //! In scope: what an operator can get wrong in files, all faults at once, without a running broker. Out of scope: the
 //! data directory and the addresses, which only a start can try.
 
-use std::{fs, path::Path};
+use std::{fs, iter, path::Path};
 
 use serde::Serialize;
 
@@ -172,7 +172,12 @@ fn policy(policy: &PolicyConfig) -> Vec<Check> {
     match Bundle::load(&policy.directory, policy.evaluation_steps_max) {
         Ok(bundle) => {
             let digest = data_encoding::HEXLOWER.encode(bundle.sha256());
-            vec![Check::new(NAME, Ok(format!("`{directory}`, files: {}, SHA-256 {digest}", bundle.files())))]
+            let whole = Check::new(NAME, Ok(format!("`{directory}`, files: {}, SHA-256 {digest}", bundle.files())));
+            let unused = bundle.unused().iter().map(|file| {
+                let fault = "is not in package `veribus`, and nothing there refers to it: its rules never count";
+                Check::warning(NAME, format!("`{directory}`: `{file}` {fault}"))
+            });
+            iter::once(whole).chain(unused).collect()
         }
         Err(BundleError::Refused(findings)) => {
             findings.iter().map(|finding| Check::new(NAME, Err(format!("`{directory}`: {finding}")))).collect()
@@ -294,6 +299,16 @@ mod tests {
         fs::write(directory.policies_path().join("veribus.rego"), "package veribus\nallow if {").expect("written");
         fs::write(directory.root().join("jwks.json"), "{}").expect("written");
         assert_eq!(failed(&directory).await, ["issuer", "policy"]);
+    }
+
+    #[tokio::test]
+    async fn a_policy_in_a_package_that_nobody_asks_for_is_a_warning() {
+        let (_outer, directory) = directory();
+        let text = "package verbus\n\ndeny contains {\"rule\": \"x\"} if true\n";
+        fs::write(directory.policies_path().join("mine.rego"), text).expect("written");
+        let checks = all_checks(&directory).await;
+        let warned: Vec<_> = checks.iter().filter(|check| check.warning).collect();
+        assert!(matches!(&warned[..], [one] if one.ok && one.detail.contains("mine.rego")), "{warned:?}");
     }
 
     async fn check_issuer(directory: &DevDirectory, settings: &str) -> (bool, bool, String) {
