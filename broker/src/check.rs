@@ -3,13 +3,13 @@
 //! In scope: what an operator can get wrong in files, all faults at once, without a running broker. Out of scope: the
 //! data directory and the addresses, which only a start can try.
 
-use std::{fs, path::Path};
+use std::{fs, iter, path::Path};
 
 use serde::Serialize;
 
 use crate::{
     authenticate::FetchError,
-    config::{Config, IssuerConfig, PolicyConfig, ServerConfig},
+    config::{Config, Fault, IssuerConfig, PolicyConfig, ServerConfig},
     decide::{Bundle, BundleError},
     inspect::Inspector,
     model::{Clock, UnixMicros},
@@ -53,22 +53,42 @@ impl Check {
 /// Looks at the file, and at all that it names.
 #[must_use]
 pub async fn check_file(path: &Path) -> Vec<Check> {
-    match Config::load(path) {
-        Ok(config) => checks(&config).await,
-        Err(error) => vec![Check::new("settings", Err(error.to_string()))],
+    let (config, faults) = Config::look(path);
+    let mut checks: Vec<_> = faults.iter().map(|fault| Check::new("settings", Err(fault.to_string()))).collect();
+    if let Some(config) = config {
+        checks.extend(named(&config, &faults).await);
     }
+    checks
 }
 
-async fn checks(config: &Config) -> Vec<Check> {
-    let mut checks =
-        vec![Check::new("settings", Ok(format!("node `{}`, listening on {}", config.node.name, config.server.listen)))];
-    checks.extend(certificate(&config.server, Clock::default().now()));
-    for one in &config.identity.issuers {
-        checks.push(issuer(one).await);
+/// What the settings name, and the settings themselves where they have no fault. What is not there was told with those.
+async fn named(config: &Config, faults: &[Fault]) -> Vec<Check> {
+    let is_missing = |file: &Path| {
+        faults.iter().any(|fault| matches!(fault, Fault::MissingFile { file: missing, .. } if missing == file))
+    };
+    let is_told = |key: &str| faults.iter().any(|fault| fault.is_missing(key));
+    let mut checks = Vec::new();
+    if faults.is_empty() {
+        let detail = format!("node `{}`, listening on {}", config.node.name, config.server.listen);
+        checks.push(Check::new("settings", Ok(detail)));
     }
-    checks.extend(policy(&config.policy));
-    checks.push(Check::new("inspection", inspection(config)));
-    checks.push(root_key(config));
+    if !is_told("server.") {
+        checks.extend(certificate(&config.server, Clock::default().now()));
+    }
+    for one in &config.identity.issuers {
+        if ![&one.jwks_file, &one.ca_file].into_iter().flatten().any(|file| is_missing(file)) {
+            checks.push(issuer(one).await);
+        }
+    }
+    if !is_told("policy.") {
+        checks.extend(policy(&config.policy));
+    }
+    if !is_told("inspection.") {
+        checks.push(Check::new("inspection", inspection(config)));
+    }
+    if !is_told("state.") {
+        checks.push(root_key(config));
+    }
     checks
 }
 
@@ -170,7 +190,12 @@ fn policy(policy: &PolicyConfig) -> Vec<Check> {
     match Bundle::load(&policy.directory, policy.evaluation_steps_max) {
         Ok(bundle) => {
             let digest = data_encoding::HEXLOWER.encode(bundle.sha256());
-            vec![Check::new(NAME, Ok(format!("`{directory}`, files: {}, SHA-256 {digest}", bundle.files())))]
+            let whole = Check::new(NAME, Ok(format!("`{directory}`, files: {}, SHA-256 {digest}", bundle.files())));
+            let unused = bundle.unused().iter().map(|file| {
+                let fault = "is not in package `veribus`, and nothing there refers to it: its rules never count";
+                Check::warning(NAME, format!("`{directory}`: `{file}` {fault}"))
+            });
+            iter::once(whole).chain(unused).collect()
         }
         Err(BundleError::Refused(findings)) => {
             findings.iter().map(|finding| Check::new(NAME, Err(format!("`{directory}`: {finding}")))).collect()
@@ -204,7 +229,7 @@ mod tests {
     }
 
     async fn all_checks(directory: &DevDirectory) -> Vec<Check> {
-        checks(&Config::load(&directory.config_path()).expect("valid settings")).await
+        check_file(&directory.config_path()).await
     }
 
     async fn failed(directory: &DevDirectory) -> Vec<&'static str> {
@@ -269,6 +294,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_wrong_in_the_settings_keeps_nothing_else_from_being_looked_at() {
+        let (_outer, directory) = directory();
+        let path = directory.config_path();
+        let text = fs::read_to_string(&path).expect("read");
+        fs::write(&path, format!("{text}[limits]\nconnections_max = 0\nconnection_max = 1\n")).expect("written");
+        fs::remove_file(directory.root().join("root.key")).expect("removed");
+        fs::write(directory.root().join("server.pem"), "nothing").expect("written");
+        fs::write(directory.policies_path().join("veribus.rego"), "package veribus\nallow if {").expect("written");
+        let found = failed(&directory).await;
+        assert_eq!(found, ["settings", "settings", "settings", "certificate", "policy"], "each once");
+    }
+
+    #[tokio::test]
     async fn a_certificate_that_is_none_is_found() {
         let (_outer, directory) = directory();
         fs::write(directory.root().join("server.pem"), "nothing").expect("written");
@@ -323,6 +361,16 @@ mod tests {
         fs::write(directory.policies_path().join("veribus.rego"), "package veribus\nallow if {").expect("written");
         fs::write(directory.root().join("jwks.json"), "{}").expect("written");
         assert_eq!(failed(&directory).await, ["issuer", "policy"]);
+    }
+
+    #[tokio::test]
+    async fn a_policy_in_a_package_that_nobody_asks_for_is_a_warning() {
+        let (_outer, directory) = directory();
+        let text = "package verbus\n\ndeny contains {\"rule\": \"x\"} if true\n";
+        fs::write(directory.policies_path().join("mine.rego"), text).expect("written");
+        let checks = all_checks(&directory).await;
+        let warned: Vec<_> = checks.iter().filter(|check| check.warning).collect();
+        assert!(matches!(&warned[..], [one] if one.ok && one.detail.contains("mine.rego")), "{warned:?}");
     }
 
     async fn check_issuer(directory: &DevDirectory, settings: &str) -> (bool, bool, String) {

@@ -15,19 +15,36 @@ use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
+mod document;
 mod identity;
+mod ranges;
 mod state;
 
-pub use identity::{IdentityConfig, IssuerConfig, KeysFrom, OneOrMore, Preset};
+pub use identity::{IdentityConfig, IssuerConfig, KeysFrom, OneOrMore, Preset, TOKEN_LIFETIME_S_MAX};
 pub use state::{HistoryConfig, StateConfig};
 
 use veribus_proto::codec;
 
+use document::{Document, TextFault};
+
 use crate::model::{IdError, NodeName, QUEUES_SHARE, RECEIVE_SHARE, SubjectRecording};
 
-/// Why there are no settings.
+/// Why there are no settings: at least one fault, in the order of the file.
 #[derive(Debug, Error)]
-pub enum ConfigError {
+#[error("{}", self.lines().join("; "))]
+pub struct ConfigError(pub Vec<Fault>);
+
+impl ConfigError {
+    /// One line for each fault.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Something wrong with a configuration, told on one line.
+#[derive(Debug, Error)]
+pub enum Fault {
     /// The file cannot be read.
     #[error("cannot read the configuration `{path}`: {source}")]
     Read {
@@ -36,35 +53,47 @@ pub enum ConfigError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file is not TOML, or names a key that does not exist, or a value of the wrong type.
-    #[error("the configuration `{path}` is not valid: {detail}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and what, on one line.
-        detail: String,
-    },
-    /// A setting that cannot be.
-    #[error("the configuration `{path}` is not valid: `{key}` {fault}")]
+    /// The file is not TOML, or a setting is not there, or cannot be.
+    #[error("the configuration `{path}` is not valid: {}{detail}", at_line(*.line))]
     Setting {
         /// The file.
         path: PathBuf,
-        /// Which key.
-        key: &'static str,
-        /// What is wrong with it.
-        fault: String,
+        /// Where it stands, counted from 1, if it stands in one place.
+        line: Option<usize>,
+        /// Which key, and what is wrong with it.
+        detail: String,
     },
     /// A file that the configuration names is not there or not readable.
-    #[error("`{key}` names `{file}`, which cannot be read: {source}")]
+    #[error("`{key}`{} names `{file}`, which cannot be read: {source}", in_line(*.line))]
     MissingFile {
         /// Which key.
         key: &'static str,
+        /// The line in the configuration.
+        line: Option<usize>,
         /// The file it names.
         file: PathBuf,
         /// What the system said.
         source: io::Error,
     },
 }
+
+impl Fault {
+    /// Whether it is a missing file of a setting whose name begins like this.
+    pub(crate) fn is_missing(&self, section: &str) -> bool {
+        matches!(self, Self::MissingFile { key, .. } if key.starts_with(section))
+    }
+}
+
+fn at_line(line: Option<usize>) -> String {
+    line.map(|line| format!("line {line}: ")).unwrap_or_default()
+}
+
+fn in_line(line: Option<usize>) -> String {
+    line.map(|line| format!(" in line {line}")).unwrap_or_default()
+}
+
+/// What a setting is called, and what is wrong with it.
+type SettingFault = (&'static str, String);
 
 /// Everything an operator can set.
 #[derive(Debug, Clone, Deserialize)]
@@ -345,8 +374,6 @@ pub struct QuotasConfig {
 }
 
 const MIB: usize = 1024 * 1024;
-/// The share of one prefix, of which half may come at once, has room for two entries at once.
-const ANONYMOUS_RECORD_BYTES_PER_DAY_MIN: u64 = 32 * 1024;
 
 impl Default for DeliveryConfig {
     fn default() -> Self {
@@ -455,24 +482,45 @@ impl Config {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// [`ConfigError`], one line each.
+    /// [`ConfigError`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let directory = path.parent().unwrap_or_else(|| Path::new("."));
-        Self::parse(&text, path, directory)
+        whole(Self::look(path))
     }
 
     /// Checks the text of a configuration file; relative paths are taken from `directory`.
     ///
     /// # Errors
-    /// [`ConfigError`], one line each, naming `path`.
+    /// [`ConfigError`], naming `path`.
     pub fn parse(text: &str, path: &Path, directory: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = toml::from_str(text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), detail: one_line(text, &error) })?;
-        config.resolve_paths(directory);
-        config.check_settings(path)?;
-        config.check_files()?;
-        Ok(config)
+        whole(Self::look_at(text, path, directory))
+    }
+
+    /// As [`Config::load`], with every fault, and the settings as far as they can be told: for a look at what they name, not
+    /// to start with.
+    #[must_use]
+    pub fn look(path: &Path) -> (Option<Self>, Vec<Fault>) {
+        let directory = path.parent().unwrap_or_else(|| Path::new("."));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::look_at(&text, path, directory),
+            Err(source) => (None, vec![Fault::Read { path: path.to_owned(), source }]),
+        }
+    }
+
+    fn look_at(text: &str, path: &Path, directory: &Path) -> (Option<Self>, Vec<Fault>) {
+        let setting = |TextFault { line, detail }| Fault::Setting { path: path.to_owned(), line, detail };
+        let document = match Document::parse(text) {
+            Ok(document) => document,
+            Err(fault) => return (None, vec![setting(fault)]),
+        };
+        let (mut config, faults) = document.config();
+        let mut faults: Vec<_> = faults.into_iter().map(setting).collect();
+        if let Some(config) = &mut config {
+            config.resolve_paths(directory);
+            let about = |(key, fault)| TextFault { line: document.line(key), detail: format!("`{key}` {fault}") };
+            faults.extend(config.setting_faults().into_iter().map(about).map(setting));
+            faults.extend(config.missing_files(&document));
+        }
+        (config, faults)
     }
 
     /// The node's name, parsed.
@@ -500,87 +548,24 @@ impl Config {
         }
     }
 
-    fn check_settings(&self, path: &Path) -> Result<(), ConfigError> {
-        let fail = |key, fault: String| Err(ConfigError::Setting { path: path.to_owned(), key, fault });
-        if let Err(error) = self.node_name() {
-            return fail("node.name", format!("is not a node name: {error}"));
-        }
-        if let Some((key, fault)) = self.identity.fault() {
-            return fail(key, fault);
-        }
-        if let Some((key, fault)) = self.server.fault() {
-            return fail(key, fault.to_owned());
-        }
-        if let Some((key, fault)) = self.state.fault() {
-            return fail(key, fault);
-        }
-        let limits = &self.limits;
-        if limits.frame_bytes_max <= limits.message_bytes_max {
-            return fail(
-                "limits.frame_bytes_max",
-                "must be above `limits.message_bytes_max`, so that an oversized message can be recorded".to_owned(),
-            );
-        }
-        if limits.frame_messages_max > codec::ITEMS_MAX {
-            return fail("limits.frame_messages_max", format!("must be at most {}", codec::ITEMS_MAX));
-        }
-        if limits.receive_bytes_max / RECEIVE_SHARE < limits.frame_bytes_max {
-            let least = limits.frame_bytes_max.saturating_mul(RECEIVE_SHARE);
-            return fail("limits.receive_bytes_max", format!("must be at least {least}: eight of the largest frames"));
-        }
-        if limits.anonymous_record_bytes_per_day_max.get() < ANONYMOUS_RECORD_BYTES_PER_DAY_MIN {
-            let fault = format!("must be at least {ANONYMOUS_RECORD_BYTES_PER_DAY_MIN}: some entries of each prefix");
-            return fail("limits.anonymous_record_bytes_per_day_max", fault);
-        }
-        let of_agent_min = self.delivery.queue_bytes_max.max(limits.frame_bytes_max);
+    /// What does not fit together, or cannot be and is no number.
+    fn setting_faults(&self) -> Vec<SettingFault> {
+        let mut faults = Vec::new();
+        faults.extend(self.node.fault());
+        faults.extend(self.identity.faults());
+        faults.extend(self.server.faults());
+        faults.extend(self.state.faults());
+        faults.extend(self.limits.faults());
+        let of_agent_min = self.delivery.queue_bytes_max.max(self.limits.frame_bytes_max);
         if self.delivery.queues_bytes_max / QUEUES_SHARE < of_agent_min {
             let least = of_agent_min.saturating_mul(QUEUES_SHARE);
             let fault = format!("must be at least {least}: eight full queues, or eight of the largest frames");
-            return fail("delivery.queues_bytes_max", fault);
+            faults.push(("delivery.queues_bytes_max", fault));
         }
-        for (key, value) in self.positive_settings() {
-            if value == 0 {
-                return fail(key, "must be at least 1".to_owned());
-            }
-        }
-        Ok(())
+        faults
     }
 
-    fn positive_settings(&self) -> [(&'static str, usize); 28] {
-        let (limits, record, delivery) = (&self.limits, &self.record, &self.delivery);
-        [
-            ("limits.message_bytes_max", limits.message_bytes_max),
-            ("limits.frame_messages_max", limits.frame_messages_max),
-            ("limits.frame_ms_max", usize::try_from(limits.frame_ms_max).unwrap_or(usize::MAX)),
-            ("limits.publish_in_flight_messages_max", limits.publish_in_flight_messages_max),
-            ("limits.publish_in_flight_bytes_max", limits.publish_in_flight_bytes_max),
-            ("limits.subscription_patterns_max", limits.subscription_patterns_max),
-            ("limits.connections_max", limits.connections_max),
-            ("limits.connections_per_address_max", limits.connections_per_address_max),
-            ("limits.connections_per_identity_max", limits.connections_per_identity_max),
-            ("limits.health_connections_max", limits.health_connections_max),
-            ("limits.health_connections_per_address_max", limits.health_connections_per_address_max),
-            ("record.commit_entries_max", record.commit_entries_max),
-            ("record.writer_queue_submissions_max", record.writer_queue_submissions_max),
-            ("record.writer_queue_bytes_max", record.writer_queue_bytes_max),
-            ("record.backup_journal_bytes_max", record.backup_journal_bytes_max),
-            ("record.dedup_ids_per_sender_max", record.dedup_ids_per_sender_max),
-            ("record.dedup_senders_max", record.dedup_senders_max),
-            ("delivery.queue_messages_max", delivery.queue_messages_max),
-            ("delivery.queue_bytes_max", delivery.queue_bytes_max),
-            ("delivery.stall_ms_max", usize::try_from(delivery.stall_ms_max).unwrap_or(usize::MAX)),
-            ("identity.token_cache_entries_max", self.identity.token_cache_entries_max),
-            ("identity.token_cache_bytes_max", self.identity.token_cache_bytes_max),
-            ("identity.revocations_max", self.identity.revocations_max),
-            ("identity.dpop_proofs_max", self.identity.dpop_proofs_max),
-            ("identity.dpop_proofs_per_agent_max", self.identity.dpop_proofs_per_agent_max),
-            ("policy.decision_cache_entries_max", self.policy.decision_cache_entries_max),
-            ("quotas.agents_max", self.quotas.agents_max),
-            ("state.scopes_max", self.state.scopes_max),
-        ]
-    }
-
-    fn check_files(&self) -> Result<(), ConfigError> {
+    fn missing_files(&self, document: &Document<'_>) -> Vec<Fault> {
         let mut files = vec![
             ("server.certificate_file", &self.server.certificate_file),
             ("server.private_key_file", &self.server.private_key_file),
@@ -589,13 +574,57 @@ impl Config {
         files.extend(self.server.client_ca_file.iter().map(|file| ("server.client_ca_file", file)));
         files.extend(self.state.root_key_file.iter().map(|file| ("state.root_key_file", file)));
         files.extend(self.inspection.rules_file.iter().map(|file| ("inspection.rules_file", file)));
-        for (key, file) in files {
-            readable(file).map_err(|source| ConfigError::MissingFile { key, file: file.clone(), source })?;
+        let read = files.into_iter().map(|(key, file)| (key, file, readable(file)));
+        let policy = &self.policy.directory;
+        read.chain([("policy.directory", policy, fs::read_dir(policy).map(drop))])
+            .filter_map(|(key, file, read)| {
+                let source = read.err()?;
+                Some(Fault::MissingFile { key, line: document.line(key), file: file.clone(), source })
+            })
+            .collect()
+    }
+}
+
+fn whole((config, faults): (Option<Config>, Vec<Fault>)) -> Result<Config, ConfigError> {
+    match config {
+        Some(config) if faults.is_empty() => Ok(config),
+        _ => Err(ConfigError(faults)),
+    }
+}
+
+impl NodeConfig {
+    /// A name that is none, with the first character that cannot be in one.
+    fn fault(&self) -> Option<SettingFault> {
+        let error = NodeName::parse(&self.name).err()?;
+        let wrong = |character: &char| NodeName::parse(character.encode_utf8(&mut [0; 4])).is_err();
+        let place = match self.name.chars().zip(1..).find(|(character, _)| wrong(character)) {
+            Some((character, place)) => {
+                format!(": {character:?}, character {place}; it takes `a` to `z`, digits and `_`")
+            }
+            None => String::new(),
+        };
+        Some(("node.name", format!("is not a node name: {error}{place}")))
+    }
+}
+
+impl LimitsConfig {
+    /// What does not fit together.
+    fn faults(&self) -> Vec<SettingFault> {
+        let mut faults = Vec::new();
+        if self.frame_bytes_max <= self.message_bytes_max {
+            let fault = "must be above `limits.message_bytes_max`, so that an oversized message can be recorded";
+            faults.push(("limits.frame_bytes_max", fault.to_owned()));
         }
-        let key = "policy.directory";
-        let directory = &self.policy.directory;
-        fs::read_dir(directory).map_err(|source| ConfigError::MissingFile { key, file: directory.clone(), source })?;
-        Ok(())
+        if self.receive_bytes_max / RECEIVE_SHARE < self.frame_bytes_max {
+            let least = self.frame_bytes_max.saturating_mul(RECEIVE_SHARE);
+            faults.push(("limits.receive_bytes_max", format!("must be at least {least}: eight of the largest frames")));
+        }
+        if self.connection_window_bytes < self.stream_window_bytes {
+            let least = self.stream_window_bytes;
+            let fault = format!("must be at least {least}: `limits.stream_window_bytes`");
+            faults.push(("limits.connection_window_bytes", fault));
+        }
+        faults
     }
 }
 
@@ -626,8 +655,9 @@ impl ServerConfig {
         }
     }
 
-    /// A setting that does not fit the others, and why.
-    fn fault(&self) -> Option<(&'static str, &'static str)> {
+    /// What does not fit together or cannot be, and why.
+    fn faults(&self) -> Vec<SettingFault> {
+        let mut faults = Vec::new();
         let asks = self.client_certificates != ClientCertificates::Off;
         if asks != self.client_ca_file.is_some() {
             let fault = if asks {
@@ -635,25 +665,16 @@ impl ServerConfig {
             } else {
                 "has no effect while `server.client_certificates` is `off`"
             };
-            return Some(("server.client_ca_file", fault));
+            faults.push(("server.client_ca_file", fault.to_owned()));
         }
         let is_plain = |url: &Url| {
             let has_user = !url.username().is_empty() || url.password().is_some();
             url.scheme() == "https" && url.has_host() && !has_user && url.query().is_none() && url.fragment().is_none()
         };
-        let is_wrong = self.public_url.as_ref().is_some_and(|url| !is_plain(url));
-        is_wrong.then_some(("server.public_url", "is not an `https` URL of a host alone or with a path"))
-    }
-}
-
-fn one_line(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().replace('\n', " ");
-    match error.span() {
-        Some(span) => {
-            let line = text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
-            format!("line {line}: {message}")
+        if self.public_url.as_ref().is_some_and(|url| !is_plain(url)) {
+            faults.push(("server.public_url", "is not an `https` URL of a host alone or with a path".to_owned()));
         }
-        None => message,
+        faults
     }
 }
 
@@ -792,5 +813,55 @@ root_key_file = "root.key"
         let error = parse(&format!("{VALID}[limits]\nanonymous_record_bytes_per_day_max = 32767")).expect_err("few");
         assert!(error.contains("limits.anonymous_record_bytes_per_day_max"), "{error}");
         assert_eq!(parse(VALID).expect("valid").limits.anonymous_record_bytes_per_day_max.get(), 64 << 20);
+    }
+
+    #[test]
+    fn a_window_of_a_connection_has_room_for_one_of_a_stream() {
+        let error = parse(&format!("{VALID}[limits]\nstream_window_bytes = 2097153")).expect_err("too large");
+        assert!(error.contains("limits.connection_window_bytes") && error.contains("2097153"), "{error}");
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_its_line() {
+        let directory = fixture();
+        let text = VALID
+            .replace("name = \"test\"", "name = \"Node-1\"")
+            .replace("[server]", "[server]\ndrain_s_max = 1\ndrain_ms_max = \"long\"")
+            .replace("cert.pem", "nowhere.pem")
+            .replace("jwks.json", "nowhere.json")
+            .replace("[record]", "[record]\nfsync = false\nstore_cache_bytes_max = 0");
+        let error = Config::parse(&text, Path::new("veribus.toml"), directory.path()).expect_err("faults");
+        let lines = error.lines();
+        let told = [
+            ("line 5: ", "drain_s_max"),
+            ("line 6: ", "invalid type"),
+            ("line 17: ", "fsync"),
+            ("line 18: ", "record.store_cache_bytes_max"),
+            (
+                "line 3: ",
+                "`node.name` is not a node name: node name holds a character that is not allowed: 'N', character 1",
+            ),
+            ("line 8 ", "nowhere.pem"),
+            ("line 13 ", "nowhere.json"),
+        ];
+        assert_eq!(lines.len(), told.len(), "{lines:#?}");
+        for (line, (number, part)) in lines.iter().zip(told) {
+            assert!(line.contains(number) && line.contains(part) && !line.contains('\n'), "{line}: {part}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_is_wrong_is_not_told_as_missing_too() {
+        let directory = fixture();
+        let text = VALID.replace("listen = \"127.0.0.1:0\"", "listen = \"nowhere\"");
+        let lines = Config::parse(&text, Path::new("veribus.toml"), directory.path()).expect_err("no address").lines();
+        assert!(matches!(&lines[..], [one] if one.contains("line 5: ")), "{lines:?}");
+    }
+
+    #[test]
+    fn what_is_no_toml_is_one_fault() {
+        let text = format!("{VALID}[limits\n[delivery\n");
+        let error = Config::parse(&text, Path::new("veribus.toml"), Path::new(".")).expect_err("no TOML");
+        assert!(matches!(&error.lines()[..], [one] if one.contains("line 18: ")), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{failure::Failure, start};
+use super::{failure::Failure, output, start};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -15,6 +15,9 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
-    let config = Config::load(&args.config).map_err(Failure::usage)?;
+    let config = Config::load(&args.config).map_err(|error| {
+        error.lines().iter().for_each(output::complain);
+        Failure::ReportedUsage
+    })?;
     start::run(config, |_| Ok(()), "").await
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::SettingFault;
 use crate::model::Issuer;
 
 /// `[identity]`
@@ -228,61 +229,48 @@ impl IssuerConfig {
         self.jwks_file.iter_mut().chain(self.ca_file.iter_mut())
     }
 
-    fn fault(&self) -> Option<(&'static str, String)> {
+    fn faults(&self) -> Vec<SettingFault> {
+        let mut faults = Vec::new();
         if let Err(error) = Issuer::parse(&self.issuer) {
-            return Some(("identity.issuers.issuer", format!("is not an issuer: {error}")));
+            faults.push(("identity.issuers.issuer", format!("is not an issuer: {error}")));
         }
         let audiences = self.audience.to_vec();
         if audiences.is_empty() || audiences.iter().any(String::is_empty) {
-            return Some(("identity.issuers.audience", "is empty".to_owned()));
+            faults.push(("identity.issuers.audience", "is empty".to_owned()));
         }
         if self.keys_from().is_none() {
             let fault =
                 format!("`{}` needs exactly one of `discovery = true`, `jwks_url` and `jwks_file`", self.issuer);
-            return Some(("identity.issuers", fault));
+            faults.push(("identity.issuers", fault));
         }
         if self.algorithms.as_ref().is_some_and(Vec::is_empty) {
-            return Some(("identity.issuers.algorithms", "is empty, so no token could be verified".to_owned()));
+            faults.push(("identity.issuers.algorithms", "is empty, so no token could be verified".to_owned()));
         }
         let is_local = self.jwks_file.is_some();
         if is_local && (self.ca_file.is_some() || self.allow_loopback_http) {
             let fault = "goes with keys that are fetched, not with `jwks_file`".to_owned();
             let key = if self.ca_file.is_some() { "ca_file" } else { "allow_loopback_http" };
-            return Some(("identity.issuers", format!("`{key}` {fault}")));
+            faults.push(("identity.issuers", format!("`{key}` {fault}")));
         }
-        None
+        faults
     }
 }
 
 impl IdentityConfig {
-    /// The first setting that cannot be, and what is wrong with it.
-    pub(super) fn fault(&self) -> Option<(&'static str, String)> {
+    /// The settings that cannot be, and what is wrong with them.
+    pub(super) fn faults(&self) -> Vec<SettingFault> {
         if self.issuers.is_empty() {
-            return Some(("identity.issuers", "names no issuer, so nobody could connect".to_owned()));
+            return vec![("identity.issuers", "names no issuer, so nobody could connect".to_owned())];
         }
-        if let Some(fault) = self.issuers.iter().find_map(IssuerConfig::fault) {
-            return Some(fault);
-        }
+        let mut faults: Vec<_> = self.issuers.iter().flat_map(IssuerConfig::faults).collect();
         let mut names: Vec<_> = self.issuers.iter().map(|one| &one.issuer).collect();
         names.sort();
         if let Some(twice) = names.windows(2).find_map(|pair| pair.first().filter(|one| pair.last() == Some(one))) {
-            return Some(("identity.issuers.issuer", format!("`{twice}` is there twice")));
+            faults.push(("identity.issuers.issuer", format!("`{twice}` is there twice")));
         }
-        if self.keys_ttl_s > TTL_S_MAX {
-            return Some(("identity.keys_ttl_s", format!("may be at most {TTL_S_MAX}")));
-        }
-        let positive = [
-            ("identity.token_lifetime_s_max", self.token_lifetime_s_max),
-            ("identity.keys_ttl_s", self.keys_ttl_s),
-            ("identity.keys_refresh_interval_s_min", self.keys_refresh_interval_s_min),
-        ];
-        let zero = positive.into_iter().find(|(_, value)| *value == 0);
-        zero.map(|(key, _)| (key, "must be at least 1".to_owned()))
+        faults
     }
 }
-
-/// A withdrawn key that counts for longer than a day is no longer withdrawn.
-const TTL_S_MAX: u64 = 86_400;
 
 const fn default_token_cache() -> usize {
     65_536
@@ -302,8 +290,11 @@ const fn default_dpop_proofs_per_agent() -> usize {
 const fn default_revocations() -> usize {
     100_000
 }
+/// How long a token may be good for where nothing else is set, in seconds.
+pub const TOKEN_LIFETIME_S_MAX: u64 = 86_400;
+
 const fn default_token_lifetime() -> u64 {
-    86_400
+    TOKEN_LIFETIME_S_MAX
 }
 const fn default_keys_ttl() -> u64 {
     600
@@ -318,7 +309,7 @@ mod tests {
 
     fn identity(issuers: &str) -> Result<IdentityConfig, String> {
         let config: IdentityConfig = toml::from_str(issuers).map_err(|error| error.to_string())?;
-        match config.fault() {
+        match config.faults().first() {
             Some((key, fault)) => Err(format!("`{key}` {fault}")),
             None => Ok(config),
         }
@@ -377,12 +368,8 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_stands_there_once_and_no_limit_is_zero() {
+    fn an_issuer_stands_there_once() {
         let one = "[[issuers]]\nissuer = \"https://a.example\"\naudience = \"v\"\ndiscovery = true\n";
         assert!(identity(&format!("{one}{one}")).expect_err("twice").contains("twice"));
-        for key in ["token_lifetime_s_max", "keys_ttl_s", "keys_refresh_interval_s_min"] {
-            assert!(identity(&format!("{key} = 0\n{one}")).expect_err("zero").contains(key));
-        }
-        assert!(identity(&format!("keys_ttl_s = 86401\n{one}")).is_err());
     }
 }

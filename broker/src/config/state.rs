@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::model::{HISTORY_MAX, TopicPattern};
+use super::SettingFault;
+use crate::model::TopicPattern;
 
 /// `[state]`: exactly one of `root_key_file` and `root_key_descriptor_variable` says where the root key is.
 #[derive(Debug, Clone, Deserialize)]
@@ -57,23 +58,19 @@ impl Default for StateConfig {
 }
 
 impl StateConfig {
-    /// A setting that cannot be, and why.
-    pub(super) fn fault(&self) -> Option<(&'static str, String)> {
+    /// The settings that cannot be, and why.
+    pub(super) fn faults(&self) -> Vec<SettingFault> {
+        let mut faults = Vec::new();
         if self.root_key_file.is_some() == self.root_key_descriptor_variable.is_some() {
             let fault = "say where the root key is: either this, or `root_key_descriptor_variable`; \
                          `veribus keys init FILE` makes one";
-            return Some(("state.root_key_file", fault.to_owned()));
+            faults.push(("state.root_key_file", fault.to_owned()));
         }
-        self.histories.iter().find_map(|history| {
-            let fault = match TopicPattern::parse(&history.scopes) {
-                Err(error) => format!("`{}`: {error}", history.scopes),
-                Ok(_) if !(1..=HISTORY_MAX).contains(&history.versions) => {
-                    format!("`versions` of `{}` must be 1 to {HISTORY_MAX}", history.scopes)
-                }
-                Ok(_) => return None,
-            };
-            Some(("state.histories", fault))
-        })
+        faults.extend(self.histories.iter().filter_map(|history| {
+            let error = TopicPattern::parse(&history.scopes).err()?;
+            Some(("state.histories", format!("`{}`: {error}", history.scopes)))
+        }));
+        faults
     }
 }
 

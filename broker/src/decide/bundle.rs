@@ -1,6 +1,6 @@
 //! A policy as it lies in a directory, in the layout of the `opa` tool: `*.rego`, `data.yaml`, `data.json`.
 //!
-//! `*_test.rego` are the policy's own tests: they belong to its digest, and are not part of what decides.
+//! `*_test.rego` are the policy's own tests: they are not part of what decides, nor of its digest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,6 +111,7 @@ pub struct Bundle {
     data: Value,
     sha256: [u8; 32],
     files: usize,
+    unused: Vec<String>,
 }
 
 /// Which of the sets that the broker asks for the policy defines.
@@ -180,15 +181,16 @@ impl Bundle {
         let rules = DecisionRules { deny: has("deny"), quarantine: has("quarantine") };
         let (sha256, files) = (digest(files), files.len());
         let has_invalid = has("invalid");
+        let unused = unused(&sources, &checked.packages);
         let names = checked.rules;
-        let bundle = Self { engine, reads, settings, rules, quotas, steps_max, names, data, sha256, files };
+        let bundle = Self { engine, reads, settings, rules, quotas, steps_max, names, data, sha256, files, unused };
         if has_invalid {
             bundle.check_settings()?;
         }
         Ok(bundle)
     }
 
-    /// SHA-256 over the names and contents of all files, in order of their names.
+    /// SHA-256 over the names and contents of all files that decide, in order of their names.
     #[must_use]
     pub const fn sha256(&self) -> &[u8; 32] {
         &self.sha256
@@ -198,6 +200,12 @@ impl Bundle {
     #[must_use]
     pub const fn files(&self) -> usize {
         self.files
+    }
+
+    /// The files of packages outside `veribus` that nothing of it refers to, so that their rules never count.
+    #[must_use]
+    pub fn unused(&self) -> &[String] {
+        &self.unused
     }
 
     /// The documents of its data files, together.
@@ -414,6 +422,30 @@ fn is_rego(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "rego")
 }
 
+/// The files that are neither in package `veribus` or below, nor referred to by one that is, directly or not. Where a text
+/// may refer to a package, it does.
+fn unused(sources: &[(&str, &str)], packages: &[Vec<String>]) -> Vec<String> {
+    let root = |package: &[String]| package.first().cloned().unwrap_or_default();
+    let (mut used, mut rest): (Vec<_>, Vec<_>) =
+        sources.iter().zip(packages).partition(|(_, package)| root(package) == "veribus");
+    while let Some(((_, text), _)) = used.pop() {
+        let (found, left) = rest.into_iter().partition(|(_, package)| refers(text, &root(package)));
+        used.extend::<Vec<_>>(found);
+        rest = left;
+    }
+    rest.into_iter().map(|((name, _), _)| (*name).to_owned()).collect()
+}
+
+/// Whether a text has `data.NAME` or computes what follows `data`.
+fn refers(text: &str, name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.match_indices("data").any(|(at, _)| {
+        let rest = text.get(at + "data".len()..).unwrap_or_default();
+        let dotted = rest.strip_prefix('.').and_then(|rest| rest.strip_prefix(name));
+        rest.starts_with('[') || dotted.is_some_and(|rest| !rest.starts_with(is_part))
+    })
+}
+
 fn analyse(engine: &Engine) -> Result<Reads, EvaluationError> {
     let failed = |error: String| EvaluationError::Engine(error);
     let tree = engine.get_ast_as_json().map_err(|error| failed(error.to_string()))?;
@@ -433,7 +465,8 @@ fn patterns(data: &Value, member: &'static str) -> Result<TopicSettings, BundleE
 
 fn digest(files: &BTreeMap<String, String>) -> [u8; 32] {
     let mut hasher = Sha256::new();
-    for part in files.iter().flat_map(|(name, text)| [name, text]) {
+    let loaded = files.iter().filter(|(name, _)| decides(name) || !is_rego(name));
+    for part in loaded.flat_map(|(name, text)| [name, text]) {
         hasher.update(part.len().to_be_bytes());
         hasher.update(part);
     }
@@ -451,5 +484,36 @@ mod tests {
         let error = bundle.eval("data.veribus.allow", r#"{"card": [4711]}"#).expect_err("no text");
         assert!(error.to_string().contains("4711"), "the engine quotes it: {error}");
         assert_eq!(error.without_values(), "evaluation failed at p.rego:3:26");
+    }
+
+    fn compile(files: &[(&str, &str)]) -> Bundle {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        Bundle::compile(&files, 100_000).expect("loads")
+    }
+
+    const POLICY: &str = "package veribus\n\nallow if data.lib.a.yes\n";
+
+    #[test]
+    fn the_digest_is_of_what_decides() {
+        let lib = ("lib.rego", "package lib.a\n\nyes if true\n");
+        let policy = ("p.rego", POLICY);
+        let alone = compile(&[policy, lib]);
+        let tested = compile(&[policy, lib, ("p_test.rego", "package veribus\n\ntest_it if false\n")]);
+        assert_eq!(alone.sha256(), tested.sha256());
+        for more in [("more.rego", "package veribus\n\nmore if true\n"), ("data.json", "{\"a\": 1}")] {
+            assert_ne!(alone.sha256(), compile(&[policy, lib, more]).sha256(), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn a_package_counts_if_one_that_counts_refers_to_it() {
+        let bundle = compile(&[
+            ("lib.rego", "package lib.a\n\nyes if data.more.b.yes\n"),
+            ("more.rego", "package more.b\n\nyes if true\n"),
+            ("mine.rego", "package verbus\n\ndeny contains {\"rule\": \"x\"} if true\n"),
+            ("below.rego", "package veribus.below\n\nyes if true\n"),
+            ("p.rego", POLICY),
+        ]);
+        assert_eq!(bundle.unused(), ["mine.rego"]);
     }
 }

@@ -3,10 +3,13 @@
 use std::{fs, path::PathBuf};
 
 use clap::Args;
+use serde_json::Value;
 
 use super::signer::SignerArgs;
 use crate::{
+    authenticate::Permission,
     cli::{failure::Failure, output},
+    config::TOKEN_LIFETIME_S_MAX,
     dev::write_private,
     issue::{Claims, Confirmation, TokenIssuer},
     model::{AgentId, Clock, RoleName, TopicPattern},
@@ -55,7 +58,9 @@ pub(super) fn run(args: &IssueArgs) -> Result<(), Failure> {
     }
     let confirmation = confirmation(args)?;
     let issuer = args.signer.open()?;
-    let token = issuer.issue(&claims(&issuer, args, confirmation.as_ref())).map_err(Failure::failed)?;
+    warnings(args, &issuer).into_iter().for_each(output::note);
+    let claims = for_audiences(&claims(&issuer, args, confirmation.as_ref()), args.signer.audiences())?;
+    let token = issuer.sign(&claims).map_err(Failure::failed)?;
     match args.out.as_deref().filter(|path| path.as_os_str() != "-") {
         None => Ok(output::line(token)?),
         Some(path) => write_private(path, format!("{token}\n").as_bytes())
@@ -100,6 +105,31 @@ fn claims(issuer: &TokenIssuer, args: &IssueArgs, confirmation: Option<&Confirma
         Some(confirmation) => claims.confirmed_by(confirmation),
         None => claims,
     }
+}
+
+/// Several stand in a list (RFC 7519, section 4.1.3).
+fn for_audiences(claims: &Claims, audiences: &[String]) -> Result<Value, Failure> {
+    let mut claims = serde_json::to_value(claims).map_err(Failure::failed)?;
+    if let (Some(members), [_, _, ..]) = (claims.as_object_mut(), audiences) {
+        members.insert("aud".to_owned(), audiences.into());
+    }
+    Ok(claims)
+}
+
+/// What a broker will not take as it is meant, most likely.
+fn warnings(args: &IssueArgs, issuer: &TokenIssuer) -> Vec<String> {
+    let unknown = args.permissions.iter().filter(|text| Permission::parse(text).is_none());
+    let mut warnings: Vec<_> = unknown
+        .map(|text| format!("warning: `{text}` is no permission that a broker knows: it grants nothing"))
+        .collect();
+    if args.lifetime.as_secs() > TOKEN_LIFETIME_S_MAX {
+        warnings.push(format!(
+            "warning: a broker takes no token for longer than {TOKEN_LIFETIME_S_MAX} s, unless its \
+             `identity.token_lifetime_s_max` says otherwise"
+        ));
+    }
+    warnings.extend(args.signer.unlisted(issuer).map(|fault| format!("warning: {fault}")));
+    warnings
 }
 
 #[cfg(test)]
@@ -163,5 +193,47 @@ mod tests {
     fn an_agent_that_is_named_like_a_role_gets_no_token() {
         let args = parse(&["--sub", "role:finance", "--dir", "d"]).expect("arguments");
         assert!(matches!(run(&args), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn several_audiences_stand_in_a_list_and_one_by_itself() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let (key, out) = (outer.path().join("k.pem"), outer.path().join("x.jwt"));
+        fs::write(&key, KeyKind::EdDsa.generate_pem().expect("a key")).expect("written");
+        let (key, file) = (key.to_string_lossy(), out.to_string_lossy());
+        let line = ["--sub", "x", "--key", &key, "--issuer", "i", "--out", &file, "--audience", "a"];
+        let audience = |line: &[&str]| {
+            run(&parse(line).expect("arguments")).expect("issued");
+            let token = fs::read_to_string(&out).expect("a token");
+            let claims: Value = jsonwebtoken::dangerous::insecure_decode_claims(token.trim()).expect("decodes");
+            claims["aud"].clone()
+        };
+        assert_eq!(audience(&line), "a");
+        assert_eq!(audience(&[&line[..], &["--audience", "b"]].concat()), serde_json::json!(["a", "b"]));
+    }
+
+    #[test]
+    fn what_a_broker_will_not_take_is_warned_of() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let (key, jwks) = (outer.path().join("k.pem"), outer.path().join("jwks.json"));
+        fs::write(&key, KeyKind::EdDsa.generate_pem().expect("a key")).expect("written");
+        let key = key.to_string_lossy();
+        let line = ["--sub", "x", "--key", &key, "--issuer", "i", "--audience", "a"];
+        let warned = |more: &[&str]| {
+            let args = parse(&[&line[..], more].concat()).expect("arguments");
+            let issuer = args.signer.open().expect("opens");
+            warnings(&args, &issuer)
+        };
+        assert_eq!(warned(&["--permission", "publish:a.>", "--lifetime", "1day"]), [""; 0]);
+        let told = warned(&["--permission", "publsh:a.>", "--permission", "admin.keys", "--lifetime", "86401s"]);
+        assert!(told.len() == 2 && told[0].contains("publsh:a.>") && told[1].contains("86400 s"), "{told:?}");
+
+        fs::write(&jwks, "{\"keys\": []}").expect("written");
+        let told = warned(&[]);
+        assert!(matches!(&told[..], [one] if one.contains("jwks.json")), "{told:?}");
+        let own = parse(&line).expect("arguments").signer.open().expect("opens").jwks().to_owned();
+        fs::write(&jwks, own).expect("written");
+        assert_eq!(warned(&[]), [""; 0]);
+        assert_eq!(warned(&["--kid", "another"]).len(), 1);
     }
 }

@@ -12,10 +12,12 @@ use crate::{
     seal::SecretFile,
 };
 
+const KEY_SET_NAME: &str = "jwks.json";
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct SignerArgs {
     /// A development directory, whose issuer signs
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["key", "kid", "issuer", "audience", "jwks"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["key", "kid", "issuer", "audiences", "jwks"])]
     dir: Option<PathBuf>,
     /// The private key that signs: PKCS #8 PEM, ECDSA P-256 or P-384, Ed25519 or RSA; several with `--jwks`
     #[arg(long, value_name = "FILE", required_unless_present = "dir", num_args = 1..)]
@@ -30,9 +32,9 @@ pub(in crate::cli) struct SignerArgs {
     /// The claim `iss`
     #[arg(long, value_name = "NAME", required_unless_present = "dir")]
     issuer: Option<String>,
-    /// The claim `aud`
-    #[arg(long, value_name = "NAME", required_unless_present = "dir")]
-    audience: Option<String>,
+    /// The claim `aud`: who is to accept the token; may be repeated
+    #[arg(long = "audience", value_name = "NAME", required_unless_present = "dir")]
+    audiences: Vec<String>,
 }
 
 impl SignerArgs {
@@ -40,6 +42,22 @@ impl SignerArgs {
     pub(super) fn reads(&self, path: &Path) -> Option<&Path> {
         let read = self.key.iter().chain(&self.jwks).map(PathBuf::as_path);
         read.into_iter().find(|file| leads_to_same_file(path, file))
+    }
+
+    /// Whom the token is for, where that was given.
+    pub(super) fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
+    /// That the signing key is not, under its id, in the key set beside it: one named as in a development directory.
+    pub(super) fn unlisted(&self, issuer: &TokenIssuer) -> Option<String> {
+        let [key] = self.key.as_slice() else { return None };
+        let path = key.with_file_name(KEY_SET_NAME);
+        let set = if self.jwks.is_none() && path.exists() { key_set_file::read(&path).ok()? } else { return None };
+        let is_listed = set.find(issuer.public_key()).is_some_and(|listed| listed.key_id == issuer.key_id());
+        let (id, path) = (issuer.key_id(), path.display());
+        (!is_listed)
+            .then(|| format!("`{path}` does not list the key under the id `{id}`: who reads it refuses the token"))
     }
 
     pub(super) fn open(&self) -> Result<TokenIssuer, Failure> {
@@ -72,7 +90,7 @@ impl SignerArgs {
     }
 
     fn build(&self, key: &SecretFile, kind: Option<KeyKind>, key_id: Option<String>) -> Result<TokenIssuer, Failure> {
-        let (Some(issuer), Some(audience)) = (&self.issuer, &self.audience) else { return Err(incomplete()) };
+        let (Some(issuer), Some(audience)) = (&self.issuer, self.audiences.first()) else { return Err(incomplete()) };
         let pem = key.text().map_err(Failure::usage)?;
         let made: Result<_, IssueError> = match (kind, key_id) {
             (Some(kind), key_id) => TokenIssuer::of_kind(issuer, audience, pem, kind, key_id),
