@@ -153,7 +153,13 @@ async fn a_policy_that_does_not_load_leaves_the_one_before_in_force_which_is_rec
     write_policy(&broker, OPEN_POLICY)?;
     broker.server().reload();
     // It is in force a moment after its entry.
-    patiently(async { while publish(&out, "now", "text").await.is_err() {} }).await?;
+    patiently(async {
+        let mut number = 0;
+        while publish(&out, &format!("now-{number}"), "text").await.is_err() {
+            number += 1;
+        }
+    })
+    .await?;
     assert_eq!(reloads(&broker.log().await?, "policy").count(), 2);
     Ok(())
 }
