@@ -47,7 +47,6 @@ fn measure(kind: KeyKind) {
         may_grant: GrantLimits::default(),
     };
     let settings = VerifierSettings {
-        leeway_s: 0,
         cache_entries_max: 65_536,
         cache_bytes_max: 64 << 20,
         token_lifetime_s_max: 86_400,

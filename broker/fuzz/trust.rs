@@ -39,7 +39,7 @@ pub fn authenticator() -> Authenticator {
         require_bound: false,
         may_grant: GrantLimits::default(),
     };
-    let settings = VerifierSettings { leeway_s: 0, cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
+    let settings = VerifierSettings { cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
     let clock = Clock::manual(UnixSeconds(NOW));
     let verifier = Verifier::new(vec![trusted], settings, clock.clone());
     Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock)

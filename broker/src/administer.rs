@@ -9,8 +9,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     authenticate::{
-        Caller, Revocation, RevocationTarget, Revocations, Revoked, Session, SessionEnd, SessionFilter, SessionId,
-        Sessions, TokenError,
+        AHEAD_S_MAX, Caller, Revocation, RevocationTarget, Revocations, Revoked, Session, SessionEnd, SessionFilter,
+        SessionId, Sessions, TokenError,
     },
     decide::{Access, Decider, Decision},
     deliver::{EndReason, Router},
@@ -28,22 +28,20 @@ pub use keys::{KeyPage, KeyRefusal, KeyStages, Rewrapped, Rotated};
 pub struct TokenLifetime {
     /// From `iat` to `exp`, in seconds.
     pub max_s: u64,
-    /// How far clocks may differ, in seconds.
-    pub leeway_s: u64,
 }
 
 impl TokenLifetime {
     /// When the last token that a revocation names must have run out; never, where it names those of the future too, or
     /// where that is later than can be kept: such an end could not be read back at the next start.
     ///
-    /// A token is taken from `iat - leeway` until `exp + leeway`, and `exp` is at most the longest lifetime after `iat`.
+    /// A token is taken from [`AHEAD_S_MAX`] before `iat` until `exp`, which is at most the longest lifetime after `iat`.
     fn runs_out(self, target: &RevocationTarget, now: UnixSeconds) -> Option<UnixSeconds> {
         let issued_at_most = match target {
             RevocationTarget::Token(_) => now.0,
             RevocationTarget::IssuedBefore(_, moment) => moment.0.max(now.0),
             RevocationTarget::Agent(_) | RevocationTarget::WholeIssuer => return None,
         };
-        let good_for = self.max_s.saturating_add(self.leeway_s.saturating_mul(2));
+        let good_for = self.max_s.saturating_add(AHEAD_S_MAX.unsigned_abs());
         let end = issued_at_most.saturating_add_unsigned(good_for);
         Revocation::TIMES.contains(&end).then_some(UnixSeconds(end))
     }
@@ -298,17 +296,17 @@ mod tests {
         let token = || RevocationTarget::Token(crate::model::TokenId::parse("t").expect("an id"));
         let before = |moment| RevocationTarget::IssuedBefore(agent(), UnixSeconds(moment));
         let now = UnixSeconds(1_000_000);
-        let lifetime = TokenLifetime { max_s: 3_600, leeway_s: 10 };
-        assert_eq!(lifetime.runs_out(&token(), now), Some(UnixSeconds(1_003_620)));
-        assert_eq!(lifetime.runs_out(&before(7), now), Some(UnixSeconds(1_003_620)));
-        assert_eq!(lifetime.runs_out(&before(2_000_000), now), Some(UnixSeconds(2_003_620)));
+        let lifetime = TokenLifetime { max_s: 3_600 };
+        assert_eq!(lifetime.runs_out(&token(), now), Some(UnixSeconds(1_003_660)));
+        assert_eq!(lifetime.runs_out(&before(7), now), Some(UnixSeconds(1_003_660)));
+        assert_eq!(lifetime.runs_out(&before(2_000_000), now), Some(UnixSeconds(2_003_660)));
         assert_eq!(lifetime.runs_out(&RevocationTarget::Agent(agent()), now), None);
         assert_eq!(lifetime.runs_out(&RevocationTarget::WholeIssuer, now), None);
         // What could not be read back at the next start must not be kept.
         let last = *Revocation::TIMES.end();
         assert_eq!(lifetime.runs_out(&before(last), now), None);
         assert_eq!(lifetime.runs_out(&before(i64::MAX), now), None);
-        let endless = TokenLifetime { max_s: u64::MAX, leeway_s: u64::MAX };
+        let endless = TokenLifetime { max_s: u64::MAX };
         assert_eq!(endless.runs_out(&token(), now), None);
     }
 }

@@ -37,7 +37,7 @@ const NOW_US: UnixMicros = UnixMicros(NOW.0 * 1_000_000);
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3_600);
 
 pub(crate) const VERIFIER_SETTINGS: VerifierSettings =
-    VerifierSettings { leeway_s: 0, cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
+    VerifierSettings { cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
 
 /// Where the broker is, for DPoP proofs, and the path of the method that is called.
 pub(crate) const PUBLIC_URL: &str = "https://broker.example";

@@ -596,7 +596,7 @@ fn writer_settings(config: &Config) -> Result<WriterSettings, IdError> {
 }
 
 const fn token_lifetime(config: &Config) -> TokenLifetime {
-    TokenLifetime { max_s: config.identity.token_lifetime_s_max, leeway_s: config.identity.leeway_s }
+    TokenLifetime { max_s: config.identity.token_lifetime_s_max }
 }
 
 const fn queue_limits(config: &Config) -> QueueLimits {

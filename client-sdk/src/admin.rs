@@ -39,7 +39,7 @@ impl Revocation {
         Self::new(issuer, Target::Agent(agent.into()))
     }
 
-    /// The tokens of one agent whose `iat` lies before `issued_before`, in seconds since the Unix epoch. Ends by itself
+    /// The tokens of one agent whose `iat`, less a minute, lies before `issued_before`, in seconds since the Unix epoch. Ends by itself
     /// when the last of them has run out.
     pub fn issued_before(issuer: impl Into<String>, agent: impl Into<String>, issued_before: i64) -> Self {
         Self::new(issuer, Target::IssuedBefore(IssuedBefore { agent: agent.into(), issued_before }))
@@ -77,6 +77,8 @@ pub struct Revoked {
     pub audit_index: u64,
     /// How many open sessions it ended.
     pub sessions_ended: u64,
+    /// Of [`Revocation::issued_before`]: from which `iat` on tokens pass, in seconds since the Unix epoch.
+    pub passes_from: Option<i64>,
 }
 
 /// Sessions that were ended.
@@ -125,7 +127,8 @@ impl Admin {
         let answer =
             self.call(Method::REVOKE, request, |mut admin, request| async move { admin.revoke(request).await }).await?;
         let revocation = answer.revocation.ok_or(Error::Protocol("an answer to a revocation holds none"))?;
-        Ok(Revoked { revocation, audit_index: answer.audit_index, sessions_ended: answer.sessions_ended })
+        let passes_from = answer.passes_from.map(|moment| moment.seconds);
+        Ok(Revoked { revocation, audit_index: answer.audit_index, sessions_ended: answer.sessions_ended, passes_from })
     }
 
     /// Lifts a revocation by its name, and returns the audit index.

@@ -13,7 +13,7 @@
 //! ```compile_fail,E0451
 //! use veribus_broker::authenticate::Identity;
 //! fn forge(identity: Identity) -> Identity {
-//!     Identity { leeway_s: i64::MAX, ..identity }
+//!     Identity { retained_bytes: 0, ..identity }
 //! }
 //! ```
 //!

@@ -6,10 +6,7 @@ use super::{
     error::TokenError,
     permission::{Permission, Permissions},
 };
-use crate::model::{AgentId, Issuer, RoleName, TokenId, TopicPattern, UnixSeconds};
-
-/// How many roles, permissions or types a token may list.
-const LIST_MAX: usize = 64;
+use crate::model::{AgentId, Issuer, TokenId, TopicPattern, UnixSeconds};
 
 pub(super) fn issuer(claims: &Map<String, Value>) -> Result<Issuer, TokenError> {
     let text = string(claims, "iss")?;
@@ -42,6 +39,14 @@ pub(super) fn check_purpose(claims: &Map<String, Value>, is_at_jwt: bool) -> Res
     }
     let names_client = claims.get("client_id").is_none_or(|id| id.as_str().is_some_and(|id| !id.is_empty()));
     if names_client { Ok(()) } else { Err(TokenError::Claim("client_id")) }
+}
+
+/// A token of Keycloak is that of the client itself, and not of a user who came through it, where the user is the client's service
+/// account. User names are kept in lower case there, client ids are not.
+pub(super) fn check_service_account(claims: &Map<String, Value>) -> Result<(), TokenError> {
+    let (client, user) = (string(claims, "client_id")?, string(claims, "preferred_username")?);
+    let is_own = user.strip_prefix("service-account-").is_some_and(|name| name.eq_ignore_ascii_case(client));
+    if is_own { Ok(()) } else { Err(TokenError::Claim("preferred_username")) }
 }
 
 /// One of ours must be named. `aud` is one string or a list of strings (RFC 7519, section 4.1.3).
@@ -78,14 +83,12 @@ pub(super) fn optional_date(
     }
 }
 
-/// The roles. What reads as a permission is no role: some providers have but one list for both.
-pub(super) fn roles(claims: &Map<String, Value>, path: &str) -> Result<Vec<RoleName>, TokenError> {
-    let texts = list_at(claims, path, "roles")?;
-    texts
-        .iter()
-        .filter(|text| Permission::parse(text).is_none())
-        .map(|text| RoleName::parse(text).map_err(|source| TokenError::Identifier { claim: "roles", source }))
-        .collect()
+/// The roles, as they are: a policy may deny by any of them. What reads as a permission is no role: some providers have but
+/// one list for both.
+pub(super) fn roles(claims: &Map<String, Value>, path: &str) -> Result<Vec<String>, TokenError> {
+    let mut texts = list_at(claims, path, "roles")?;
+    texts.retain(|text| Permission::parse(text).is_none());
+    Ok(texts)
 }
 
 /// The permissions; texts that are none of ours, such as OAuth's `openid`, grant nothing.
@@ -99,14 +102,14 @@ pub(super) fn permissions(claims: &Map<String, Value>, paths: &[String]) -> Resu
 }
 
 /// The message types that the token may send; all if the claim is absent.
-pub(super) fn types(claims: &Map<String, Value>) -> Result<Option<Vec<String>>, TokenError> {
-    if claims.contains_key("types") { list_at(claims, "types", "types").map(Some) } else { Ok(None) }
+pub(super) fn types(claims: &Map<String, Value>, path: &str) -> Result<Option<Vec<String>>, TokenError> {
+    at(claims, path).map(|_| list_at(claims, path, "types")).transpose()
 }
 
 /// The scopes of shared state whose values may be read; none if the claim is absent. What is no pattern is refused: it was
 /// meant to open something.
-pub(super) fn decrypt(claims: &Map<String, Value>) -> Result<Vec<TopicPattern>, TokenError> {
-    let texts = list_at(claims, "decrypt", "decrypt")?;
+pub(super) fn decrypt(claims: &Map<String, Value>, path: &str) -> Result<Vec<TopicPattern>, TokenError> {
+    let texts = list_at(claims, path, "decrypt")?;
     texts.iter().map(|text| TopicPattern::parse(text).map_err(|_| TokenError::Claim("decrypt"))).collect()
 }
 
@@ -114,7 +117,7 @@ fn string<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a 
     claims.get(name).and_then(Value::as_str).ok_or(TokenError::Claim(name))
 }
 
-/// A list of strings, or one string of words, at a dotted path; empty if absent.
+/// A list of strings, or one string of words, at a dotted path; empty if absent. The token's size bounds how many.
 fn list_at(claims: &Map<String, Value>, path: &str, name: &'static str) -> Result<Vec<String>, TokenError> {
     let Some(value) = at(claims, path) else { return Ok(Vec::new()) };
     let texts: Option<Vec<String>> = match value {
@@ -122,11 +125,7 @@ fn list_at(claims: &Map<String, Value>, path: &str, name: &'static str) -> Resul
         Value::String(words) => Some(words.split_ascii_whitespace().map(str::to_owned).collect()),
         _ => None,
     };
-    match texts {
-        Some(texts) if texts.len() <= LIST_MAX => Ok(texts),
-        Some(_) => Err(TokenError::TooMany(name)),
-        None => Err(TokenError::Claim(name)),
-    }
+    texts.ok_or(TokenError::Claim(name))
 }
 
 /// A claim whose whole name is `path` (such as a URL), else the one that the dots lead to.
@@ -185,10 +184,39 @@ mod tests {
     fn lists_stand_at_a_path_as_a_list_or_as_words() {
         let keycloak = claims(&json!({"realm_access": {"roles": ["finance", "ops"]}, "scope": "openid audit.read"}));
         let roles = roles(&keycloak, "realm_access.roles").expect("roles");
-        assert_eq!(roles.iter().map(RoleName::as_str).collect::<Vec<_>>(), ["finance", "ops"]);
+        assert_eq!(roles, ["finance", "ops"]);
         assert_eq!(permissions(&keycloak, &["scope".to_owned()]), Ok(Permissions::new(vec![Permission::AuditRead])));
         assert_eq!(list_at(&claims(&json!({"roles": 1})), "roles", "roles"), Err(TokenError::Claim("roles")));
-        let many = claims(&json!({"roles": vec!["r"; LIST_MAX + 1]}));
-        assert_eq!(list_at(&many, "roles", "roles"), Err(TokenError::TooMany("roles")));
+    }
+
+    /// A rule of the policy may go by any of them.
+    #[test]
+    fn roles_are_kept_as_they_are_however_they_are_spelled_and_however_many() {
+        let spelled = ["Risk Managers", "Prüfer", "", "role:x", "line\nbreak"];
+        let listed = claims(&json!({ "roles": spelled }));
+        assert_eq!(roles(&listed, "roles").expect("roles"), spelled);
+        let many = claims(&json!({ "roles": (0..500).map(|number| format!("r{number}")).collect::<Vec<_>>() }));
+        assert_eq!(roles(&many, "roles").expect("roles").len(), 500);
+    }
+
+    #[test]
+    fn a_client_of_keycloak_is_its_service_account_and_nobody_else() {
+        let check = |user: Value| {
+            check_service_account(&claims(&json!({ "client_id": "Agent-1", "preferred_username": user })))
+        };
+        assert_eq!(check(json!("service-account-agent-1")), Ok(()));
+        for other in [json!("alice"), json!("service-account-agent-2"), json!("agent-1"), json!(null), json!(["x"])] {
+            assert_eq!(check(other.clone()), Err(TokenError::Claim("preferred_username")), "{other}");
+        }
+        let nameless = claims(&json!({ "preferred_username": "service-account-" }));
+        assert_eq!(check_service_account(&nameless), Err(TokenError::Claim("client_id")));
+    }
+
+    #[test]
+    fn types_and_scopes_stand_where_the_settings_say() {
+        let elsewhere = claims(&json!({"acme": {"types": ["a"], "open": "notes.> tickets"}, "types": ["b"]}));
+        assert_eq!(types(&elsewhere, "acme.types"), Ok(Some(vec!["a".to_owned()])));
+        assert_eq!(types(&elsewhere, "acme.none"), Ok(None));
+        assert_eq!(decrypt(&elsewhere, "acme.open").map(|patterns| patterns.len()), Ok(2));
     }
 }

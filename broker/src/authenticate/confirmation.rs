@@ -1,4 +1,5 @@
-//! What a token is bound to: its claim `cnf` (RFC 7800), of which the two members that can be checked here are understood.
+//! What a token is bound to: its claim `cnf` (RFC 7800), of which the two members that can be checked here are understood. Others
+//! are ignored (section 3.1); Keycloak, for example, adds `kc-jkt-type`.
 
 use std::fmt;
 
@@ -29,19 +30,17 @@ impl Confirmation {
         }
     }
 
-    /// What the claims bind the token to; `None` without a `cnf`. A `cnf` of any other form asks for a check that is not
-    /// made here, so the token is refused and not taken for an unbound one.
+    /// What the claims bind the token to; `None` without a `cnf`. A `cnf` without a member that is understood asks for a check
+    /// that is not made here, so the token is refused and not taken for an unbound one; so is one with both, of which
+    /// RFC 7800 allows one.
     pub(super) fn from_claims(claims: &Map<String, Value>) -> Result<Option<Self>, TokenError> {
         let Some(claim) = claims.get("cnf") else { return Ok(None) };
-        let mut members = claim.as_object().ok_or(TokenError::Confirmation)?.iter();
-        let (Some((name, value)), None) = (members.next(), members.next()) else {
-            return Err(TokenError::Confirmation);
-        };
-        let digest = value.as_str().and_then(sha256).ok_or(TokenError::Confirmation)?;
-        match name.as_str() {
-            Self::CERTIFICATE => Ok(Some(Self::Certificate(digest))),
-            Self::KEY => Ok(Some(Self::Key(digest))),
-            _ => Err(TokenError::Confirmation),
+        let members = claim.as_object().ok_or(TokenError::Confirmation)?;
+        let digest = |value: &Value| value.as_str().and_then(sha256).ok_or(TokenError::Confirmation);
+        match (members.get(Self::CERTIFICATE), members.get(Self::KEY)) {
+            (Some(value), None) => Ok(Some(Self::Certificate(digest(value)?))),
+            (None, Some(value)) => Ok(Some(Self::Key(digest(value)?))),
+            (Some(_), Some(_)) | (None, None) => Err(TokenError::Confirmation),
         }
     }
 }
@@ -82,6 +81,9 @@ mod tests {
         assert_eq!(certificate, Confirmation::Certificate([7; 32]));
         assert_eq!(certificate.to_string(), format!("x5t#S256:{digest}"));
         assert_eq!(Confirmation::from_claims(&Map::new()), Ok(None));
+        for member in ["kid", "kc-jkt-type"] {
+            assert_eq!(read(json!({ "jkt": JKT, member: "more" })), Ok(Some(key)), "{member}");
+        }
     }
 
     #[test]
@@ -102,7 +104,7 @@ mod tests {
             json!({ "jwk": { "kty": "EC" } }),
             json!({ "jku": "https://keys.example" }),
             json!({ "jkt": JKT, "x5t#S256": JKT }),
-            json!({ "jkt": JKT, "kid": "key" }),
+            json!({ "jkt": null, "kid": "key" }),
         ] {
             assert_eq!(read(cnf.clone()), Err(TokenError::Confirmation), "{cnf}");
         }

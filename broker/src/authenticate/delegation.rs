@@ -18,8 +18,8 @@ pub struct DelegatedActor {
     /// Who names it; the token's own issuer, where the token does not say, since a `sub` is unique for its issuer only
     /// (RFC 7519, section 4.1.2).
     pub issuer: Issuer,
-    /// Its id with that issuer.
-    pub agent: AgentId,
+    /// Its id with that issuer; `None` of one that the token does not name. Such a token administers nothing.
+    pub agent: Option<AgentId>,
 }
 
 /// The actors of a token, the current one first. Members that say more about one are passed over; `exp`, `nbf` and
@@ -40,7 +40,9 @@ pub(super) fn actors(claims: &Map<String, Value>, own: &Issuer) -> Result<Vec<De
 
 fn actor(act: &Map<String, Value>, own: &Issuer) -> Result<DelegatedActor, TokenError> {
     let issuer = if act.contains_key("iss") { claims::issuer(act)? } else { own.clone() };
-    Ok(DelegatedActor { issuer, agent: claims::agent(act, "sub")? })
+    // RFC 8693, section 4.1, asks for claims that identify the actor, and not for `sub`.
+    let agent = act.contains_key("sub").then(|| claims::agent(act, "sub")).transpose()?;
+    Ok(DelegatedActor { issuer, agent })
 }
 
 /// What is wrong is wrong within `act`.
@@ -60,7 +62,10 @@ mod tests {
     fn read(act: Value) -> Result<Vec<String>, TokenError> {
         let own = Issuer::parse("https://own.example").expect("an issuer");
         let actors = actors(json!({ "act": act }).as_object().expect("an object"), &own)?;
-        Ok(actors.iter().map(|one| format!("{} {}", one.issuer.as_str(), one.agent)).collect())
+        Ok(actors
+            .iter()
+            .map(|one| format!("{} {}", one.issuer.as_str(), one.agent.as_ref().map_or("", |agent| agent.as_str())))
+            .collect())
     }
 
     fn chain(depth: usize) -> Value {
@@ -81,15 +86,21 @@ mod tests {
             json!(null),
             json!("b"),
             json!([{ "sub": "b" }]),
-            json!({}),
+            json!({ "sub": null }),
             json!({ "sub": 1 }),
             json!({ "sub": "b", "iss": null }),
             json!({ "sub": "b", "act": null }),
-            json!({ "sub": "b", "act": {} }),
         ] {
             assert_eq!(read(act.clone()), Err(TokenError::Claim("act")), "{act}");
         }
         assert!(matches!(read(json!({"sub": "role:x"})), Err(TokenError::Identifier { claim: "act", .. })));
+    }
+
+    #[test]
+    fn an_actor_need_not_be_named() {
+        let unnamed = "https://own.example ".to_owned();
+        assert_eq!(read(json!({ "client_id": "x" })), Ok(vec![unnamed.clone()]));
+        assert_eq!(read(json!({ "sub": "b", "act": {} })), Ok(vec!["https://own.example b".to_owned(), unnamed]));
     }
 
     #[test]

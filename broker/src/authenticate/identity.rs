@@ -20,20 +20,21 @@ use super::{
     error::TokenError,
     grants::{GrantLimits, Grants},
     keys::{IssuerKeys, KeyStanding},
-    permission::Permissions,
+    permission::{Permission, Permissions},
     revocation::Revocations,
     token::{self, BearerToken},
 };
-use crate::model::{
-    AgentId, Clock, Destination, Issuer, RoleName, Scope, TokenId, TopicPattern, UnixMicros, UnixSeconds,
-};
+use crate::model::{AgentId, Clock, Destination, Issuer, Scope, TokenId, TopicPattern, UnixMicros, UnixSeconds};
+
+/// How far ahead `iat` and `nbf` may lie, in seconds: the clock of an issuer may be ahead of ours.
+pub const AHEAD_S_MAX: i64 = 60;
 
 /// A caller whose token was verified.
 // INVARIANT: no public field, `Default`, `Deserialize`, `From` or test-only maker.
 pub struct Identity {
     issuer: Issuer,
     agent: AgentId,
-    roles: Vec<RoleName>,
+    roles: Vec<String>,
     permissions: Permissions,
     types: Option<Vec<String>>,
     decrypt: Vec<TopicPattern>,
@@ -42,7 +43,6 @@ pub struct Identity {
     issued_at: UnixSeconds,
     not_before: UnixSeconds,
     expires_at: UnixSeconds,
-    leeway_s: i64,
     key: Arc<KeyStanding>,
     confirmation: Option<Confirmation>,
     actors: Vec<DelegatedActor>,
@@ -67,9 +67,9 @@ impl Identity {
         &self.agent
     }
 
-    /// The caller's roles.
+    /// The caller's roles, as the issuer spells them. Not all of them need be names that a destination can have.
     #[must_use]
-    pub fn roles(&self) -> &[RoleName] {
+    pub fn roles(&self) -> &[String] {
         &self.roles
     }
 
@@ -146,22 +146,22 @@ impl Identity {
     pub fn is_meant_by(&self, destination: &Destination, sender: &Self) -> bool {
         match destination {
             Destination::Agent(agent) => *agent == self.agent && sender.issuer == self.issuer,
-            Destination::Role(role) => self.roles.contains(role),
+            Destination::Role(role) => self.roles.iter().any(|own| own == role.as_str()),
         }
     }
 
     /// Whether the token is good at this moment: asked again for every message.
     ///
     /// # Errors
-    /// [`TokenError::Expired`] from `exp` on (RFC 7519, section 4.1.4: "on or after"), [`TokenError::NotYetValid`] before
-    /// `nbf` or `iat`; each with the leeway of the verifier. [`TokenError::KeyWithdrawn`] once the key that vouched for
+    /// [`TokenError::Expired`] from `exp` on (RFC 7519, section 4.1.4: "on or after"), [`TokenError::NotYetValid`] more than
+    /// [`AHEAD_S_MAX`] before `nbf` or `iat`. [`TokenError::KeyWithdrawn`] once the key that vouched for
     /// the token no longer counts. [`TokenError::Revoked`].
     pub fn check_standing(&self, at: UnixMicros) -> Result<(), TokenError> {
         let now = at.seconds().0;
-        if now >= self.expires_at.0.saturating_add(self.leeway_s) {
+        if now >= self.expires_at.0 {
             return Err(TokenError::Expired);
         }
-        if now.saturating_add(self.leeway_s) < self.not_before.0.max(self.issued_at.0) {
+        if now.saturating_add(AHEAD_S_MAX) < self.not_before.0.max(self.issued_at.0) {
             return Err(TokenError::NotYetValid);
         }
         if !self.key.is_good(at) {
@@ -179,7 +179,7 @@ impl Identity {
     /// The last second at which the token is still good, counted from `now`; zero if it is not.
     #[must_use]
     pub fn remaining(&self, now: UnixMicros) -> std::time::Duration {
-        let end = self.expires_at.0.saturating_add(self.leeway_s).saturating_mul(1_000_000);
+        let end = self.expires_at.0.saturating_mul(1_000_000);
         std::time::Duration::from_micros(u64::try_from(end.saturating_sub(now.0)).unwrap_or(0))
     }
 }
@@ -258,20 +258,25 @@ pub struct ClaimPaths {
     pub roles: String,
     /// Permissions: a list, or words in one string; all of them count.
     pub permissions: Vec<String>,
+    /// The types of messages that the token may send.
+    pub types: String,
+    /// The scopes of shared state whose values it may see in clear.
+    pub decrypt: String,
+    /// Whether only the service accounts of Keycloak's clients are accepted.
+    pub service_accounts_only: bool,
 }
 
 impl Default for ClaimPaths {
     fn default() -> Self {
-        let [agent, token_id, roles, permissions] = ["sub", "jti", "roles", "permissions"].map(str::to_owned);
-        Self { agent, token_id, roles, permissions: vec![permissions] }
+        let [agent, token_id, roles, permissions, types, decrypt] =
+            ["sub", "jti", "roles", "permissions", "types", "decrypt"].map(str::to_owned);
+        Self { agent, token_id, roles, permissions: vec![permissions], types, decrypt, service_accounts_only: false }
     }
 }
 
 /// How tokens are verified.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifierSettings {
-    /// How far clocks may differ, in seconds.
-    pub leeway_s: u64,
     /// How many verified tokens are remembered.
     pub cache_entries_max: usize,
     /// How many bytes they may take in memory, together.
@@ -299,10 +304,13 @@ impl Weighter<[u8; 32], Arc<Identity>> for RetainedBytes {
 }
 
 /// What an identity with these claims takes in memory, in bytes, about: the claims twice, since what they say is kept parsed
-/// too.
-fn retained_bytes(claims: &Map<String, Value>) -> u64 {
-    (size_of::<Identity>() + 2 * claims.iter().map(member_bytes).sum::<usize>()) as u64
+/// too, and so many words of them each by itself.
+fn retained_bytes(claims: &Map<String, Value>, words: usize) -> u64 {
+    (size_of::<Identity>() + 2 * claims.iter().map(member_bytes).sum::<usize>() + words * WORD_BYTES) as u64
 }
+
+/// What a word takes beside its text, with the least that is allocated for that.
+const WORD_BYTES: usize = size_of::<Permission>() + 16;
 
 fn member_bytes((name, value): (&String, &Value)) -> usize {
     size_of::<String>() + name.len() + value_bytes(value)
@@ -323,7 +331,6 @@ fn value_bytes(value: &Value) -> usize {
 /// its key still counts, are checked each time.
 pub struct Verifier {
     issuers: HashMap<Issuer, TrustedIssuer>,
-    leeway_s: i64,
     lifetime_s_max: i64,
     clock: Clock,
     verified: Cache<[u8; 32], Arc<Identity>, RetainedBytes>,
@@ -336,7 +343,6 @@ impl Verifier {
     pub fn new(issuers: Vec<TrustedIssuer>, settings: VerifierSettings, clock: Clock) -> Self {
         Self {
             issuers: issuers.into_iter().map(|issuer| (issuer.issuer.clone(), issuer)).collect(),
-            leeway_s: i64::try_from(settings.leeway_s).unwrap_or(i64::MAX),
             lifetime_s_max: i64::try_from(settings.token_lifetime_s_max).unwrap_or(i64::MAX),
             clock,
             verified: Cache::with_weighter(
@@ -425,30 +431,39 @@ impl Verifier {
         if trusted.require_bound && confirmation.is_none() {
             return Err(TokenError::Unbound);
         }
+        if paths.service_accounts_only {
+            claims::check_service_account(&claims)?;
+        }
         let agent = claims::agent(&claims, &paths.agent)?;
         let granted = Grants {
             roles: claims::roles(&claims, &paths.roles)?,
             permissions: claims::permissions(&claims, &paths.permissions)?,
-            decrypt: claims::decrypt(&claims)?,
+            decrypt: claims::decrypt(&claims, &paths.decrypt)?,
         };
-        let Grants { roles, permissions, decrypt } = trusted.may_grant.confine(granted, &trusted.issuer, &agent);
+        let Grants { roles, mut permissions, decrypt } = trusted.may_grant.confine(granted, &trusted.issuer, &agent);
+        let actors = delegation::actors(&claims, &trusted.issuer)?;
+        if actors.iter().any(|actor| actor.agent.is_none()) {
+            permissions = permissions.without_admin();
+        }
+        let types = claims::types(&claims, &paths.types)?;
+        let retained_bytes =
+            retained_bytes(&claims, roles.len() + permissions.len() + types.as_ref().map_or(0, Vec::len));
         Ok(Identity {
             issuer: trusted.issuer.clone(),
             agent,
             roles,
             permissions,
-            types: claims::types(&claims)?,
+            types,
             decrypt,
             token_id: claims::token_id(&claims, &paths.token_id)?,
             token_sha256,
             issued_at,
             not_before: claims::optional_date(&claims, "nbf")?.unwrap_or(issued_at),
             expires_at,
-            leeway_s: self.leeway_s,
             key,
             confirmation,
-            actors: delegation::actors(&claims, &trusted.issuer)?,
-            retained_bytes: retained_bytes(&claims),
+            actors,
+            retained_bytes,
             claims,
             revocations: Arc::clone(&self.revocations),
             unrevoked_at: AtomicU64::new(0),

@@ -33,7 +33,7 @@ pub use delegation::DelegatedActor;
 pub use dpop::{ProofError, ProofLimits, ProofSettings};
 pub use error::{KeySetError, TokenError};
 pub use grants::{AllowedPermission, GrantLimits};
-pub use identity::{Bearer, ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
+pub use identity::{AHEAD_S_MAX, Bearer, ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
 pub use keys::{
     Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, LocalKeys, RemoteKeys,
     RemoteKeysSettings, SignatureAlgorithm, SourceError,

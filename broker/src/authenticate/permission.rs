@@ -180,6 +180,16 @@ impl Permissions {
         })
     }
 
+    /// Those that administer nothing.
+    pub(super) fn without_admin(mut self) -> Self {
+        self.0.retain(|one| !one.is_admin());
+        self
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn into_vec(self) -> Vec<Permission> {
         self.0
     }

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::Identity;
+use super::{AHEAD_S_MAX, Identity};
 use crate::model::{AgentId, Issuer, TokenId, UnixSeconds};
 
 /// What a revocation names, of one issuer's.
@@ -21,7 +21,7 @@ pub enum RevocationTarget {
     Token(TokenId),
     /// All tokens of one agent.
     Agent(AgentId),
-    /// The tokens of one agent whose `iat` lies before a moment.
+    /// The tokens of one agent whose `iat`, less [`AHEAD_S_MAX`], lies before a moment: the issuer's clock may be ahead.
     IssuedBefore(AgentId, UnixSeconds),
     /// All tokens.
     WholeIssuer,
@@ -55,10 +55,19 @@ impl Revocation {
                 RevocationTarget::Token(token) => token == identity.token_id(),
                 RevocationTarget::Agent(agent) => agent == identity.agent(),
                 RevocationTarget::IssuedBefore(agent, moment) => {
-                    agent == identity.agent() && identity.issued_at() < *moment
+                    agent == identity.agent() && identity.issued_at().0.saturating_sub(AHEAD_S_MAX) < moment.0
                 }
                 RevocationTarget::WholeIssuer => true,
             }
+    }
+
+    /// From which `iat` on a token passes; `None` where that is not what decides.
+    #[must_use]
+    pub const fn passes_from(&self) -> Option<UnixSeconds> {
+        match self.target {
+            RevocationTarget::IssuedBefore(_, moment) => Some(UnixSeconds(moment.0.saturating_add(AHEAD_S_MAX))),
+            RevocationTarget::Token(_) | RevocationTarget::Agent(_) | RevocationTarget::WholeIssuer => None,
+        }
     }
 
     fn is_over(&self, now: UnixSeconds) -> bool {
@@ -278,8 +287,8 @@ mod tests {
             (RevocationTarget::Token(one.token_id().clone()), true, false),
             (RevocationTarget::Agent(agent("one")), true, false),
             (RevocationTarget::Agent(agent("three")), false, false),
-            (before(1), true, false),
-            (before(0), false, false),
+            (before(1 - AHEAD_S_MAX), true, false),
+            (before(-AHEAD_S_MAX), false, false),
             (RevocationTarget::WholeIssuer, true, true),
         ] {
             let revocations = world.verifier.revocations();

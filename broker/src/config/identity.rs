@@ -13,9 +13,6 @@ use crate::model::Issuer;
 pub struct IdentityConfig {
     /// The issuers whose tokens are accepted, by their `iss`.
     pub issuers: Vec<IssuerConfig>,
-    /// How far clocks may differ, for `exp`, `nbf` and `iat`.
-    #[serde(default)]
-    pub leeway_s: u64,
     /// How many verified tokens are remembered.
     #[serde(default = "default_token_cache")]
     pub token_cache_entries_max: usize,
@@ -75,7 +72,7 @@ pub struct IssuerConfig {
     pub decrypt_allowed: Option<Vec<String>>,
     /// The algorithms that the issuer may sign with: any of `ES256`, `ES384`, `EdDSA`, `RS256`, `PS256`; all if absent.
     pub algorithms: Option<Vec<String>>,
-    /// Where the claims stand, by the maker of the provider; each of the four following settings wins over it.
+    /// Where the claims stand, by the maker of the provider; each of the following settings with `claim` in its name wins over it.
     #[serde(default)]
     pub preset: Preset,
     /// Where the agent id stands; `sub` by default. Of the same issuer, no two agents may have the same.
@@ -87,6 +84,10 @@ pub struct IssuerConfig {
     /// Where permissions stand, one claim or several: a list, or a space-separated string as OAuth's `scope`;
     /// `permissions` by default.
     pub permissions_claim: Option<OneOrMore>,
+    /// Where the types of messages stand that a token may send; `types` by default.
+    pub types_claim: Option<String>,
+    /// Where the scopes of shared state stand whose values a token may see in clear; `decrypt` by default.
+    pub decrypt_claim: Option<String>,
     /// Whether the token's `typ` must say that it is an access token (`at+jwt`, RFC 9068).
     #[serde(default)]
     pub require_at_jwt: bool,
@@ -106,6 +107,8 @@ pub enum Preset {
     Veribus,
     /// Keycloak: realm roles from `realm_access.roles`, permissions from `scope`.
     Keycloak,
+    /// The same with clients as agents, by `client_id`: only tokens of their own service accounts are accepted.
+    KeycloakClients,
     /// Microsoft Entra ID: the agent from `oid`, the token id from `uti` (there is no `jti`), roles from `roles`,
     /// permissions from `scp` and from app `roles` that read as permissions, since an application has no `scp`.
     Entra,
@@ -155,6 +158,7 @@ impl Preset {
     const fn agent(self) -> &'static str {
         match self {
             Self::Entra => "oid",
+            Self::KeycloakClients => "client_id",
             Self::Veribus | Self::Keycloak | Self::Oauth => "sub",
         }
     }
@@ -162,13 +166,13 @@ impl Preset {
     const fn token_id(self) -> &'static str {
         match self {
             Self::Entra => "uti",
-            Self::Veribus | Self::Keycloak | Self::Oauth => "jti",
+            Self::Veribus | Self::Keycloak | Self::KeycloakClients | Self::Oauth => "jti",
         }
     }
 
     const fn roles(self) -> &'static str {
         match self {
-            Self::Keycloak => "realm_access.roles",
+            Self::Keycloak | Self::KeycloakClients => "realm_access.roles",
             Self::Veribus | Self::Entra | Self::Oauth => "roles",
         }
     }
@@ -176,7 +180,7 @@ impl Preset {
     const fn permissions(self) -> &'static [&'static str] {
         match self {
             Self::Veribus => &["permissions"],
-            Self::Keycloak | Self::Oauth => &["scope"],
+            Self::Keycloak | Self::KeycloakClients | Self::Oauth => &["scope"],
             Self::Entra => &["scp", "roles"],
         }
     }
@@ -217,6 +221,18 @@ impl IssuerConfig {
     pub fn permissions_paths(&self) -> Vec<String> {
         let preset = || self.preset.permissions().iter().map(|&path| path.to_owned()).collect();
         self.permissions_claim.as_ref().map_or_else(preset, OneOrMore::to_vec)
+    }
+
+    /// Where the types of messages stand that a token may send.
+    #[must_use]
+    pub fn types_path(&self) -> &str {
+        self.types_claim.as_deref().unwrap_or("types")
+    }
+
+    /// Where the scopes of shared state stand whose values a token may see in clear.
+    #[must_use]
+    pub fn decrypt_path(&self) -> &str {
+        self.decrypt_claim.as_deref().unwrap_or("decrypt")
     }
 
     /// The files that must be there, with the settings that name them.

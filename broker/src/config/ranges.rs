@@ -49,7 +49,6 @@ const EVALUATION_STEPS_MIN: u64 = 1_000;
 /// Every numeric setting there is.
 pub(super) const RANGES: &[Range] = &[
     row("server.drain_ms_max", 0, YEAR_MS),
-    row("identity.leeway_s", 0, DAY_S),
     row("identity.token_cache_entries_max", 1, COUNT_MAX),
     row("identity.token_cache_bytes_max", 1, BYTES_MAX),
     row("identity.token_lifetime_s_max", 1, 100 * YEAR_S),

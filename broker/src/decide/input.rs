@@ -54,7 +54,7 @@ use super::{
 use crate::{
     authenticate::{Confirmation, DelegatedActor, Identity, Revocation, RevocationTarget},
     inspect::{Inspected, Submitted},
-    model::{Destination, Finding, Message, Scope, Topic, TopicPattern, UnixMicros, Write},
+    model::{AgentId, Destination, Finding, Message, Scope, Topic, TopicPattern, UnixMicros, Write},
 };
 
 /// Paths whose value differs from one moment to the next: a policy that reads one gains nothing from remembering.
@@ -247,7 +247,7 @@ fn caller<S: Sink>(identity: &Identity, peer: SocketAddr, now: UnixMicros, input
     input.object("agent", |agent| {
         agent.text("id", identity.agent().as_str());
         agent.text("issuer", identity.issuer().as_str());
-        agent.texts("roles", identity.roles().iter().map(|role| role.as_str()));
+        agent.texts("roles", identity.roles().iter().map(String::as_str));
         agent.json("permissions", || {
             Some(identity.permissions().iter().map(|permission| Json::from(permission.to_string())).collect())
         });
@@ -267,7 +267,7 @@ fn caller<S: Sink>(identity: &Identity, peer: SocketAddr, now: UnixMicros, input
 }
 
 fn actors(identity: &Identity) -> Json {
-    let actor = |actor: &DelegatedActor| json!({ "issuer": actor.issuer.as_str(), "agent": actor.agent.as_str() });
+    let actor = |actor: &DelegatedActor| json!({ "issuer": actor.issuer.as_str(), "agent": actor.agent.as_ref().map(AgentId::as_str) });
     identity.actors().iter().map(actor).collect()
 }
 

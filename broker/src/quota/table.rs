@@ -41,7 +41,7 @@ impl QuotaTable {
     pub(super) fn allowance(&self, identity: &Identity) -> Allowance {
         let terms = Terms {
             agent: self.overrides.agents.get(identity.agent()),
-            roles: identity.roles().iter().filter_map(|role| self.overrides.roles.get(role)).collect(),
+            roles: identity.roles().iter().filter_map(|role| self.overrides.roles.get(role.as_str())).collect(),
             everybody: &self.everybody,
         };
         let burst_s = terms.find(|terms| terms.burst_s).unwrap_or(NonZeroU32::MIN);

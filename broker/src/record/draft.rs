@@ -524,7 +524,7 @@ pub fn actor(identity: &Identity) -> v1::Actor {
     v1::Actor {
         issuer: identity.issuer().as_str().to_owned(),
         agent: identity.agent().as_str().to_owned(),
-        roles: identity.roles().iter().map(|role| role.as_str().to_owned()).collect(),
+        roles: identity.roles().to_vec(),
         token_id: identity.token_id().as_str().to_owned(),
         token_sha256: identity.token_sha256().to_vec(),
         confirmation: identity.confirmation().map(ToString::to_string).unwrap_or_default(),
@@ -543,7 +543,10 @@ fn bearer_actor(bearer: &Bearer) -> v1::Actor {
 }
 
 fn delegated(actor: &DelegatedActor) -> v1::DelegatedActor {
-    v1::DelegatedActor { issuer: actor.issuer.as_str().to_owned(), agent: actor.agent.as_str().to_owned() }
+    v1::DelegatedActor {
+        issuer: actor.issuer.as_str().to_owned(),
+        agent: actor.agent.as_ref().map(|agent| agent.as_str().to_owned()).unwrap_or_default(),
+    }
 }
 
 fn key_facts(scope: Option<&Scope>, epoch: Option<Epoch>, root_key: Option<&RootKeyId>) -> v1::KeyFacts {

@@ -19,9 +19,9 @@ use crate::{
         LocalKeys, Permission, RemoteKeys, RemoteKeysSettings, SignatureAlgorithm, SourceError, TrustedIssuer,
         Verifier, VerifierSettings,
     },
-    config::{IdentityConfig, IssuerConfig, KeysFrom},
+    config::{IdentityConfig, IssuerConfig, KeysFrom, Preset},
     metrics::Metrics,
-    model::{Clock, IdError, Issuer, RoleName, TopicPattern},
+    model::{Clock, IdError, Issuer, TopicPattern},
 };
 
 /// Why an issuer cannot be trusted as it is configured.
@@ -130,7 +130,6 @@ pub(super) fn verifier(
     let trust = |issuer| trusted(issuer, config, &clock, metrics, supervisor, &mut files);
     let issuers = config.issuers.iter().map(trust).collect::<Result<_, _>>()?;
     let settings = VerifierSettings {
-        leeway_s: config.leeway_s,
         cache_entries_max: config.token_cache_entries_max,
         cache_bytes_max: config.token_cache_bytes_max as u64,
         token_lifetime_s_max: config.token_lifetime_s_max,
@@ -171,6 +170,9 @@ fn trusted(
             token_id: config.token_id_path().to_owned(),
             roles: config.roles_path().to_owned(),
             permissions: config.permissions_paths(),
+            types: config.types_path().to_owned(),
+            decrypt: config.decrypt_path().to_owned(),
+            service_accounts_only: config.preset == Preset::KeycloakClients,
         },
         require_at_jwt: config.require_at_jwt,
         require_bound: config.require_bound.unwrap_or(identity.require_bound),
@@ -216,7 +218,8 @@ pub(crate) fn may_grant(config: &IssuerConfig) -> Result<GrantLimits, IssuerErro
     };
     let read_role = |text: &str| match Permission::parse(text) {
         Some(_) => Err("a permission, and belongs in `permissions_allowed`"),
-        None => RoleName::parse(text).map_err(|_| "no role"),
+        None if text.is_empty() => Err("no role"),
+        None => Ok(text.to_owned()),
     };
     let read_scope = |text: &str| TopicPattern::parse(text).map_err(|_| "no pattern of scopes");
     Ok(GrantLimits {

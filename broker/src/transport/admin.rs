@@ -21,7 +21,7 @@ use super::{
 use crate::{
     administer::{Administration, Disconnecting},
     authenticate::{Caller, Permissions, Revocation, Session, SessionFilter, SessionId},
-    model::{AgentId, DecisionId, Epoch, IdError, Issuer, Scope},
+    model::{AgentId, DecisionId, Epoch, IdError, Issuer, Scope, UnixSeconds},
     record::{Recorder, actor, revocation_facts, timestamp},
 };
 
@@ -73,7 +73,9 @@ impl AdminService for Admin {
         let revocation = self.well_formed(&caller, Permissions::admin_revoke, asked).await?;
         let done =
             self.administration.revoke(caller, revocation).await.map_err(|refusal| status::read_status(&refusal))?;
+        let passes_from = done.revoked.revocation.passes_from();
         Ok(Response::new(RevokeResponse {
+            passes_from: passes_from.map(|UnixSeconds(seconds)| Timestamp { seconds, nanos: 0 }),
             revocation: Some(revocation_facts(&done.revoked.revocation, &done.revoked.id)),
             audit_index: done.revoked.index,
             sessions_ended: done.sessions_ended as u64,

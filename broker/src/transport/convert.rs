@@ -108,7 +108,7 @@ pub(super) fn delivery(recorded: &Recorded) -> v1::Delivery {
         sender: Some(v1::VerifiedSender {
             issuer: sender.issuer().as_str().to_owned(),
             agent: sender.agent().as_str().to_owned(),
-            roles: sender.roles().iter().map(|role| role.as_str().to_owned()).collect(),
+            roles: sender.roles().to_vec(),
             token_id: sender.token_id().as_str().to_owned(),
             token_expires_at: sender.expires_at().0,
         }),

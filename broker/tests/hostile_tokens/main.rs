@@ -56,8 +56,7 @@ fn case(signer: &Signer, key_set: &str, algorithms: &Algorithms, claims: &serde_
 }
 
 fn verify(case: Case) -> Result<Arc<veribus_broker::authenticate::Identity>, TokenError> {
-    let settings =
-        VerifierSettings { leeway_s: 0, cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
+    let settings = VerifierSettings { cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
     let clock = Clock::manual(UnixSeconds(NOW));
     let verifier = Verifier::new(vec![case.issuer], settings, clock.clone());
     let authenticator = Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock);

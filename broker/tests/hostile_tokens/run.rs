@@ -34,12 +34,8 @@ pub(crate) struct Tally {
 }
 
 pub(crate) fn authenticator(attack: &Attack) -> Authenticator {
-    let settings = VerifierSettings {
-        leeway_s: 0,
-        cache_entries_max: 1_024,
-        cache_bytes_max: 16 << 20,
-        token_lifetime_s_max: 86_400,
-    };
+    let settings =
+        VerifierSettings { cache_entries_max: 1_024, cache_bytes_max: 16 << 20, token_lifetime_s_max: 86_400 };
     let issuers = vec![trusted(ISSUER, &attack.known), trusted(OTHER_ISSUER, &attack.others)];
     let clock = Clock::manual(UnixSeconds(NOW));
     let verifier = Verifier::new(issuers, settings, clock.clone());

@@ -7,7 +7,6 @@ use crate::{
     authenticate::{AllowedPermission, Permission},
     fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, World, issuer, trusted},
     issue::KeyKind,
-    model::RoleName,
 };
 
 fn verify(world: &World, token: &str) -> Result<Arc<Identity>, TokenError> {
@@ -100,7 +99,7 @@ fn names_that_are_none_are_refused() {
 fn a_token_counts_from_nbf_until_just_before_exp() {
     let world = world();
     let mut claims = world.claims("agent");
-    claims.nbf = Some(NOW.0 + 10);
+    claims.nbf = Some(NOW.0 + AHEAD_S_MAX + 10);
     let token = world.issuer.issue(&claims).expect("signed");
     assert_eq!(verify(&world, &token).err(), Some(TokenError::NotYetValid));
     world.clock.advance(std::time::Duration::from_secs(10));
@@ -115,9 +114,11 @@ fn a_token_counts_from_nbf_until_just_before_exp() {
 fn a_token_from_the_future_is_refused() {
     let world = world();
     let mut claims = world.claims("agent");
-    claims.iat = NOW.0 + 1;
-    let token = world.issuer.issue(&claims).expect("signed");
-    assert_eq!(verify(&world, &token).err(), Some(TokenError::NotYetValid));
+    for (ahead_s, refused) in [(AHEAD_S_MAX, None), (AHEAD_S_MAX + 1, Some(TokenError::NotYetValid))] {
+        claims.iat = NOW.0 + ahead_s;
+        let token = world.issuer.issue(&claims).expect("signed");
+        assert_eq!(verify(&world, &token).err(), refused, "{ahead_s}");
+    }
 }
 
 #[test]
@@ -167,15 +168,21 @@ fn claims_are_read_where_the_issuer_has_them() {
             token_id: "uti".to_owned(),
             roles: "roles".to_owned(),
             permissions: vec!["scp".to_owned(), "roles".to_owned()],
+            types: "acme.types".to_owned(),
+            decrypt: "acme.open".to_owned(),
+            service_accounts_only: false,
         };
     });
     let good = json!({
         "iss": world.issuer.issuer(), "aud": "api://veribus", "sub": "s", "oid": "o", "uti": "u", "azp": "client",
         "iat": NOW.0, "nbf": NOW.0, "exp": NOW.0 + 3_600, "roles": ["finance", "publish:finance.>"],
+        "acme": {"types": ["note"], "open": "notes"}, "types": ["other"], "decrypt": [">"],
     });
     let identity = verify_on(&verifier, &world, &good).expect("recognised");
     assert_eq!((identity.agent().as_str(), identity.token_id().as_str()), ("o", "u"));
-    assert_eq!(identity.roles().iter().map(RoleName::as_str).collect::<Vec<_>>(), ["finance"]);
+    assert_eq!(identity.roles(), ["finance"]);
+    assert!(identity.may_send_type("note") && !identity.may_send_type("other"));
+    assert_eq!(identity.decrypt().iter().map(TopicPattern::as_str).collect::<Vec<_>>(), ["notes"]);
     let permission = Permission::parse("publish:finance.>").expect("a permission");
     assert_eq!(*identity.permissions(), Permissions::new(vec![permission]));
     for name in ["oid", "uti", "sub"] {
@@ -190,7 +197,7 @@ fn an_identity_has_nothing_that_its_issuer_may_not_grant() {
     let world = world();
     let verifier = on_terms(&world, |trusted| {
         trusted.may_grant.permissions = Some(vec![AllowedPermission::parse("publish:finance.>").expect("one")]);
-        trusted.may_grant.roles = Some(vec![RoleName::parse("finance").expect("a role")]);
+        trusted.may_grant.roles = Some(vec!["finance".to_owned()]);
         trusted.may_grant.decrypt = Some(vec![TopicPattern::parse("finance.*").expect("a pattern")]);
     });
     let claims = world.claims("agent").role("finance").role("security").claim("decrypt", json!([">", "finance.x"]));
@@ -198,11 +205,45 @@ fn an_identity_has_nothing_that_its_issuer_may_not_grant() {
     let claims = wanted.into_iter().fold(claims, crate::issue::Claims::permission);
     let identity = verify_on(&verifier, &world, &serde_json::to_value(claims).expect("JSON")).expect("recognised");
     assert_eq!(identity.permissions().iter().map(ToString::to_string).collect::<Vec<_>>(), ["publish:finance.x"]);
-    assert_eq!(identity.roles().iter().map(RoleName::as_str).collect::<Vec<_>>(), ["finance"]);
+    assert_eq!(identity.roles(), ["finance"]);
     assert_eq!(identity.decrypt().iter().map(TopicPattern::as_str).collect::<Vec<_>>(), ["finance.x"]);
     let permissions = identity.permissions();
     assert!(!permissions.admin_revoke() && !permissions.audit_read());
     assert_eq!(identity.claims().get("roles"), Some(&json!(["finance", "security"])), "the claims are as they came");
+}
+
+#[test]
+fn who_acts_for_an_agent_without_a_name_administers_nothing() {
+    let world = world();
+    let claims = world.claims("agent").permission("admin.revoke").permission("audit.read");
+    assert!(world.identity(&claims).permissions().admin_revoke());
+    assert!(world.identity(&claims.clone().claim("act", json!({"sub": "b"}))).permissions().admin_revoke());
+    for act in [json!({}), json!({"client_id": "b"}), json!({"sub": "b", "act": {}})] {
+        let identity = world.identity(&claims.clone().claim("act", act.clone()));
+        let permissions = identity.permissions();
+        assert!(permissions.audit_read() && !permissions.admin_revoke(), "{act}");
+    }
+}
+
+#[test]
+fn of_keycloak_clients_only_service_accounts_are_agents() {
+    let world = world();
+    let verifier = on_terms(&world, |trusted| {
+        trusted.claims =
+            ClaimPaths { agent: "client_id".to_owned(), service_accounts_only: true, ..ClaimPaths::default() };
+    });
+    let mut claims = serde_json::to_value(world.claims("a-uuid")).expect("JSON");
+    claims["client_id"] = json!("billing");
+    for (user, expected) in [
+        (json!("service-account-billing"), Ok("billing".to_owned())),
+        (json!("alice"), Err(TokenError::Claim("preferred_username"))),
+        (json!("service-account-other"), Err(TokenError::Claim("preferred_username"))),
+        (json!(null), Err(TokenError::Claim("preferred_username"))),
+    ] {
+        claims["preferred_username"] = user.clone();
+        let agent = verify_on(&verifier, &world, &claims).map(|identity| identity.agent().to_string());
+        assert_eq!(agent, expected, "{user}");
+    }
 }
 
 #[test]
@@ -286,17 +327,21 @@ fn remembered_tokens_are_bounded_in_bytes_and_in_number() {
     let issuer = issuer("https://one.example", KeyKind::EdDsa);
     let settings = VerifierSettings { cache_entries_max: ENTRIES_MAX, cache_bytes_max: BYTES_MAX, ..VERIFIER_SETTINGS };
     // Two bytes each in a token, and many times that in memory.
-    for (many, entries_max) in [(json!(vec![0; 2_000]), 10), (json!([]), ENTRIES_MAX)] {
+    for (name, many, entries_max) in [
+        ("many", json!(vec![0; 2_000]), 10),
+        ("many", json!([]), ENTRIES_MAX),
+        ("roles", json!("r ".repeat(2_000)), 10),
+    ] {
         let verifier = Verifier::new(vec![trusted(&issuer)], settings, Clock::manual(NOW));
         for number in 0..2 * ENTRIES_MAX {
             let mut claims =
                 serde_json::to_value(issuer.claims(format!("agent-{number}"), NOW, LIFETIME)).expect("JSON");
-            claims["many"] = many.clone();
+            claims[name] = many.clone();
             let token = BearerToken::new(issuer.sign(&claims).expect("signed")).expect("short");
             verifier.verify(&token).map(drop).expect("good");
         }
-        let bytes: usize =
-            verifier.verified.iter().map(|(_, identity)| 2 * value_bytes(&identity.claims["many"])).sum();
+        let own = |identity: &Identity| 2 * value_bytes(&identity.claims[name]) + size_of_val(identity.roles());
+        let bytes: usize = verifier.verified.iter().map(|(_, identity)| own(&identity)).sum();
         assert!(bytes as u64 <= BYTES_MAX, "{bytes}");
         let entries = verifier.verified.len();
         assert!((1..=entries_max).contains(&entries), "{entries}");

@@ -47,12 +47,16 @@ pub(in crate::cli) async fn run(args: RevokeArgs) -> Result<(), Failure> {
     let client = args.connection.connect().await?;
     let revoked = client.admin().revoke(revocation).await?;
     let (id, index, ended) = (&revoked.revocation.id, revoked.audit_index, revoked.sessions_ended);
+    let passes_from = revoked.passes_from.map(instant::from_seconds);
     if args.json {
         let end = revoked.revocation.expires_at.as_ref().map(|end| instant::from_seconds(end.seconds));
-        return Ok(output::json(&json!({"id": id, "audit_index": index, "sessions_ended": ended, "expires_at": end}))?);
+        return Ok(output::json(
+            &json!({"id": id, "audit_index": index, "sessions_ended": ended, "expires_at": end, "passes_from": passes_from}),
+        )?);
     }
     let until = ends(&revoked.revocation);
-    Ok(output::line(format_args!("revoked as {id} (entry {index}); ends: {until}; sessions ended: {ended}"))?)
+    let fresh = passes_from.map(|moment| format!("; tokens pass that are issued from {moment} on")).unwrap_or_default();
+    Ok(output::line(format_args!("revoked as {id} (entry {index}); ends: {until}; sessions ended: {ended}{fresh}"))?)
 }
 
 fn target(args: &RevokeArgs) -> Result<Revocation, Failure> {
