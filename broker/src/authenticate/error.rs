@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::dpop::ProofError;
+use super::{dpop::ProofError, keys::SkippedEntries};
 use crate::model::IdError;
 
 /// Why a token does not identify a caller.
@@ -185,7 +185,7 @@ pub enum KeySetError {
     #[error("the key set is not unambiguous JSON")]
     NotStrictJson,
     /// Not of the form of RFC 7517, section 5.
-    #[error("the key set has no list `keys` of objects")]
+    #[error("the key set has no list `keys`")]
     NoKeys,
     /// More keys than we take.
     #[error("the key set has more than {max} keys")]
@@ -199,17 +199,11 @@ pub enum KeySetError {
         /// The most we take, in bytes.
         max: usize,
     },
-    /// A key that is secret stands in a set that is public.
-    #[error("the key `{0}` is a private or symmetric key, which does not belong in a key set")]
-    Private(String),
-    /// Two keys with one `kid`: a token could not say which it means.
-    #[error("the key id `{0}` is there twice")]
-    DuplicateKeyId(String),
-    /// A key of a kind that we use, with parameters that make no key.
-    #[error("the key `{0}` is not a valid key")]
-    Invalid(String),
+    /// Nothing is left that we could verify with.
+    #[error("the key set holds no signature key that can be used; skipped: {0}")]
+    AllSkipped(SkippedEntries),
     /// Nothing that we could verify with.
-    #[error("the key set holds no signature key with a `kid` for an algorithm that is allowed")]
+    #[error("the key set holds no signature key for an algorithm that is allowed")]
     NoUsableKey,
 }
 

@@ -402,7 +402,7 @@ impl Verifier {
         if trusted.require_at_jwt && !jws.is_at_jwt {
             return Err(TokenError::WrongType);
         }
-        let key = trusted.keys.find(&jws.key_id, now).ok_or(TokenError::UnknownKey)?;
+        let key = trusted.keys.find(&jws, now).ok_or(TokenError::UnknownKey)?;
         key.check_signature(&jws)?;
         claims::check_audience(&claims, &trusted.audiences)?;
         claims::check_purpose(&claims, jws.is_at_jwt)?;

@@ -102,7 +102,10 @@ fn trusted(
     let issuer = Issuer::parse(&config.issuer)?;
     let may_grant = may_grant(config)?;
     let keys = match keys(config)? {
-        Keys::Local(keys) => keys.into(),
+        Keys::Local(keys) => {
+            keys.skipped().tell(&issuer, metrics);
+            keys.into()
+        }
         Keys::Remote(source) => {
             let settings = remote_settings(identity);
             let name = format!("keys of {issuer}");

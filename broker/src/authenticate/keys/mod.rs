@@ -9,6 +9,7 @@ mod algorithm;
 mod jwk;
 mod remote;
 mod set;
+mod skipped;
 mod source;
 mod standing;
 
@@ -19,13 +20,15 @@ pub use address::AddressError;
 pub use algorithm::{Algorithms, SignatureAlgorithm};
 pub use remote::{RemoteKeys, RemoteKeysSettings};
 pub use set::KeySet;
+pub use skipped::{SkipReason, Skipped, SkippedEntries};
 pub use source::{Access, FetchError, KeySource, SourceError};
 pub use standing::KeyStanding;
 
 use std::sync::Arc;
 
-pub(super) use jwk::VerificationKey;
+pub(super) use jwk::{PRIVATE_MEMBERS, VerificationKey};
 
+use super::token::Jws;
 use crate::model::UnixMicros;
 
 /// One issuer's keys.
@@ -43,11 +46,11 @@ impl From<KeySet> for IssuerKeys {
 }
 
 impl IssuerKeys {
-    /// The key of that name, if it counts now.
-    pub(super) fn find(&self, key_id: &str, now: UnixMicros) -> Option<Arc<VerificationKey>> {
+    /// The key that a token names, if it counts now.
+    pub(super) fn find(&self, jws: &Jws<'_>, now: UnixMicros) -> Option<Arc<VerificationKey>> {
         let found = match self {
-            Self::Fixed(keys) => keys.find(key_id).cloned(),
-            Self::Remote(keys) => keys.find(key_id),
+            Self::Fixed(keys) => keys.find(jws).cloned(),
+            Self::Remote(keys) => keys.find(jws),
         };
         found.filter(|key| key.standing.is_good(now))
     }

@@ -25,6 +25,7 @@ use super::{
     source::{FetchError, KeySource},
 };
 use crate::{
+    authenticate::token::Jws,
     metrics::Metrics,
     model::{Clock, Issuer, UnixMicros},
 };
@@ -78,8 +79,8 @@ impl RemoteKeys {
         Self { shared, task }
     }
 
-    pub(super) fn find(&self, key_id: &str) -> Option<Arc<VerificationKey>> {
-        self.shared.known.load().find(key_id).cloned()
+    pub(super) fn find(&self, jws: &Jws<'_>) -> Option<Arc<VerificationKey>> {
+        self.shared.known.load().find(jws).cloned()
     }
 
     /// Waits for a fetch that is under way, or, if the last demand is long enough ago, for a new one; not for long.
@@ -149,24 +150,28 @@ impl Shared {
     /// A key that is still listed counts for longer; one that is not, or is another one under the same name, ends.
     fn take(&self, fetched: KeySet, asked_at: UnixMicros) {
         let known = self.known.load_full();
+        let skipped = fetched.skipped().clone();
+        if skipped != *known.skipped() {
+            skipped.tell(&self.issuer, &self.metrics);
+        }
         let next: HashMap<_, _> = fetched
             .into_keys()
-            .map(|(kid, key)| {
-                let kept = known.find(&kid).filter(|old| old.is_the_same_as(&key)).map_or(key, Arc::clone);
+            .map(|(name, key)| {
+                let kept = known.named(&name).filter(|old| old.is_the_same_as(&key)).map_or(key, Arc::clone);
                 kept.standing.count_for(self.settings.ttl, asked_at);
-                (kid, kept)
+                (name, kept)
             })
             .collect();
-        for (kid, old) in known.keys() {
-            if !next.get(kid).is_some_and(|new| Arc::ptr_eq(new, old)) {
-                tracing::info!(issuer = %self.issuer, kid, "a key was withdrawn");
+        for (name, old) in known.keys() {
+            if !next.get(name).is_some_and(|new| Arc::ptr_eq(new, old)) {
+                tracing::info!(issuer = %self.issuer, kid = %name, "a key was withdrawn");
                 old.standing.withdraw();
             }
         }
         if next.is_empty() {
             tracing::warn!(issuer = %self.issuer, "the issuer lists no key that can be used");
         }
-        self.known.store(Arc::new(KeySet::of(next)));
+        self.known.store(Arc::new(KeySet::of(next, skipped)));
     }
 
     fn tell(&self, error: &FetchError) {

@@ -25,11 +25,12 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     authenticate::{
-        Access, Authenticator, ClaimPaths, GrantLimits, Identity, IssuerKeys, KeySetError, Presented, TokenError,
+        Access, Authenticator, ClaimPaths, GrantLimits, Identity, IssuerKeys, Presented, TokenError,
         TrustedIssuer, Verifier,
     },
     fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, bearer, proofs},
     issue::{KeyKind, TokenIssuer},
+    metrics::Gauges,
 };
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
@@ -326,6 +327,36 @@ async fn a_task_fetches_no_more_once_its_keys_are_dropped() {
     }
 }
 
+#[tokio::test]
+async fn a_bad_entry_is_counted_while_it_is_there_and_does_not_keep_the_others_from_counting() {
+    let provider = Provider::start().await;
+    let signer = provider.signer("1");
+    let mut keys: serde_json::Value = serde_json::from_str(signer.jwks()).expect("JSON");
+    keys["keys"].as_array_mut().expect("keys").extend([
+        serde_json::Value::Null,
+        serde_json::json!({"kid": "2", "kty": "oct", "k": "AAAA"}),
+    ]);
+    let issuer = Issuer::parse(&provider.name()).expect("an issuer");
+    let metrics = Metrics::default();
+    let clock = Clock::manual(NOW);
+    let shown = |entries: usize| {
+        let sample = format!("veribus_key_set_entries_skipped{{issuer=\"{issuer}\"}} {entries}\n");
+        let gauges = Gauges { queued_submissions: 0, log_entries: 0, log_bytes: 0, free_disk_bytes: 0 };
+        assert!(metrics.render(gauges).expect("text").contains(&sample), "{sample}");
+    };
+    let remote = RemoteKeys::start(issuer.clone(), provider.source(), EAGER, clock.clone(), metrics.clone(), spawn);
+    shown(0);
+    provider.set("/keys", Answer::Json(keys.to_string()));
+    for _ in 0..2 {
+        remote.fetch_once_more().await;
+        shown(2);
+        assert_eq!(remote.shared.known.load().len(), 1);
+    }
+    provider.publish(&[&signer]);
+    remote.fetch_once_more().await;
+    shown(0);
+}
+
 async fn fetch(provider: &Provider) -> Result<usize, FetchError> {
     provider.source().fetch().await.map(|keys| keys.len())
 }
@@ -375,13 +406,11 @@ async fn redirects_are_not_followed_and_answers_are_bounded() {
     provider.publish(&[&provider.signer("1")]);
     provider.set("/moved", Answer::Redirect(provider.url("/keys")));
     provider.set("/large", Answer::Json(format!(r#"{{"keys":[],"x":"{}"}}"#, "x".repeat(KeySet::BYTES_MAX))));
-    provider.set("/secret", Answer::Json(r#"{"keys":[{"kty":"oct","kid":"1","k":"AAAA"}]}"#.to_owned()));
     let fetch = async |path: &str| {
         KeySource::jwks_url(&provider.url(path), loopback()).expect("a source").fetch().await.expect_err("refused")
     };
     assert!(matches!(fetch("/moved").await, FetchError::Status { status: 302, .. }));
     assert!(matches!(fetch("/large").await, FetchError::TooLarge { .. }));
-    assert!(matches!(fetch("/secret").await, FetchError::Keys(KeySetError::Private(_))));
 }
 
 /// Serves a key set over HTTPS, with a certificate that signs itself.
