@@ -9,7 +9,10 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{StatusCode, header::LOCATION},
+    http::{
+        StatusCode,
+        header::{ACCEPT, LOCATION},
+    },
     response::{IntoResponse as _, Response},
 };
 use parking_lot::Mutex;
@@ -25,8 +28,8 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     authenticate::{
-        Access, Authenticator, ClaimPaths, GrantLimits, Identity, IssuerKeys, Presented, TokenError,
-        TrustedIssuer, Verifier,
+        Access, Authenticator, ClaimPaths, GrantLimits, Identity, IssuerKeys, Presented, TokenError, TrustedIssuer,
+        Verifier,
     },
     fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, bearer, proofs},
     issue::{KeyKind, TokenIssuer},
@@ -53,6 +56,8 @@ struct Provider {
 
 #[derive(Default)]
 struct Answers {
+    /// The last `accept` of each path.
+    accepted: Mutex<HashMap<String, String>>,
     by_path: Mutex<HashMap<String, Answer>>,
     key_sets: AtomicUsize,
 }
@@ -66,6 +71,8 @@ async fn answer(State(answers): State<Arc<Answers>>, request: Request) -> Respon
     if path == "/keys" {
         answers.key_sets.fetch_add(1, Ordering::SeqCst);
     }
+    let accepted = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    answers.accepted.lock().insert(path.clone(), accepted.to_owned());
     let answer = answers.by_path.lock().get(&path).cloned().unwrap_or(Answer::Status(StatusCode::NOT_FOUND));
     match answer {
         Answer::Json(text) => text.into_response(),
@@ -332,10 +339,10 @@ async fn a_bad_entry_is_counted_while_it_is_there_and_does_not_keep_the_others_f
     let provider = Provider::start().await;
     let signer = provider.signer("1");
     let mut keys: serde_json::Value = serde_json::from_str(signer.jwks()).expect("JSON");
-    keys["keys"].as_array_mut().expect("keys").extend([
-        serde_json::Value::Null,
-        serde_json::json!({"kid": "2", "kty": "oct", "k": "AAAA"}),
-    ]);
+    keys["keys"]
+        .as_array_mut()
+        .expect("keys")
+        .extend([serde_json::Value::Null, serde_json::json!({"kid": "2", "kty": "oct", "k": "AAAA"})]);
     let issuer = Issuer::parse(&provider.name()).expect("an issuer");
     let metrics = Metrics::default();
     let clock = Clock::manual(NOW);
@@ -397,7 +404,15 @@ async fn the_document_of_rfc_8414_is_taken_where_there_is_no_other() {
     let document = Answer::Json(provider.document(&name, &provider.url("/keys")));
     provider.set("/.well-known/oauth-authorization-server/tenant", document);
     let source = KeySource::discovery(Issuer::parse(&name).expect("an issuer"), loopback()).expect("a source");
-    assert_eq!(source.fetch().await.expect("keys").len(), 1);
+    for status in [StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        provider.set("/tenant/.well-known/openid-configuration", Answer::Status(status));
+        assert_eq!(source.fetch().await.expect("keys").len(), 1, "{status}");
+    }
+    let accepted = provider.shared.accepted.lock().clone();
+    assert_eq!(accepted["/keys"], "application/jwk-set+json, application/json");
+    assert_eq!(accepted["/.well-known/oauth-authorization-server/tenant"], "application/json");
+    provider.set("/tenant/.well-known/openid-configuration", Answer::Status(StatusCode::INTERNAL_SERVER_ERROR));
+    assert!(matches!(source.fetch().await, Err(FetchError::Status { status: 500, .. })));
 }
 
 #[tokio::test]
