@@ -31,11 +31,14 @@ pub enum TokenError {
     #[error("the header's `typ` is not that of an access token")]
     WrongType,
     /// `alg` is none that we verify (RFC 8725, section 3.2).
-    #[error("the header's `alg` is not accepted")]
-    Algorithm,
-    /// No `kid`, so no key can be looked up.
-    #[error("the header names no key")]
+    #[error("the header's `alg`, `{0}`, is not accepted")]
+    Algorithm(String),
+    /// `kid` is there, and is not a name, so no key can be looked up.
+    #[error("the header's `kid` is not a name")]
     NoKeyId,
+    /// No `kid`, where it takes one to tell which key is meant.
+    #[error("the header names no key, and the issuer has more than one")]
+    KeyIdNeeded,
     /// Claims that only another kind of token has: an ID token or a logout token is no access token (RFC 8725, section
     /// 3.12; RFC 9068, section 5).
     #[error("the claim `{0}` is that of another kind of token")]
@@ -142,6 +145,18 @@ impl TokenError {
         "other_binding",
     ];
 
+    /// What the reason is about: the claim, or the algorithm, escaped and no longer than 32 bytes.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Self::Algorithm(name) => Some(name),
+            Self::OtherKind(claim) | Self::Claim(claim) | Self::TooMany(claim) | Self::Identifier { claim, .. } => {
+                Some(claim)
+            }
+            _ => None,
+        }
+    }
+
     /// The stable word under which refusals are counted and recorded.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -153,8 +168,8 @@ impl TokenError {
             Self::NotStrictJson(_) => "not_strict_json",
             Self::ForbiddenHeader(_) => "forbidden_header",
             Self::WrongType => "wrong_type",
-            Self::Algorithm => "algorithm",
-            Self::NoKeyId => "no_key_id",
+            Self::Algorithm(_) => "algorithm",
+            Self::NoKeyId | Self::KeyIdNeeded => "no_key_id",
             Self::OtherKind(_) => "other_kind",
             Self::UnknownIssuer => "unknown_issuer",
             Self::UnknownKey => "unknown_key",

@@ -258,12 +258,14 @@ pub struct ClaimPaths {
     pub roles: String,
     /// Permissions: a list, or words in one string; all of them count.
     pub permissions: Vec<String>,
+    /// Whether the claim `typ: Bearer` says that a token with a `nonce` is an access token, as with Keycloak before 25.
+    pub bearer_typ_outweighs_nonce: bool,
 }
 
 impl Default for ClaimPaths {
     fn default() -> Self {
         let [agent, token_id, roles, permissions] = ["sub", "jti", "roles", "permissions"].map(str::to_owned);
-        Self { agent, token_id, roles, permissions: vec![permissions] }
+        Self { agent, token_id, roles, permissions: vec![permissions], bearer_typ_outweighs_nonce: false }
     }
 }
 
@@ -402,10 +404,10 @@ impl Verifier {
         if trusted.require_at_jwt && !jws.is_at_jwt {
             return Err(TokenError::WrongType);
         }
-        let key = trusted.keys.find(&jws, now).ok_or(TokenError::UnknownKey)?;
+        let key = trusted.keys.find(&jws, now)?;
         key.check_signature(&jws)?;
         claims::check_audience(&claims, &trusted.audiences)?;
-        claims::check_purpose(&claims, jws.is_at_jwt)?;
+        claims::check_purpose(&claims, jws.is_at_jwt, trusted.claims.bearer_typ_outweighs_nonce)?;
         self.identity(claims, jws.signing_input_sha256(), trusted, Arc::clone(&key.standing))
     }
 

@@ -11,7 +11,7 @@ use crate::{
         Permission, RemoteKeys, RemoteKeysSettings, SignatureAlgorithm, SourceError, TrustedIssuer, Verifier,
         VerifierSettings,
     },
-    config::{IdentityConfig, IssuerConfig, KeysFrom},
+    config::{IdentityConfig, IssuerConfig, KeysFrom, Preset},
     metrics::Metrics,
     model::{Clock, IdError, Issuer, RoleName, TopicPattern},
 };
@@ -123,6 +123,7 @@ fn trusted(
             token_id: config.token_id_path().to_owned(),
             roles: config.roles_path().to_owned(),
             permissions: config.permissions_paths(),
+            bearer_typ_outweighs_nonce: config.preset == Preset::Keycloak,
         },
         require_at_jwt: config.require_at_jwt,
         require_bound: config.require_bound.unwrap_or(identity.require_bound),

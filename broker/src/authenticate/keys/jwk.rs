@@ -70,14 +70,15 @@ pub(in crate::authenticate) const PRIVATE_MEMBERS: [&str; 8] = ["d", "k", "p", "
 /// By what a token finds its key: two keys of one `kid` are told apart by what they verify.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct KeyName {
-    pub(super) kid: String,
+    /// `None` for the only key of a set.
+    pub(super) kid: Option<String>,
     pub(super) algorithm: SignatureAlgorithm,
 }
 
 /// For logs: the `kid`, escaped and cut.
 impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shown(&self.kid, KEY_ID_SHOWN_BYTES_MAX))
+        f.write_str(&shown(self.kid.as_deref().unwrap_or_default(), KEY_ID_SHOWN_BYTES_MAX))
     }
 }
 
@@ -149,11 +150,10 @@ pub(super) fn read(
     Ok(Some((KeyName { kid, algorithm }, VerificationKey { algorithm, key, standing, material })))
 }
 
-fn key_id(jwk: &Map<String, Value>) -> Result<String, SkipReason> {
+fn key_id(jwk: &Map<String, Value>) -> Result<Option<String>, SkipReason> {
     match jwk.get("kid") {
-        None => Err(SkipReason::NoKeyId),
-        Some(Value::String(kid)) if kid.is_empty() => Err(SkipReason::NoKeyId),
-        Some(Value::String(kid)) => Ok(kid.clone()),
+        None => Ok(None),
+        Some(Value::String(kid)) => Ok(Some(kid.clone()).filter(|kid| !kid.is_empty())),
         Some(_) => Err(SkipReason::KeyId),
     }
 }
@@ -172,7 +172,7 @@ fn algorithm(jwk: &Map<String, Value>, allowed: &Algorithms) -> Option<Signature
     };
     match jwk.get("alg") {
         None => possible.first().copied(),
-        Some(name) => possible.iter().copied().find(|one| name == one.name()),
+        Some(name) => SignatureAlgorithm::from_name(name.as_str()?).filter(|named| possible.contains(named)),
     }
 }
 

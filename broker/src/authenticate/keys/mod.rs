@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 pub(super) use jwk::{PRIVATE_MEMBERS, VerificationKey};
 
-use super::token::Jws;
+use super::{error::TokenError, token::Jws};
 use crate::model::UnixMicros;
 
 /// One issuer's keys.
@@ -47,11 +47,14 @@ impl From<KeySet> for IssuerKeys {
 
 impl IssuerKeys {
     /// The key that a token names, if it counts now.
-    pub(super) fn find(&self, jws: &Jws<'_>, now: UnixMicros) -> Option<Arc<VerificationKey>> {
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`], [`TokenError::KeyIdNeeded`].
+    pub(super) fn find(&self, jws: &Jws<'_>, now: UnixMicros) -> Result<Arc<VerificationKey>, TokenError> {
         let found = match self {
             Self::Fixed(keys) => keys.find(jws).cloned(),
             Self::Remote(keys) => keys.find(jws),
-        };
-        found.filter(|key| key.standing.is_good(now))
+        }?;
+        if found.standing.is_good(now) { Ok(found) } else { Err(TokenError::UnknownKey) }
     }
 }

@@ -25,7 +25,7 @@ use super::{
     source::{FetchError, KeySource},
 };
 use crate::{
-    authenticate::token::Jws,
+    authenticate::{error::TokenError, token::Jws},
     metrics::Metrics,
     model::{Clock, Issuer, UnixMicros},
 };
@@ -79,7 +79,7 @@ impl RemoteKeys {
         Self { shared, task }
     }
 
-    pub(super) fn find(&self, jws: &Jws<'_>) -> Option<Arc<VerificationKey>> {
+    pub(super) fn find(&self, jws: &Jws<'_>) -> Result<Arc<VerificationKey>, TokenError> {
         self.shared.known.load().find(jws).cloned()
     }
 

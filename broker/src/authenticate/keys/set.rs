@@ -12,7 +12,11 @@ use super::{
     jwk::{self, ExposedKeys, KeyName, VerificationKey},
     skipped::{SkipReason, Skipped, SkippedEntries},
 };
-use crate::authenticate::{error::KeySetError, strict_json, token::Jws};
+use crate::authenticate::{
+    error::{KeySetError, TokenError},
+    strict_json,
+    token::Jws,
+};
 
 /// An issuer's signature keys by `kid` and algorithm, and what else stands in its set.
 #[derive(Debug)]
@@ -54,7 +58,8 @@ impl KeySet {
         let exposed = ExposedKeys::among(listed);
         let (mut usable, mut skipped) = (Vec::new(), Vec::new());
         for entry in listed {
-            let found = entry.as_object().ok_or(SkipReason::NotAnObject).and_then(|jwk| jwk::read(jwk, allowed, &exposed));
+            let found =
+                entry.as_object().ok_or(SkipReason::NotAnObject).and_then(|jwk| jwk::read(jwk, allowed, &exposed));
             match found {
                 Ok(found) => usable.extend(found),
                 Err(why) => skipped.push(Skipped::new(entry.get("kid").and_then(Value::as_str), why)),
@@ -90,11 +95,25 @@ impl KeySet {
         &self.skipped
     }
 
-    /// The key that a token names; where there is none for its algorithm, one of that `kid` for another.
-    pub(super) fn find(&self, jws: &Jws<'_>) -> Option<&Arc<VerificationKey>> {
-        let named = || self.keys.iter().filter(|(name, _)| name.kid == jws.key_id);
+    /// The key that a token names; where there is none for its algorithm, one of that `kid` for another. The only key for a
+    /// token that names none (RFC 7515, section 4.1.4).
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`], [`TokenError::KeyIdNeeded`].
+    pub(super) fn find(&self, jws: &Jws<'_>) -> Result<&Arc<VerificationKey>, TokenError> {
+        let Some(kid) = &jws.key_id else { return self.only() };
+        let named = || self.keys.iter().filter(|(name, _)| name.kid.as_ref() == Some(kid));
         let found = named().find(|(name, _)| name.algorithm == jws.algorithm).or_else(|| named().next());
-        found.map(|(_, key)| key)
+        found.map(|(_, key)| key).ok_or(TokenError::UnknownKey)
+    }
+
+    fn only(&self) -> Result<&Arc<VerificationKey>, TokenError> {
+        let mut keys = self.keys.values();
+        match (keys.next(), keys.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(TokenError::UnknownKey),
+            (Some(_), Some(_)) => Err(TokenError::KeyIdNeeded),
+        }
     }
 
     pub(super) fn named(&self, name: &KeyName) -> Option<&Arc<VerificationKey>> {
@@ -110,7 +129,8 @@ impl KeySet {
     }
 }
 
-/// Entries that say the same are one; of those that say different keys under one name none counts.
+/// Entries that say the same are one; of those that say different keys under one name none counts, and one without a `kid`
+/// only if there is no other.
 fn unambiguous(
     usable: Vec<(KeyName, VerificationKey)>,
     skipped: &mut Vec<Skipped>,
@@ -121,11 +141,16 @@ fn unambiguous(
     }
     let mut keys = HashMap::new();
     for (name, key) in usable {
-        if materials.get(&name).is_some_and(|several| several.len() > 1) {
-            skipped.push(Skipped::new(Some(&name.kid), SkipReason::Ambiguous));
-        } else {
-            keys.insert(name, Arc::new(key));
-        }
+        let is_one = materials.get(&name).is_some_and(|several| several.len() == 1);
+        let fault = match &name.kid {
+            None if !is_one || materials.len() > 1 => SkipReason::NoKeyId,
+            Some(_) if !is_one => SkipReason::Ambiguous,
+            None | Some(_) => {
+                keys.insert(name, Arc::new(key));
+                continue;
+            }
+        };
+        skipped.push(Skipped::new(name.kid.as_deref(), fault));
     }
     keys
 }

@@ -1,6 +1,10 @@
 use serde_json::json;
 
 use super::*;
+use crate::authenticate::{
+    keys::SignatureAlgorithm,
+    token::{self, BearerToken},
+};
 
 // RFC 7515, appendix A.3.1, and RFC 8037, appendix A.2.
 fn ec() -> Value {
@@ -35,7 +39,7 @@ fn parse(entries: &[Value]) -> KeySet {
 /// The names of those that count, sorted, and why others do not.
 fn read(entries: &[Value]) -> (Vec<String>, Vec<SkipReason>) {
     let set = parse(entries);
-    let mut names: Vec<_> = set.keys().map(|(name, _)| format!("{} {}", name.kid, name.algorithm)).collect();
+    let mut names: Vec<_> = set.keys().map(|(name, _)| format!("{name} {}", name.algorithm)).collect();
     names.sort();
     (names, set.skipped().iter().map(|skipped| skipped.why).collect())
 }
@@ -71,7 +75,10 @@ fn an_entry_that_is_no_good_key_is_skipped_and_the_others_count() {
         (rsa("a", &[0, 0x80]), "begins with zeros"),
         (with(rsa("a", &[0x80]), &json!({"n": null})), "`n` is missing"),
         (json!({"kid": "a", "kty": "RSA", "x5c": ["MIIB"]}), "`n` is missing"),
-        (with(rsa("a", &[0x80]), &json!({"n": data_encoding::BASE64URL_NOPAD.encode(&[0xd5; 128])})), "fewer than 2048"),
+        (
+            with(rsa("a", &[0x80]), &json!({"n": data_encoding::BASE64URL_NOPAD.encode(&[0xd5; 128])})),
+            "fewer than 2048",
+        ),
         (with(rsa("a", &[0x80]), &json!({"e": "Aw"})), "less than 65537"),
         (with(ed(), &json!({"x": "AAAA"})), "`x` is missing"),
         (with(ec(), &json!({"y": null})), "`y` is missing"),
@@ -122,6 +129,53 @@ fn keys_of_one_name_are_told_apart_by_their_algorithm_and_not_at_all_within_one(
         (vec!["a ES256".to_owned()], vec![SkipReason::Ambiguous; 3]),
         "neither, although one of them is there twice"
     );
+}
+
+/// What a token with this header finds in a set.
+fn find(entries: &[Value], header: &Value) -> Result<SignatureAlgorithm, TokenError> {
+    let [header, payload] =
+        [header, &json!({})].map(|part| data_encoding::BASE64URL_NOPAD.encode(part.to_string().as_bytes()));
+    let token = BearerToken::new(format!("{header}.{payload}.AAAA")).expect("short");
+    let jws = token::parse(&token)?;
+    let set = parse(entries);
+    let key = set.find(&jws)?;
+    match key.check_signature(&jws) {
+        Err(TokenError::Signature) => Ok(jws.algorithm),
+        outcome => Err(outcome.expect_err("no good signature")),
+    }
+}
+
+#[test]
+fn a_token_that_names_no_key_means_the_only_one_and_one_that_names_another_never_does() {
+    let nameless = with(ec(), &json!({"kid": null}));
+    let [kidless, unknown] = [json!({"alg": "ES256"}), json!({"alg": "ES256", "kid": "other"})];
+    let bad = with(ed(), &json!({"x": "AAAA"}));
+    for only in [&[ec()][..], &[nameless.clone()], &[ec(), ec()], &[bad, nameless.clone(), nameless.clone()]] {
+        assert_eq!(find(only, &kidless), Ok(SignatureAlgorithm::Es256), "{only:?}");
+        assert_eq!(find(only, &unknown), Err(TokenError::UnknownKey), "{only:?}");
+        assert_eq!(find(only, &json!({"alg": "EdDSA"})), Err(TokenError::KeyAlgorithmMismatch));
+    }
+    assert_eq!(find(&[ec(), ed()], &kidless), Err(TokenError::KeyIdNeeded));
+    assert_eq!(find(&[], &kidless), Err(TokenError::UnknownKey));
+    assert_eq!(read(&[nameless, ed()]), (vec!["ed EdDSA".to_owned()], vec![SkipReason::NoKeyId]));
+}
+
+#[test]
+fn a_key_is_found_by_its_name_and_the_algorithm_of_the_token() {
+    let entries = [with(ec(), &json!({"kid": "a"})), rsa("a", &[0x80])];
+    let named = |alg: &str| find(&entries, &json!({"alg": alg, "kid": "a"}));
+    assert_eq!(named("ES256"), Ok(SignatureAlgorithm::Es256));
+    assert_eq!(named("RS256"), Ok(SignatureAlgorithm::Rs256));
+    assert_eq!(named("PS256"), Err(TokenError::KeyAlgorithmMismatch));
+}
+
+#[test]
+fn ed25519_is_another_name_of_eddsa() {
+    for (key, token) in [("Ed25519", "EdDSA"), ("EdDSA", "Ed25519"), ("Ed25519", "Ed25519")] {
+        let entry = with(ed(), &json!({ "alg": key }));
+        assert_eq!(find(&[entry], &json!({"alg": token, "kid": "ed"})), Ok(SignatureAlgorithm::EdDsa));
+    }
+    assert_eq!(read(&[with(ec(), &json!({"alg": "Ed25519"}))]), (vec![], vec![]), "on its own curve only");
 }
 
 #[test]
