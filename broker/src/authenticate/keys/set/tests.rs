@@ -150,10 +150,11 @@ fn a_token_that_names_no_key_means_the_only_one_and_one_that_names_another_never
     let nameless = with(ec(), &json!({"kid": null}));
     let [kidless, unknown] = [json!({"alg": "ES256"}), json!({"alg": "ES256", "kid": "other"})];
     let bad = with(ed(), &json!({"x": "AAAA"}));
-    for only in [&[ec()][..], &[nameless.clone()], &[ec(), ec()], &[bad, nameless.clone(), nameless.clone()]] {
-        assert_eq!(find(only, &kidless), Ok(SignatureAlgorithm::Es256), "{only:?}");
-        assert_eq!(find(only, &unknown), Err(TokenError::UnknownKey), "{only:?}");
-        assert_eq!(find(only, &json!({"alg": "EdDSA"})), Err(TokenError::KeyAlgorithmMismatch));
+    let twice = vec![bad, nameless.clone(), nameless.clone()];
+    for only in [vec![ec()], vec![nameless.clone()], vec![ec(), ec()], twice] {
+        assert_eq!(find(&only, &kidless), Ok(SignatureAlgorithm::Es256), "{only:?}");
+        assert_eq!(find(&only, &unknown), Err(TokenError::UnknownKey), "{only:?}");
+        assert_eq!(find(&only, &json!({"alg": "EdDSA"})), Err(TokenError::KeyAlgorithmMismatch));
     }
     assert_eq!(find(&[ec(), ed()], &kidless), Err(TokenError::KeyIdNeeded));
     assert_eq!(find(&[], &kidless), Err(TokenError::UnknownKey));
