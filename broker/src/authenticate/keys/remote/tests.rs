@@ -364,6 +364,43 @@ async fn a_bad_entry_is_counted_while_it_is_there_and_does_not_keep_the_others_f
     shown(0);
 }
 
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_skipped_entry_is_logged_once_and_a_private_part_as_an_error() {
+    let provider = Provider::start().await;
+    let issuer = Issuer::parse(&provider.name()).expect("an issuer");
+    let remote = RemoteKeys::start(issuer, provider.source(), RARELY, Clock::manual(NOW), Metrics::default(), spawn);
+    let take = |entries: &str| {
+        let set = KeySet::parse(format!(r#"{{"keys":[{entries}]}}"#).as_bytes(), &Access::default().algorithms);
+        remote.shared.take(set.expect("a key set"), UnixMicros(NOW.0 * 1_000_000));
+    };
+    let (lines, bad) = (Lines::default(), r#"null,{"kid":"2","kty":"oct","k":"AAAA"}"#);
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        take(bad);
+        take(bad);
+    });
+    let text = String::from_utf8(lines.0.lock().clone()).expect("text");
+    let skipped: Vec<_> = text.lines().filter(|line| line.contains("is skipped")).collect();
+    assert_eq!(skipped.len(), 2, "{text}");
+    assert!(skipped[0].contains("WARN") && skipped[1].contains("ERROR") && !text.contains("AAAA"), "{text}");
+}
+
 async fn fetch(provider: &Provider) -> Result<usize, FetchError> {
     provider.source().fetch().await.map(|keys| keys.len())
 }
