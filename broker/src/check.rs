@@ -8,7 +8,7 @@ use std::{fs, iter, path::Path};
 use serde::Serialize;
 
 use crate::{
-    authenticate::FetchError,
+    authenticate::{FetchError, KeySet},
     config::{Config, Fault, IssuerConfig, PolicyConfig, ServerConfig},
     decide::{Bundle, BundleError},
     inspect::Inspector,
@@ -167,14 +167,26 @@ async fn issuer(config: &IssuerConfig) -> Check {
         return Check::new(NAME, Err(error.to_string()));
     }
     let source = match issuers::keys(config) {
-        Ok(Keys::Local(file)) => return Check::new(NAME, Ok(known(file.keys.len()))),
+        Ok(Keys::Local(file)) => return key_set(known(file.keys.len()), &file.keys),
         Ok(Keys::Remote(source)) => source,
         Err(error) => return Check::new(NAME, Err(error.to_string())),
     };
     match source.fetch().await {
-        Ok(keys) if keys.is_empty() => Check::warning(NAME, format!("{}: it lists no key that can be used", known(0))),
-        Ok(keys) => Check::new(NAME, Ok(known(keys.len()))),
+        Ok(keys) if keys.is_empty() => key_set(format!("{}: it lists no key that can be used", known(0)), &keys),
+        Ok(keys) => key_set(known(keys.len()), &keys),
         Err(error) => unfetched(&config.issuer, &error),
+    }
+}
+
+/// A set without a key, or with entries that do not count, is something to look after.
+fn key_set(detail: String, keys: &KeySet) -> Check {
+    const NAME: &str = "issuer";
+    match (keys.skipped(), keys.is_empty()) {
+        (skipped, _) if !skipped.is_empty() => {
+            Check::warning(NAME, format!("{detail}; skipped: {}: {skipped}", skipped.len()))
+        }
+        (_, true) => Check::warning(NAME, detail),
+        (_, false) => Check::new(NAME, Ok(detail)),
     }
 }
 
@@ -389,6 +401,23 @@ mod tests {
         let url = "jwks_url = \"http://127.0.0.1:1/keys\"\nallow_loopback_http = true";
         let (ok, warning, detail) = check_issuer(&directory, url).await;
         assert!(ok && warning && detail.contains("127.0.0.1:1"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn a_key_set_of_which_an_entry_is_skipped_is_a_warning_and_one_without_any_key_a_fault() {
+        let (_outer, directory) = directory();
+        let path = directory.root().join("jwks.json");
+        let mut set: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
+        let keys = set["keys"].as_array_mut().expect("keys");
+        keys.push(serde_json::json!({"kid": "short\n", "kty": "RSA", "n": "AQAB", "e": "AQAB"}));
+        fs::write(&path, set.to_string()).expect("written");
+        let (ok, warning, detail) = check_issuer(&directory, "jwks_file = \"jwks.json\"").await;
+        let is_told = detail.contains("keys: 1; skipped: 1: `short\\n` (its `n` has fewer than 2048");
+        assert!(ok && warning && is_told, "{detail}");
+        set["keys"].as_array_mut().expect("keys").remove(0);
+        fs::write(&path, set.to_string()).expect("written");
+        let (ok, _, detail) = check_issuer(&directory, "jwks_file = \"jwks.json\"").await;
+        assert!(!ok && detail.contains("`short\\n`"), "{detail}");
     }
 
     #[tokio::test]

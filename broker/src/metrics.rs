@@ -43,6 +43,7 @@ struct Inner {
     commit_seconds: Histogram,
     authentication_refusals: Family<Reason, Counter>,
     key_refreshes: Family<RefreshLabel, Counter>,
+    key_set_entries_skipped: Family<IssuerLabel, Gauge>,
     undelivered: Family<Reason, Counter>,
     quota_refusals: Family<Quota, Counter>,
     connection_refusals: Family<LimitLabel, Counter>,
@@ -73,6 +74,11 @@ struct RefreshLabel {
 struct ReloadLabel {
     subject: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabel {
+    issuer: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -141,6 +147,7 @@ impl Default for Metrics {
             commit_seconds: Histogram::new(SECONDS),
             authentication_refusals: Family::default(),
             key_refreshes: Family::default(),
+            key_set_entries_skipped: Family::default(),
             undelivered: Family::default(),
             quota_refusals: Family::default(),
             connection_refusals: Family::default(),
@@ -165,6 +172,8 @@ impl Default for Metrics {
         let help = "Callers that could not prove who they are";
         registry.register("authentication_refusals", help, inner.authentication_refusals.clone());
         registry.register("key_refreshes", "Fetches of an issuer's keys", inner.key_refreshes.clone());
+        let help = "Entries of an issuer's key set that do not count";
+        registry.register("key_set_entries_skipped", help, inner.key_set_entries_skipped.clone());
         registry.register("undelivered", "Messages that a recipient did not get", inner.undelivered.clone());
         let help = "Messages and calls of agents beyond their quota";
         registry.register("quota_refusals", help, inner.quota_refusals.clone());
@@ -230,9 +239,16 @@ impl Metrics {
 
     /// An issuer's keys will be fetched.
     pub fn keys_to_refresh(&self, issuer: &Issuer) {
+        self.key_set_entries_skipped(issuer, 0);
         for outcome in REFRESH_OUTCOMES {
             drop(self.0.key_refreshes.get_or_create(&RefreshLabel { issuer: issuer.as_str().to_owned(), outcome }));
         }
+    }
+
+    /// So many entries of an issuer's key set do not count.
+    pub fn key_set_entries_skipped(&self, issuer: &Issuer, entries: usize) {
+        let label = IssuerLabel { issuer: issuer.as_str().to_owned() };
+        self.0.key_set_entries_skipped.get_or_create(&label).set(i64::try_from(entries).unwrap_or(i64::MAX));
     }
 
     /// A message's way ended.

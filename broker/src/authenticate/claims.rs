@@ -29,9 +29,15 @@ pub(super) fn token_id(claims: &Map<String, Value>, path: &str) -> Result<TokenI
 /// (OpenID Connect Core 1.0, sections 2 and 3.3.2.11) is about a user and for a client, a logout token (Back-Channel
 /// Logout 1.0, section 2.4) is about a session. Keycloak tells them apart by a claim `typ`. `client_id` names the client
 /// where it is there; section 4 of RFC 9068 does not ask the receiver to demand it.
-pub(super) fn check_purpose(claims: &Map<String, Value>, is_at_jwt: bool) -> Result<(), TokenError> {
+pub(super) fn check_purpose(
+    claims: &Map<String, Value>,
+    is_at_jwt: bool,
+    bearer_typ_outweighs_nonce: bool,
+) -> Result<(), TokenError> {
     const ELSEWHERE: [&str; 5] = ["nonce", "at_hash", "c_hash", "s_hash", "events"];
-    if let Some(name) = ELSEWHERE.into_iter().find(|name| !is_at_jwt && claims.contains_key(*name)) {
+    let may_have_nonce = bearer_typ_outweighs_nonce && claims.get("typ").is_some_and(|typ| typ == "Bearer");
+    let is_foreign = |name: &&str| claims.contains_key(*name) && !(may_have_nonce && *name == "nonce");
+    if let Some(name) = ELSEWHERE.into_iter().find(|name| !is_at_jwt && is_foreign(name)) {
         return Err(TokenError::OtherKind(name));
     }
     if claims.get("typ").is_some_and(|typ| typ != "Bearer" && typ != "DPoP") {

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::dpop::ProofError;
+use super::{dpop::ProofError, keys::SkippedEntries};
 use crate::model::IdError;
 
 /// Why a token does not identify a caller.
@@ -31,11 +31,14 @@ pub enum TokenError {
     #[error("the header's `typ` is not that of an access token")]
     WrongType,
     /// `alg` is none that we verify (RFC 8725, section 3.2).
-    #[error("the header's `alg` is not accepted")]
-    Algorithm,
-    /// No `kid`, so no key can be looked up.
-    #[error("the header names no key")]
+    #[error("the header's `alg`, `{0}`, is not accepted")]
+    Algorithm(String),
+    /// `kid` is there, and is not a name, so no key can be looked up.
+    #[error("the header's `kid` is not a name")]
     NoKeyId,
+    /// No `kid`, where it takes one to tell which key is meant.
+    #[error("the header names no key, and the issuer has more than one")]
+    KeyIdNeeded,
     /// Claims that only another kind of token has: an ID token or a logout token is no access token (RFC 8725, section
     /// 3.12; RFC 9068, section 5).
     #[error("the claim `{0}` is that of another kind of token")]
@@ -142,6 +145,18 @@ impl TokenError {
         "other_binding",
     ];
 
+    /// What the reason is about: the claim, or the algorithm, escaped and no longer than 32 bytes.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Self::Algorithm(name) => Some(name),
+            Self::OtherKind(claim) | Self::Claim(claim) | Self::TooMany(claim) | Self::Identifier { claim, .. } => {
+                Some(claim)
+            }
+            _ => None,
+        }
+    }
+
     /// The stable word under which refusals are counted and recorded.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -153,8 +168,8 @@ impl TokenError {
             Self::NotStrictJson(_) => "not_strict_json",
             Self::ForbiddenHeader(_) => "forbidden_header",
             Self::WrongType => "wrong_type",
-            Self::Algorithm => "algorithm",
-            Self::NoKeyId => "no_key_id",
+            Self::Algorithm(_) => "algorithm",
+            Self::NoKeyId | Self::KeyIdNeeded => "no_key_id",
             Self::OtherKind(_) => "other_kind",
             Self::UnknownIssuer => "unknown_issuer",
             Self::UnknownKey => "unknown_key",
@@ -185,7 +200,7 @@ pub enum KeySetError {
     #[error("the key set is not unambiguous JSON")]
     NotStrictJson,
     /// Not of the form of RFC 7517, section 5.
-    #[error("the key set has no list `keys` of objects")]
+    #[error("the key set has no list `keys`")]
     NoKeys,
     /// More keys than we take.
     #[error("the key set has more than {max} keys")]
@@ -199,17 +214,11 @@ pub enum KeySetError {
         /// The most we take, in bytes.
         max: usize,
     },
-    /// A key that is secret stands in a set that is public.
-    #[error("the key `{0}` is a private or symmetric key, which does not belong in a key set")]
-    Private(String),
-    /// Two keys with one `kid`: a token could not say which it means.
-    #[error("the key id `{0}` is there twice")]
-    DuplicateKeyId(String),
-    /// A key of a kind that we use, with parameters that make no key.
-    #[error("the key `{0}` is not a valid key")]
-    Invalid(String),
+    /// Nothing is left that we could verify with.
+    #[error("the key set holds no signature key that can be used; skipped: {0}")]
+    AllSkipped(SkippedEntries),
     /// Nothing that we could verify with.
-    #[error("the key set holds no signature key with a `kid` for an algorithm that is allowed")]
+    #[error("the key set holds no signature key for an algorithm that is allowed")]
     NoUsableKey,
 }
 

@@ -264,13 +264,24 @@ pub struct ClaimPaths {
     pub decrypt: String,
     /// Whether only the service accounts of Keycloak's clients are accepted.
     pub service_accounts_only: bool,
+    /// Whether the claim `typ: Bearer` says that a token with a `nonce` is an access token, as with Keycloak before 25.
+    pub bearer_typ_outweighs_nonce: bool,
 }
 
 impl Default for ClaimPaths {
     fn default() -> Self {
         let [agent, token_id, roles, permissions, types, decrypt] =
             ["sub", "jti", "roles", "permissions", "types", "decrypt"].map(str::to_owned);
-        Self { agent, token_id, roles, permissions: vec![permissions], types, decrypt, service_accounts_only: false }
+        Self {
+            agent,
+            token_id,
+            roles,
+            permissions: vec![permissions],
+            types,
+            decrypt,
+            service_accounts_only: false,
+            bearer_typ_outweighs_nonce: false,
+        }
     }
 }
 
@@ -408,10 +419,10 @@ impl Verifier {
         if trusted.require_at_jwt && !jws.is_at_jwt {
             return Err(TokenError::WrongType);
         }
-        let key = trusted.keys.find(&jws.key_id, now).ok_or(TokenError::UnknownKey)?;
+        let key = trusted.keys.find(&jws, now)?;
         key.check_signature(&jws)?;
         claims::check_audience(&claims, &trusted.audiences)?;
-        claims::check_purpose(&claims, jws.is_at_jwt)?;
+        claims::check_purpose(&claims, jws.is_at_jwt, trusted.claims.bearer_typ_outweighs_nonce)?;
         self.identity(claims, jws.signing_input_sha256(), trusted, Arc::clone(&key.standing))
     }
 

@@ -23,6 +23,7 @@ mod permission;
 mod revocation;
 mod session;
 mod sessions;
+mod shown;
 mod strict_json;
 mod token;
 
@@ -36,7 +37,7 @@ pub use grants::{AllowedPermission, GrantLimits};
 pub use identity::{AHEAD_S_MAX, Bearer, ClaimPaths, Identity, TrustedIssuer, Verifier, VerifierSettings};
 pub use keys::{
     Access, AddressError, Algorithms, FetchError, IssuerKeys, KeySet, KeySource, KeyStanding, LocalKeys, RemoteKeys,
-    RemoteKeysSettings, SignatureAlgorithm, SourceError,
+    RemoteKeysSettings, SignatureAlgorithm, SkipReason, Skipped, SkippedEntries, SourceError,
 };
 pub use permission::{Permission, Permissions};
 pub use revocation::{Revocation, RevocationTarget, Revocations, Revoked};

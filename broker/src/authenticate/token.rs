@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{error::TokenError, keys::SignatureAlgorithm, strict_json};
+use super::{error::TokenError, keys::SignatureAlgorithm, shown::shown, strict_json};
 
 /// As what a token was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,8 @@ impl BearerToken {
             name if name.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
             _ => return Err(TokenError::NotBearer),
         };
-        Ok((scheme, Self::new(token)?))
+        // 1*SP: more than one space may stand between them.
+        Ok((scheme, Self::new(token.trim_start_matches(' '))?))
     }
 
     /// Takes a bare token.
@@ -70,7 +71,7 @@ impl fmt::Debug for BearerToken {
 /// A token whose form and header are beyond doubt; nothing in it is verified.
 pub(super) struct Jws<'a> {
     pub(super) algorithm: SignatureAlgorithm,
-    pub(super) key_id: String,
+    pub(super) key_id: Option<String>,
     /// Whether `typ` says that this is an access token, and nothing else (RFC 9068, section 2.1).
     pub(super) is_at_jwt: bool,
     /// Header and payload as they are signed.
@@ -90,9 +91,12 @@ impl Jws<'_> {
     }
 }
 
-/// Header members that tell a verifier to fetch, trust, unpack or understand something else.
-pub(super) const FORBIDDEN_HEADERS: [&str; 11] =
-    ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
+/// Header members that tell a verifier to trust, unpack or understand something else. Those that only say where else a key
+/// might be found, `jku`, `x5u` and `x5c`, may be ignored (RFC 7515, section 4), and are: nothing is ever fetched for a token.
+const FORBIDDEN_HEADERS: [&str; 7] = ["crit", "b64", "jwk", "zip", "enc", "epk", "p2c"];
+
+/// The longest name of an algorithm that is repeated, in bytes.
+const ALGORITHM_SHOWN_BYTES_MAX: usize = 32;
 
 /// Media types of `typ` that say "access token" (RFC 9068, section 4), and those that say no more than "JWT".
 const ACCESS_TOKEN_TYPES: [&str; 2] = ["at+jwt", "application/at+jwt"];
@@ -110,6 +114,9 @@ pub(super) fn parse(token: &BearerToken) -> Result<Jws<'_>, TokenError> {
         if header.contains_key(name) {
             return Err(TokenError::ForbiddenHeader(name));
         }
+    }
+    if header.get("cty").is_some_and(says_nested) {
+        return Err(TokenError::ForbiddenHeader("cty"));
     }
     Ok(Jws {
         is_at_jwt: is_access_token_type(&header)?,
@@ -147,15 +154,29 @@ fn is_access_token_type(header: &Map<String, Value>) -> Result<bool, TokenError>
     }
 }
 
-fn algorithm(header: &Map<String, Value>) -> Result<SignatureAlgorithm, TokenError> {
-    let name = header.get("alg").and_then(Value::as_str);
-    name.and_then(SignatureAlgorithm::from_name).ok_or(TokenError::Algorithm)
+/// Whether a `cty` says that the payload is a token itself (RFC 7519, section 5.2), with or without parameters.
+fn says_nested(content_type: &Value) -> bool {
+    content_type.as_str().is_none_or(|text| {
+        let name = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        PLAIN_TYPES.contains(&name.as_str()) || name.ends_with("+jwt")
+    })
 }
 
-fn key_id(header: &Map<String, Value>) -> Result<String, TokenError> {
-    match header.get("kid").and_then(Value::as_str) {
-        Some(kid) if !kid.is_empty() => Ok(kid.to_owned()),
-        _ => Err(TokenError::NoKeyId),
+fn algorithm(header: &Map<String, Value>) -> Result<SignatureAlgorithm, TokenError> {
+    let named = header.get("alg");
+    let found = named.and_then(Value::as_str).and_then(SignatureAlgorithm::from_name);
+    found.ok_or_else(|| {
+        let text = named.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        TokenError::Algorithm(shown(&text.unwrap_or_default(), ALGORITHM_SHOWN_BYTES_MAX))
+    })
+}
+
+/// `None` only where the member is absent (RFC 7515, section 4.1.4).
+fn key_id(header: &Map<String, Value>) -> Result<Option<String>, TokenError> {
+    match header.get("kid") {
+        None => Ok(None),
+        Some(Value::String(kid)) if !kid.is_empty() => Ok(Some(kid.clone())),
+        Some(_) => Err(TokenError::NoKeyId),
     }
 }
 
@@ -212,20 +233,55 @@ mod tests {
             let header = format!(r#"{{"alg":"ES256","kid":"k","{name}":["x"]}}"#);
             assert_eq!(error(&token(&header, "{}")), TokenError::ForbiddenHeader(name));
         }
+        let nested = ["JWT", "jwt", "application/jwt", "Application/JWT", "at+jwt", "x/y+JWT", "JWT; a=b"];
+        for cty in nested.map(Value::from).into_iter().chain([Value::Null, Value::from(vec!["JWT"])]) {
+            let header = format!(r#"{{"alg":"ES256","kid":"k","cty":{cty}}}"#);
+            assert_eq!(error(&token(&header, "{}")), TokenError::ForbiddenHeader("cty"), "{cty}");
+        }
+    }
+
+    #[test]
+    fn what_says_where_else_a_key_might_be_is_ignored() {
+        for member in [r#""jku":"https://a.example""#, r#""x5u":1"#, r#""x5c":["x"]"#, r#""cty":"json""#, r#""cty":"""#]
+        {
+            let token = token(&format!(r#"{{"alg":"ES256","kid":"k",{member}}}"#), "{}");
+            let token = BearerToken::new(token).expect("short");
+            assert_eq!(parse(&token).map(|jws| jws.key_id).ok(), Some(Some("k".to_owned())), "{member}");
+        }
     }
 
     #[test]
     fn other_algorithms_types_and_keyless_headers_are_refused() {
-        for alg in [r#""none""#, r#""HS256""#, r#""RS512""#, r#""ES512""#, r#""es256""#, r#"["ES256"]"#, "null"] {
+        for (alg, shown) in [
+            (r#""none""#, "none"),
+            (r#""HS256""#, "HS256"),
+            (r#""RS384""#, "RS384"),
+            (r#""RS512""#, "RS512"),
+            (r#""PS384""#, "PS384"),
+            (r#""PS512""#, "PS512"),
+            (r#""ES512""#, "ES512"),
+            (r#""es256""#, "es256"),
+            (r#""ed25519""#, "ed25519"),
+            (r#"["ES256"]"#, r#"[\"ES256\"]"#),
+            ("null", "null"),
+            (r#""a\nbcdefghijklmnopqrstuvwxyz0123456789""#, r"a\nbcdefghijklmnopqrstuvwxyz0..."),
+        ] {
             let header = format!(r#"{{"alg":{alg},"kid":"k"}}"#);
-            assert_eq!(error(&token(&header, "{}")), TokenError::Algorithm, "{alg}");
+            assert_eq!(error(&token(&header, "{}")), TokenError::Algorithm(shown.to_owned()), "{alg}");
+        }
+        assert_eq!(error(&token(r#"{"kid":"k"}"#, "{}")), TokenError::Algorithm(String::new()));
+        for alg in ["EdDSA", "Ed25519"] {
+            let token = BearerToken::new(token(&format!(r#"{{"alg":"{alg}"}}"#), "{}")).expect("short");
+            let parsed = parse(&token).map(|jws| (jws.algorithm, jws.key_id)).ok();
+            assert_eq!(parsed, Some((SignatureAlgorithm::EdDsa, None)), "{alg}");
         }
         for typ in [r#""dpop+jwt""#, r#""logout+jwt""#, "1"] {
             let header = format!(r#"{{"alg":"ES256","kid":"k","typ":{typ}}}"#);
             assert_eq!(error(&token(&header, "{}")), TokenError::WrongType, "{typ}");
         }
-        assert_eq!(error(&token(r#"{"alg":"ES256"}"#, "{}")), TokenError::NoKeyId);
-        assert_eq!(error(&token(r#"{"alg":"ES256","kid":""}"#, "{}")), TokenError::NoKeyId);
+        for kid in [r#""""#, "null", "1", r#"["k"]"#] {
+            assert_eq!(error(&token(&format!(r#"{{"alg":"ES256","kid":{kid}}}"#), "{}")), TokenError::NoKeyId, "{kid}");
+        }
     }
 
     #[test]
@@ -247,6 +303,10 @@ mod tests {
         let scheme = |value: &[u8]| BearerToken::from_authorization(value).map(|(scheme, _)| scheme);
         assert_eq!([scheme(b"Bearer a"), scheme(b"bearer a")], [Ok(Scheme::Bearer), Ok(Scheme::Bearer)]);
         assert_eq!([scheme(b"DPoP a"), scheme(b"dpop a")], [Ok(Scheme::Dpop), Ok(Scheme::Dpop)]);
+        for value in [&b"Bearer   a"[..], b"DPoP  a", b"Bearer a"] {
+            let (_, token) = BearerToken::from_authorization(value).expect("one or more spaces");
+            assert_eq!(token.as_str(), "a");
+        }
         for value in [&b"Basic abc"[..], b"Bearer", b"DPoP", b"", b" a", b"Bearer\xff a", b"BearerDPoP a"] {
             assert_eq!(scheme(value), Err(TokenError::NotBearer), "{value:?}");
         }

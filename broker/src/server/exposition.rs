@@ -233,6 +233,7 @@ mod tests {
             r#"quota_refusals_total{quota="agents_max"}"#,
             r#"connection_refusals_total{limit="connections_max"}"#,
             r#"key_refreshes_total{issuer="https://login.example",outcome="ok"}"#,
+            r#"key_set_entries_skipped{issuer="https://login.example"}"#,
         ] {
             assert!(text.contains(&format!("veribus_{sample} 0\n")), "{sample} is not in\n{text}");
         }

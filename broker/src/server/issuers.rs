@@ -101,16 +101,17 @@ impl KeyFile {
     }
 
     /// Takes what the file holds for the keys of `issuer`, which can be loaded anew.
-    fn watched(self, issuer: &Issuer) -> (LocalKeys, Reloadable) {
+    fn watched(self, issuer: &Issuer, metrics: &Metrics) -> (LocalKeys, Reloadable) {
         let Self { path, algorithms, keys, sha256, watched } = self;
         let keys = LocalKeys::from(keys);
-        let (known, name) = (keys.clone(), issuer.clone());
+        let (known, name, metrics) = (keys.clone(), issuer.clone(), metrics.clone());
         let load = move || {
             let Self { keys, sha256, .. } = Self::read(&path, algorithms.clone()).map_err(|error| error.to_string())?;
-            let (known, name) = (known.clone(), name.clone());
+            let (known, name, metrics) = (known.clone(), name.clone(), metrics.clone());
             let put_in_force = Box::new(move || {
-                for kid in known.replace(keys) {
-                    tracing::info!(issuer = %name, kid, "a key was withdrawn");
+                keys.skipped().tell(&name, &metrics);
+                for withdrawn in known.replace(keys) {
+                    tracing::info!(issuer = %name, kid = withdrawn, "a key was withdrawn");
                 }
             });
             Ok(Loaded { sha256, put_in_force })
@@ -149,7 +150,8 @@ fn trusted(
     let may_grant = may_grant(config)?;
     let keys = match keys(config)? {
         Keys::Local(file) => {
-            let (keys, reloadable) = file.watched(&issuer);
+            file.keys.skipped().tell(&issuer, metrics);
+            let (keys, reloadable) = file.watched(&issuer, metrics);
             files.push(reloadable);
             IssuerKeys::Local(keys)
         }
@@ -173,6 +175,7 @@ fn trusted(
             types: config.types_path().to_owned(),
             decrypt: config.decrypt_path().to_owned(),
             service_accounts_only: config.preset == Preset::KeycloakClients,
+            bearer_typ_outweighs_nonce: matches!(config.preset, Preset::Keycloak | Preset::KeycloakClients),
         },
         require_at_jwt: config.require_at_jwt,
         require_bound: config.require_bound.unwrap_or(identity.require_bound),

@@ -76,9 +76,24 @@ enum Cause {
 
 impl Cause {
     fn draft(self, bearer: Option<&Bearer>, peer: Option<IpAddr>, method: &str, count: u64) -> Draft {
-        match self {
-            Self::Token(reason) => Draft::authentication_refused(reason, bearer, peer, method, count),
-            Self::ConnectionLimit(limit) => Draft::connection_refused(limit, bearer, peer, count),
+        self.draft_about(None, bearer, peer, method, count)
+    }
+
+    /// With what the reason is about, where that is told: one refusal alone, not those that are counted together.
+    fn draft_about(
+        self,
+        subject: Option<&str>,
+        bearer: Option<&Bearer>,
+        peer: Option<IpAddr>,
+        method: &str,
+        count: u64,
+    ) -> Draft {
+        match (self, subject) {
+            (Self::Token(reason), Some(subject)) => {
+                Draft::authentication_refused(&format!("{reason}: {subject}"), bearer, peer, method, count)
+            }
+            (Self::Token(reason), None) => Draft::authentication_refused(reason, bearer, peer, method, count),
+            (Self::ConnectionLimit(limit), _) => Draft::connection_refused(limit, bearer, peer, count),
         }
     }
 }
@@ -100,13 +115,14 @@ impl Refusals {
     /// A caller was refused; `bearer` is whose token it was, where its signature is good.
     pub fn note(&self, error: &TokenError, bearer: Option<Bearer>, peer: IpAddr, method: &str) {
         self.metrics.authentication_refused(error.reason());
-        self.count(Cause::Token(error.reason()), bearer, peer, method);
+        tracing::debug!(%peer, method, reason = error.reason(), %error, "a caller was refused");
+        self.count(Cause::Token(error.reason()), error.subject(), bearer, peer, method);
     }
 
     /// A connection was refused, by this limit.
     pub fn note_connection(&self, limit: &'static str, bearer: Option<Bearer>, peer: IpAddr) {
         self.metrics.connection_refused(limit);
-        self.count(Cause::ConnectionLimit(limit), bearer, peer, "");
+        self.count(Cause::ConnectionLimit(limit), None, bearer, peer, "");
     }
 
     /// A session whose token is no longer good. It is noted once, whoever comes upon it first.
@@ -117,13 +133,13 @@ impl Refusals {
         }
     }
 
-    fn count(&self, cause: Cause, bearer: Option<Bearer>, peer: IpAddr, method: &str) {
+    fn count(&self, cause: Cause, subject: Option<&str>, bearer: Option<Bearer>, peer: IpAddr, method: &str) {
         let mut state = self.state.lock();
         let is_single = match bearer {
-            Some(bearer) => state.count_known(self.limits.recorded_per_s_max, cause, bearer, peer, method),
+            Some(bearer) => state.count_known(self.limits.recorded_per_s_max, cause, subject, bearer, peer, method),
             None => {
                 let running = self.clock.running();
-                state.count_anonymous(self.limits.recorded_per_s_max, cause, peer, method, running)
+                state.count_anonymous(self.limits.recorded_per_s_max, cause, subject, peer, method, running)
             }
         };
         if is_single {
@@ -172,11 +188,19 @@ impl Refusals {
 
 impl State {
     /// Whether it gets an entry of its own.
-    fn count_known(&mut self, single_max: u32, cause: Cause, bearer: Bearer, peer: IpAddr, method: &str) -> bool {
+    fn count_known(
+        &mut self,
+        single_max: u32,
+        cause: Cause,
+        subject: Option<&str>,
+        bearer: Bearer,
+        peer: IpAddr,
+        method: &str,
+    ) -> bool {
         let peer = address_key(peer);
         if self.single < single_max {
             self.single += 1;
-            self.waiting.push(cause.draft(Some(&bearer), Some(peer), short(method), 1));
+            self.waiting.push(cause.draft_about(subject, Some(&bearer), Some(peer), short(method), 1));
             return true;
         }
         let agent = Some((bearer.issuer.clone(), bearer.agent.clone()));
@@ -196,13 +220,14 @@ impl State {
         &mut self,
         single_max: u32,
         cause: Cause,
+        subject: Option<&str>,
         peer: IpAddr,
         method: &str,
         running: Duration,
     ) -> bool {
         if self.anonymous_single < single_max && self.anonymous.admit(cause, peer, running) {
             self.anonymous_single += 1;
-            self.waiting.push(cause.draft(None, Some(address_key(peer)), short(method), 1));
+            self.waiting.push(cause.draft_about(subject, None, Some(address_key(peer)), short(method), 1));
             return true;
         }
         self.anonymous.count(cause, peer);
@@ -273,6 +298,23 @@ mod tests {
         let drafts = refusals.end_of_second();
         assert!(drafts.len() <= 2 + COUNTED_APART_MAX + 3, "{}", drafts.len());
         assert!(refusals.end_of_second().is_empty());
+    }
+
+    #[test]
+    fn a_refusal_alone_says_which_claim_or_algorithm_it_is_about_and_those_counted_together_do_not() {
+        let (_, refusals) = refusals(1);
+        for (error, bearer) in
+            [(TokenError::Claim("aud"), Some(agent("a"))), (TokenError::Algorithm("RS512".to_owned()), None)]
+        {
+            for _ in 0..2 {
+                refusals.note(&error, bearer.clone(), PEER, "/x");
+            }
+        }
+        let texts: Vec<_> = refusals.end_of_second().iter().map(|draft| format!("{draft:?}")).collect();
+        for (detail, drafts) in [("claim: aud", 1), ("claim", 1), ("algorithm: RS512", 1), ("algorithm", 1)] {
+            let is_it = |text: &&String| text.contains(&format!("detail: \"{detail}\""));
+            assert_eq!(texts.iter().filter(is_it).count(), drafts, "{detail}: {texts:?}");
+        }
     }
 
     #[test]

@@ -185,7 +185,8 @@ fn the_log_says_what_an_operator_should_hear_of() {
     let denied = of("messages denied", "finance-agent");
     assert_eq!(denied["reason"], "POLICY_DENIED");
     assert!(denied["count"].as_u64() >= Some(1) && denied["audit_index"].is_u64(), "{denied}");
-    assert_eq!(of("callers refused", "127.0.0.1")["reason"], "algorithm");
+    let reason = &of("callers refused", "127.0.0.1")["reason"];
+    assert!(reason.as_str().is_some_and(|reason| reason.starts_with("algorithm")), "{reason}");
     assert_eq!(of("callers refused", "finance-agent")["reason"], "revoked");
     of("revoked", "operator");
 }

@@ -9,9 +9,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::error::ProofError;
-
-/// Members of private and symmetric keys (RFC 7518, section 6).
-const PRIVATE: [&str; 8] = ["d", "k", "p", "q", "dp", "dq", "qi", "oth"];
+use crate::authenticate::keys::PRIVATE_MEMBERS;
 
 /// A key that a proof shows, for the one algorithm of its curve.
 pub(super) struct ProofKey {
@@ -31,7 +29,7 @@ impl ProofKey {
             _ => return Err(ProofError::Algorithm),
         };
         let jwk = header.get("jwk").and_then(Value::as_object).ok_or(ProofError::Key)?;
-        if PRIVATE.iter().any(|member| jwk.contains_key(*member)) {
+        if PRIVATE_MEMBERS.iter().any(|member| jwk.contains_key(*member)) {
             return Err(ProofError::PrivateKey);
         }
         if jwk.get("alg").is_some_and(|alg| alg != name) {
@@ -129,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_private_key_is_refused_whatever_else_it_is() {
-        for member in PRIVATE {
+        for member in PRIVATE_MEMBERS {
             let header = json!({"alg": "ES256", "jwk": with(ec(), member, json!("AAAA"))});
             assert_eq!(read(header), Err(ProofError::PrivateKey), "{member}");
         }

@@ -170,7 +170,7 @@ fn claims_are_read_where_the_issuer_has_them() {
             permissions: vec!["scp".to_owned(), "roles".to_owned()],
             types: "acme.types".to_owned(),
             decrypt: "acme.open".to_owned(),
-            service_accounts_only: false,
+            ..ClaimPaths::default()
         };
     });
     let good = json!({
@@ -276,8 +276,20 @@ fn a_token_of_another_kind_is_no_access_token() {
         (json!({"client_id": ["c"]}), false, Err(TokenError::Claim("client_id"))),
     ] {
         let members = claims.as_object().expect("an object");
-        assert_eq!(claims::check_purpose(members, is_at_jwt), expected, "{claims}");
+        assert_eq!(claims::check_purpose(members, is_at_jwt, false), expected, "{claims}");
     }
+    for (claims, expected) in [
+        (json!({"nonce": "n", "typ": "Bearer"}), Ok(())),
+        (json!({"nonce": "n"}), Err(TokenError::OtherKind("nonce"))),
+        (json!({"nonce": "n", "typ": "ID"}), Err(TokenError::OtherKind("nonce"))),
+        (json!({"nonce": "n", "at_hash": "h", "typ": "Bearer"}), Err(TokenError::OtherKind("at_hash"))),
+    ] {
+        let members = claims.as_object().expect("an object");
+        assert_eq!(claims::check_purpose(members, false, true), expected, "{claims}, as with Keycloak");
+    }
+    let bearer = json!({"nonce": "n", "typ": "Bearer"});
+    let bearer = bearer.as_object().expect("an object");
+    assert_eq!(claims::check_purpose(bearer, false, false), Err(TokenError::OtherKind("nonce")), "as with others");
     let world = world();
     let id_token = world.claims("agent").claim("typ", "ID");
     let token = world.issuer.issue(&id_token).expect("signed");

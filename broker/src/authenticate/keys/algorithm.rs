@@ -23,9 +23,10 @@ impl SignatureAlgorithm {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Es256, Self::Es384, Self::EdDsa, Self::Rs256, Self::Ps256];
 
-    /// By its `alg` name, exactly.
+    /// By its `alg` name, exactly. `Ed25519` is the newer name of what is written `EdDSA` here (RFC 9864, section 2.2).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
+        let name = if name == "Ed25519" { Self::EdDsa.name() } else { name };
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
 

@@ -65,7 +65,7 @@ fn verify(group: &Group, jws: &Value) -> Result<(), TokenError> {
     let text = jws.as_str().map_or_else(|| jws.to_string(), str::to_owned);
     let token = BearerToken::new(&text)?;
     let jws = token::parse(&token)?;
-    keys.find(&jws.key_id).ok_or(TokenError::UnknownKey)?.check_signature(&jws)
+    keys.find(&jws)?.check_signature(&jws)
 }
 
 #[test]

@@ -1,20 +1,22 @@
 //! One public key of a set, bound to the one algorithm that it verifies (RFC 8725, section 3.1).
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, Encoding};
 use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     algorithm::{Algorithms, SignatureAlgorithm},
+    skipped::{KEY_ID_SHOWN_BYTES_MAX, SkipReason},
     standing::KeyStanding,
 };
-use crate::authenticate::{
-    error::{KeySetError, TokenError},
-    token::Jws,
-};
+use crate::authenticate::{error::TokenError, shown::shown, token::Jws};
 
 /// The smallest and largest RSA modulus, in bits: NIST SP 800-131A, and what our cryptography library verifies.
 const RSA_MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -47,6 +49,10 @@ impl VerificationKey {
         }
     }
 
+    pub(super) const fn material(&self) -> &[u8; 32] {
+        &self.material
+    }
+
     pub(super) fn is_the_same_as(&self, other: &Self) -> bool {
         self.material == other.material
     }
@@ -58,24 +64,98 @@ impl fmt::Debug for VerificationKey {
     }
 }
 
+/// Members that only a private or symmetric key has (RFC 7518, section 6).
+pub(in crate::authenticate) const PRIVATE_MEMBERS: [&str; 8] = ["d", "k", "p", "q", "dp", "dq", "qi", "oth"];
+
+/// By what a token finds its key: two keys of one `kid` are told apart by what they verify.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct KeyName {
+    /// `None` for the only key of a set.
+    pub(super) kid: Option<String>,
+    pub(super) algorithm: SignatureAlgorithm,
+}
+
+/// For logs: the `kid`, escaped and cut.
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(self.kid.as_deref().unwrap_or_default(), KEY_ID_SHOWN_BYTES_MAX))
+    }
+}
+
+/// Public parts of keys whose private part stands beside it, in any entry of a set.
+#[derive(Debug)]
+pub(super) struct ExposedKeys(HashSet<Vec<u8>>);
+
+impl ExposedKeys {
+    pub(super) fn among(entries: &[Value]) -> Self {
+        let exposed = entries.iter().filter_map(Value::as_object).filter(|jwk| is_private(jwk));
+        Self(exposed.flat_map(public_parts).collect())
+    }
+
+    fn include(&self, jwk: &Map<String, Value>) -> bool {
+        public_parts(jwk).any(|part| self.0.contains(&part))
+    }
+}
+
+fn is_private(jwk: &Map<String, Value>) -> bool {
+    PRIVATE_MEMBERS.iter().any(|member| jwk.contains_key(*member))
+}
+
+/// The numbers that say whose private part it is, however they are written: the modulus, since its factors serve any
+/// exponent, and `x` alone, since the point opposite has the opposite secret.
+fn public_parts(jwk: &Map<String, Value>) -> impl Iterator<Item = Vec<u8>> {
+    ["n", "x"].into_iter().filter_map(|name| {
+        let text = text(jwk, name)?.replace('+', "-").replace('/', "_");
+        let bytes = LENIENT.decode(text.trim_end_matches('=').as_bytes()).ok()?;
+        let number: Vec<u8> = bytes.into_iter().skip_while(|byte| *byte == 0).collect();
+        Some(number).filter(|number| !number.is_empty())
+    })
+}
+
+/// As others read base64url.
+static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = BASE64URL_NOPAD.specification();
+    specification.check_trailing_bits = false;
+    specification.ignore.push_str(" \r\n\t");
+    specification.encoding().unwrap_or(BASE64URL_NOPAD)
+});
+
 /// The name and the key; `None` for a key that is for something else than we do.
+///
+/// # Errors
+/// Why the entry does not count.
 pub(super) fn read(
     jwk: &Map<String, Value>,
     allowed: &Algorithms,
-) -> Result<Option<(String, VerificationKey)>, KeySetError> {
-    let kid = text(jwk, "kid").unwrap_or_default().to_owned();
-    if ["d", "k", "p", "q"].iter().any(|secret| jwk.contains_key(*secret)) {
-        return Err(KeySetError::Private(kid));
+    exposed: &ExposedKeys,
+) -> Result<Option<(KeyName, VerificationKey)>, SkipReason> {
+    if is_private(jwk) {
+        return Err(SkipReason::Private);
+    }
+    if exposed.include(jwk) {
+        return Err(SkipReason::PrivateElsewhere);
+    }
+    if text(jwk, "kty").is_none() {
+        return Err(SkipReason::NoType);
     }
     let Some(algorithm) = algorithm(jwk, allowed) else { return Ok(None) };
     let for_signatures = jwk.get("use").is_none_or(|usage| usage == "sig");
-    if kid.is_empty() || !for_signatures || !may_verify(jwk) || !allowed.allow(algorithm) {
+    if !for_signatures || !may_verify(jwk) || !allowed.allow(algorithm) {
         return Ok(None);
     }
-    let key = decoding_key(jwk, algorithm).ok_or_else(|| KeySetError::Invalid(kid.clone()))?;
+    let kid = key_id(jwk)?;
+    let key = decoding_key(jwk, algorithm)?;
     let material = material(jwk, algorithm);
     let standing = Arc::new(KeyStanding::lasting());
-    Ok(Some((kid, VerificationKey { algorithm, key, standing, material })))
+    Ok(Some((KeyName { kid, algorithm }, VerificationKey { algorithm, key, standing, material })))
+}
+
+fn key_id(jwk: &Map<String, Value>) -> Result<Option<String>, SkipReason> {
+    match jwk.get("kid") {
+        None => Ok(None),
+        Some(Value::String(kid)) => Ok(Some(kid.clone()).filter(|kid| !kid.is_empty())),
+        Some(_) => Err(SkipReason::KeyId),
+    }
 }
 
 /// The one algorithm of a key. An RSA key could do two: it is for the one that its `alg` names; without `alg` for RS256,
@@ -92,7 +172,7 @@ fn algorithm(jwk: &Map<String, Value>, allowed: &Algorithms) -> Option<Signature
     };
     match jwk.get("alg") {
         None => possible.first().copied(),
-        Some(name) => possible.iter().copied().find(|one| name == one.name()),
+        Some(name) => SignatureAlgorithm::from_name(name.as_str()?).filter(|named| possible.contains(named)),
     }
 }
 
@@ -100,18 +180,26 @@ fn may_verify(jwk: &Map<String, Value>) -> bool {
     jwk.get("key_ops").is_none_or(|ops| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify")))
 }
 
-fn decoding_key(jwk: &Map<String, Value>, algorithm: SignatureAlgorithm) -> Option<DecodingKey> {
+fn decoding_key(jwk: &Map<String, Value>, algorithm: SignatureAlgorithm) -> Result<DecodingKey, SkipReason> {
     match algorithm {
         SignatureAlgorithm::Es256 => curve_point(jwk, 32),
         SignatureAlgorithm::Es384 => curve_point(jwk, 48),
-        SignatureAlgorithm::EdDsa => DecodingKey::from_ed_components(coordinate(jwk, "x", 32)?).ok(),
+        SignatureAlgorithm::EdDsa => {
+            let x = coordinate(jwk, "x", 32).ok_or(SkipReason::Invalid(BAD_X))?;
+            DecodingKey::from_ed_components(x).map_err(|_| SkipReason::Invalid(BAD_X))
+        }
         SignatureAlgorithm::Rs256 | SignatureAlgorithm::Ps256 => rsa(jwk),
     }
 }
 
+const BAD_X: &str = "its `x` is missing, or not as many bytes in base64url as its curve takes";
+const BAD_Y: &str = "its `y` is missing, or not as many bytes in base64url as its curve takes";
+
 /// Coordinates have the curve's full length (RFC 7518, section 6.2.1.2; RFC 8037, section 2).
-fn curve_point(jwk: &Map<String, Value>, bytes: usize) -> Option<DecodingKey> {
-    DecodingKey::from_ec_components(coordinate(jwk, "x", bytes)?, coordinate(jwk, "y", bytes)?).ok()
+fn curve_point(jwk: &Map<String, Value>, bytes: usize) -> Result<DecodingKey, SkipReason> {
+    let x = coordinate(jwk, "x", bytes).ok_or(SkipReason::Invalid(BAD_X))?;
+    let y = coordinate(jwk, "y", bytes).ok_or(SkipReason::Invalid(BAD_Y))?;
+    DecodingKey::from_ec_components(x, y).map_err(|_| SkipReason::Invalid(BAD_X))
 }
 
 fn coordinate<'a>(jwk: &'a Map<String, Value>, name: &str, bytes: usize) -> Option<&'a str> {
@@ -120,15 +208,26 @@ fn coordinate<'a>(jwk: &'a Map<String, Value>, name: &str, bytes: usize) -> Opti
 }
 
 /// Both numbers in their shortest form (RFC 7518, section 6.3.1), the modulus odd and of a sane size.
-fn rsa(jwk: &Map<String, Value>) -> Option<DecodingKey> {
-    let (modulus, exponent) = (decode(text(jwk, "n")?)?, decode(text(jwk, "e")?)?);
-    let leading_zeros = usize::try_from(modulus.first()?.leading_zeros()).ok()?;
-    let has_size = leading_zeros < 8 && RSA_MODULUS_BITS.contains(&(modulus.len() * 8 - leading_zeros));
-    let is_odd = modulus.last()? & 1 == 1;
-    if !has_size || !is_odd || !is_sane_exponent(&exponent) {
-        return None;
+fn rsa(jwk: &Map<String, Value>) -> Result<DecodingKey, SkipReason> {
+    let number = |name| text(jwk, name).and_then(decode).filter(|bytes| !bytes.is_empty());
+    let modulus = number("n").ok_or(SkipReason::Invalid("its `n` is missing, or not base64url"))?;
+    let exponent = number("e").ok_or(SkipReason::Invalid("its `e` is missing, or not base64url"))?;
+    check_modulus(&modulus)?;
+    if !is_sane_exponent(&exponent) {
+        return Err(SkipReason::Invalid("its `e` is even, less than 65537, longer than 4 bytes, or begins with zeros"));
     }
-    Some(DecodingKey::from_rsa_raw_components(&modulus, &exponent))
+    Ok(DecodingKey::from_rsa_raw_components(&modulus, &exponent))
+}
+
+fn check_modulus(bytes: &[u8]) -> Result<(), SkipReason> {
+    let zero_bits = bytes.first().map_or(8, |byte| byte.leading_zeros());
+    if zero_bits == 8 {
+        return Err(SkipReason::Invalid("its `n` begins with zeros"));
+    }
+    if !RSA_MODULUS_BITS.contains(&(bytes.len() * 8).saturating_sub(zero_bits as usize)) {
+        return Err(SkipReason::Invalid("its `n` has fewer than 2048 or more than 8192 bits"));
+    }
+    if bytes.last().is_none_or(|byte| byte & 1 == 0) { Err(SkipReason::Invalid("its `n` is even")) } else { Ok(()) }
 }
 
 fn is_sane_exponent(bytes: &[u8]) -> bool {
@@ -163,11 +262,11 @@ mod tests {
 
     use super::*;
 
-    fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<Option<SignatureAlgorithm>, KeySetError> {
+    fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<Option<SignatureAlgorithm>, SkipReason> {
         let [n, e] = [modulus, exponent].map(|number| BASE64URL_NOPAD.encode(number));
         let jwk = json!({"kid": "k", "kty": "RSA", "n": n, "e": e});
         let members = jwk.as_object().expect("an object");
-        read(members, &Algorithms::default()).map(|found| found.map(|(_, key)| key.algorithm))
+        read(members, &Algorithms::default(), &ExposedKeys::among(&[])).map(|found| found.map(|(_, key)| key.algorithm))
     }
 
     fn modulus(bits: usize) -> Vec<u8> {
@@ -186,7 +285,7 @@ mod tests {
             assert_eq!(rsa_key(&modulus(bits), &E).is_ok(), is_accepted, "{bits}");
         }
         let even = [&modulus(2048)[..255], &[0x54]].concat();
-        assert_eq!(rsa_key(&even, &E), Err(KeySetError::Invalid("k".to_owned())));
+        assert_eq!(rsa_key(&even, &E), Err(SkipReason::Invalid("its `n` is even")));
         assert!(rsa_key(&[&[0][..], &modulus(2048)].concat(), &E).is_err(), "not its shortest form");
         assert!(rsa_key(&[], &E).is_err());
     }
@@ -223,7 +322,9 @@ mod tests {
             ("RSA", Some("P-256"), json!("RS256")),
         ] {
             let jwk = json!({"kid": "k", "kty": kty, "crv": crv, "alg": alg});
-            assert!(matches!(read(jwk.as_object().expect("an object"), &Algorithms::default()), Ok(None)), "{jwk}");
+            let members = jwk.as_object().expect("an object");
+            let found = read(members, &Algorithms::default(), &ExposedKeys::among(&[]));
+            assert!(matches!(found, Ok(None)), "{jwk}");
         }
     }
 }

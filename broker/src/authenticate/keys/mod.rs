@@ -10,6 +10,7 @@ mod jwk;
 mod local;
 mod remote;
 mod set;
+mod skipped;
 mod source;
 mod standing;
 
@@ -21,13 +22,15 @@ pub use algorithm::{Algorithms, SignatureAlgorithm};
 pub use local::LocalKeys;
 pub use remote::{RemoteKeys, RemoteKeysSettings};
 pub use set::KeySet;
+pub use skipped::{SkipReason, Skipped, SkippedEntries};
 pub use source::{Access, FetchError, KeySource, SourceError};
 pub use standing::KeyStanding;
 
 use std::sync::Arc;
 
-pub(super) use jwk::VerificationKey;
+pub(super) use jwk::{PRIVATE_MEMBERS, VerificationKey};
 
+use super::{error::TokenError, token::Jws};
 use crate::model::UnixMicros;
 
 /// One issuer's keys.
@@ -45,12 +48,15 @@ impl From<KeySet> for IssuerKeys {
 }
 
 impl IssuerKeys {
-    /// The key of that name, if it counts now.
-    pub(super) fn find(&self, key_id: &str, now: UnixMicros) -> Option<Arc<VerificationKey>> {
+    /// The key that a token names, if it counts now.
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`], [`TokenError::KeyIdNeeded`].
+    pub(super) fn find(&self, jws: &Jws<'_>, now: UnixMicros) -> Result<Arc<VerificationKey>, TokenError> {
         let found = match self {
-            Self::Local(keys) => keys.find(key_id),
-            Self::Remote(keys) => keys.find(key_id),
-        };
-        found.filter(|key| key.standing.is_good(now))
+            Self::Local(keys) => keys.find(jws),
+            Self::Remote(keys) => keys.find(jws),
+        }?;
+        if found.standing.is_good(now) { Ok(found) } else { Err(TokenError::UnknownKey) }
     }
 }

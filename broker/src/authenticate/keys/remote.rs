@@ -24,6 +24,7 @@ use super::{
     source::{FetchError, KeySource},
 };
 use crate::{
+    authenticate::{error::TokenError, token::Jws},
     metrics::Metrics,
     model::{Clock, Issuer, UnixMicros},
 };
@@ -77,8 +78,8 @@ impl RemoteKeys {
         Self { shared, task }
     }
 
-    pub(super) fn find(&self, key_id: &str) -> Option<Arc<VerificationKey>> {
-        self.shared.known.load().find(key_id).cloned()
+    pub(super) fn find(&self, jws: &Jws<'_>) -> Result<Arc<VerificationKey>, TokenError> {
+        self.shared.known.load().find(jws).cloned()
     }
 
     /// Waits for a fetch that is under way, or, if the last demand is long enough ago, for a new one; not for long.
@@ -147,10 +148,14 @@ impl Shared {
 
     /// A key that is still listed counts for longer; one that is not, or is another one under the same name, ends.
     fn take(&self, fetched: KeySet, asked_at: UnixMicros) {
+        let (known, skipped) = (self.known.load_full(), fetched.skipped().clone());
+        if skipped != *known.skipped() {
+            skipped.tell(&self.issuer, &self.metrics);
+        }
         let listed = |key: &VerificationKey| key.standing.count_for(self.settings.ttl, asked_at);
-        let (next, withdrawn) = fetched.succeed(&self.known.load_full(), listed);
-        for kid in withdrawn {
-            tracing::info!(issuer = %self.issuer, kid, "a key was withdrawn");
+        let (next, withdrawn) = fetched.succeed(&known, listed);
+        for name in withdrawn {
+            tracing::info!(issuer = %self.issuer, kid = %name, "a key was withdrawn");
         }
         if next.is_empty() {
             tracing::warn!(issuer = %self.issuer, "the issuer lists no key that can be used");

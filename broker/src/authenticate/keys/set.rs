@@ -1,18 +1,29 @@
 //! An issuer's public keys, from a JWK Set (RFC 7517).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
 use super::{
     algorithm::Algorithms,
-    jwk::{self, VerificationKey},
+    jwk::{self, ExposedKeys, KeyName, VerificationKey},
+    skipped::{SkipReason, Skipped, SkippedEntries},
 };
-use crate::authenticate::{error::KeySetError, strict_json};
+use crate::authenticate::{
+    error::{KeySetError, TokenError},
+    strict_json,
+    token::Jws,
+};
 
-/// An issuer's signature keys by `kid`.
+/// An issuer's signature keys by `kid` and algorithm, and what else stands in its set.
 #[derive(Debug)]
-pub struct KeySet(HashMap<String, Arc<VerificationKey>>);
+pub struct KeySet {
+    keys: HashMap<KeyName, Arc<VerificationKey>>,
+    skipped: SkippedEntries,
+}
 
 impl KeySet {
     /// How many keys a set may hold.
@@ -20,14 +31,18 @@ impl KeySet {
     /// The largest set read, in bytes.
     pub const BYTES_MAX: usize = 256 * 1024;
 
-    /// Reads a JWK Set. Keys for encryption, without a `kid`, of kinds that are not verified here or not allowed to this
-    /// issuer are passed over.
+    /// Reads a JWK Set. Keys for encryption, of kinds that are not verified here or not allowed to this issuer are passed
+    /// over; what is no key that is safe to verify with is skipped, and the others count (RFC 7517, section 5).
     ///
     /// # Errors
-    /// [`KeySetError`]; also where a key is private, since then it is known to too many, and where no key can be used.
+    /// [`KeySetError`]; also where no key can be used.
     pub fn from_json(bytes: &[u8], allowed: &Algorithms) -> Result<Self, KeySetError> {
         let keys = Self::parse(bytes, allowed)?;
-        if keys.is_empty() { Err(KeySetError::NoUsableKey) } else { Ok(keys) }
+        match (keys.is_empty(), keys.skipped.is_empty()) {
+            (false, _) => Ok(keys),
+            (true, true) => Err(KeySetError::NoUsableKey),
+            (true, false) => Err(KeySetError::AllSkipped(keys.skipped)),
+        }
     }
 
     /// The same, where it may be that the issuer has withdrawn every key.
@@ -40,107 +55,108 @@ impl KeySet {
         if listed.len() > Self::KEYS_MAX {
             return Err(KeySetError::TooMany { max: Self::KEYS_MAX });
         }
-        let mut keys = HashMap::new();
-        for jwk in listed {
-            let jwk = jwk.as_object().ok_or(KeySetError::NoKeys)?;
-            if let Some((kid, key)) = jwk::read(jwk, allowed)?
-                && keys.insert(kid.clone(), Arc::new(key)).is_some()
-            {
-                return Err(KeySetError::DuplicateKeyId(kid));
+        let exposed = ExposedKeys::among(listed);
+        let (mut usable, mut skipped) = (Vec::new(), Vec::new());
+        for entry in listed {
+            let found =
+                entry.as_object().ok_or(SkipReason::NotAnObject).and_then(|jwk| jwk::read(jwk, allowed, &exposed));
+            match found {
+                Ok(found) => usable.extend(found),
+                Err(why) => skipped.push(Skipped::new(entry.get("kid").and_then(Value::as_str), why)),
             }
         }
-        Ok(Self(keys))
+        let keys = unambiguous(usable, &mut skipped);
+        Ok(Self { keys, skipped: SkippedEntries::of(skipped) })
     }
 
     pub(super) fn empty() -> Self {
-        Self(HashMap::new())
+        Self { keys: HashMap::new(), skipped: SkippedEntries::default() }
     }
 
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
-    pub(super) fn find(&self, key_id: &str) -> Option<&Arc<VerificationKey>> {
-        self.0.get(key_id)
+    /// The entries that do not count.
+    #[must_use]
+    pub const fn skipped(&self) -> &SkippedEntries {
+        &self.skipped
     }
 
     /// Takes the place of `known`: a key that stays remains the same one, so that what it vouched for goes on; the others of
-    /// `known` are withdrawn, and their ids returned. `listed` is told each key that counts from now on.
-    pub(super) fn succeed(self, known: &Self, listed: impl Fn(&VerificationKey)) -> (Self, Vec<String>) {
-        let kept = |(kid, key): (String, Arc<VerificationKey>)| {
-            let kept = known.find(&kid).filter(|old| old.is_the_same_as(&key)).map_or(key, Arc::clone);
+    /// `known` are withdrawn, and their names returned. `listed` is told each key that counts from now on.
+    pub(super) fn succeed(self, known: &Self, listed: impl Fn(&VerificationKey)) -> (Self, Vec<KeyName>) {
+        let kept = |(name, key): (KeyName, Arc<VerificationKey>)| {
+            let kept = known.keys.get(&name).filter(|old| old.is_the_same_as(&key)).map_or(key, Arc::clone);
             listed(&kept);
-            (kid, kept)
+            (name, kept)
         };
-        let next: HashMap<_, _> = self.0.into_iter().map(kept).collect();
+        let keys: HashMap<_, _> = self.keys.into_iter().map(kept).collect();
         let mut withdrawn = Vec::new();
-        for (kid, old) in &known.0 {
-            if !next.get(kid).is_some_and(|new| Arc::ptr_eq(new, old)) {
+        for (name, old) in &known.keys {
+            if !keys.get(name).is_some_and(|new| Arc::ptr_eq(new, old)) {
                 old.standing.withdraw();
-                withdrawn.push(kid.clone());
+                withdrawn.push(name.clone());
             }
         }
-        (Self(next), withdrawn)
+        (Self { keys, ..self }, withdrawn)
     }
+
+    /// The key that a token names; where there is none for its algorithm, one of that `kid` for another. The only key for a
+    /// token that names none (RFC 7515, section 4.1.4).
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`], [`TokenError::KeyIdNeeded`].
+    pub(super) fn find(&self, jws: &Jws<'_>) -> Result<&Arc<VerificationKey>, TokenError> {
+        let Some(kid) = &jws.key_id else { return self.only() };
+        let named = || self.keys.iter().filter(|(name, _)| name.kid.as_ref() == Some(kid));
+        let found = named().find(|(name, _)| name.algorithm == jws.algorithm).or_else(|| named().next());
+        found.map(|(_, key)| key).ok_or(TokenError::UnknownKey)
+    }
+
+    fn only(&self) -> Result<&Arc<VerificationKey>, TokenError> {
+        let mut keys = self.keys.values();
+        match (keys.next(), keys.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(TokenError::UnknownKey),
+            (Some(_), Some(_)) => Err(TokenError::KeyIdNeeded),
+        }
+    }
+}
+
+/// Entries that say the same are one; of those that say different keys under one name none counts, and one without a `kid`
+/// only if there is no other.
+fn unambiguous(
+    usable: Vec<(KeyName, VerificationKey)>,
+    skipped: &mut Vec<Skipped>,
+) -> HashMap<KeyName, Arc<VerificationKey>> {
+    let mut materials: HashMap<KeyName, HashSet<[u8; 32]>> = HashMap::new();
+    for (name, key) in &usable {
+        materials.entry(name.clone()).or_default().insert(*key.material());
+    }
+    let mut keys = HashMap::new();
+    for (name, key) in usable {
+        let is_one = materials.get(&name).is_some_and(|several| several.len() == 1);
+        let fault = match &name.kid {
+            None if !is_one || materials.len() > 1 => SkipReason::NoKeyId,
+            Some(_) if !is_one => SkipReason::Ambiguous,
+            None | Some(_) => {
+                keys.insert(name, Arc::new(key));
+                continue;
+            }
+        };
+        skipped.push(Skipped::new(name.kid.as_deref(), fault));
+    }
+    keys
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    // RFC 7515, appendix A.3.1, and RFC 8037, appendix A.2.
-    const EC: &str = r#""kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0""#;
-    const ED: &str = r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
-
-    fn read(keys: &[String]) -> Result<usize, KeySetError> {
-        KeySet::from_json(format!(r#"{{"keys":[{}]}}"#, keys.join(",")).as_bytes(), &Algorithms::default())
-            .map(|set| set.len())
-    }
-
-    #[test]
-    fn keys_of_both_kinds_are_read() {
-        assert_eq!(read(&[format!(r#"{{"kid":"a",{EC}}}"#), format!(r#"{{"kid":"b","use":"sig",{ED}}}"#)]), Ok(2));
-    }
-
-    #[test]
-    fn keys_for_something_else_are_passed_over() {
-        for other in [
-            format!(r#"{{{EC}}}"#),
-            format!(r#"{{"kid":"a","use":"enc",{EC}}}"#),
-            format!(r#"{{"kid":"a","alg":"ES384",{EC}}}"#),
-            format!(r#"{{"kid":"a","key_ops":["sign"],{EC}}}"#),
-            r#"{"kid":"a","kty":"EC","crv":"secp256k1","x":"AQAB","y":"AQAB"}"#.to_owned(),
-            r#"{"kid":"a","kty":"OKP","crv":"X25519","x":"AQAB"}"#.to_owned(),
-        ] {
-            assert_eq!(read(std::slice::from_ref(&other)), Err(KeySetError::NoUsableKey), "{other}");
-        }
-    }
-
-    #[test]
-    fn a_private_key_or_a_repeated_name_spoils_the_set() {
-        let private = format!(r#"{{"kid":"a","d":"x",{EC}}}"#);
-        assert_eq!(read(&[private]), Err(KeySetError::Private("a".to_owned())));
-        let secret = r#"{"kid":"a","kty":"oct","k":"x"}"#.to_owned();
-        assert_eq!(read(&[secret]), Err(KeySetError::Private("a".to_owned())));
-        let twice = format!(r#"{{"kid":"a",{EC}}}"#);
-        assert_eq!(read(&[twice.clone(), twice]), Err(KeySetError::DuplicateKeyId("a".to_owned())));
-    }
-
-    #[test]
-    fn what_is_no_key_set_is_refused() {
-        assert_eq!(KeySet::from_json(b"", &Algorithms::default()).err(), Some(KeySetError::NotStrictJson));
-        assert_eq!(KeySet::from_json(b"{}", &Algorithms::default()).err(), Some(KeySetError::NoKeys));
-        assert_eq!(read(&[]), Err(KeySetError::NoUsableKey));
-        assert_eq!(read(&vec!["{}".to_owned(); KeySet::KEYS_MAX + 1]), Err(KeySetError::TooMany { max: 64 }));
-        let short = r#"{"kid":"a","kty":"OKP","crv":"Ed25519","x":"AAAA"}"#.to_owned();
-        assert_eq!(read(&[short]), Err(KeySetError::Invalid("a".to_owned())));
-    }
-}
+mod tests;

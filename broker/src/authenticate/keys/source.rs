@@ -22,6 +22,10 @@ use crate::{
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
+const JSON: &str = "application/json";
+/// RFC 7517, section 8.5.2, and what most servers say.
+const KEY_SET_TYPES: &str = "application/jwk-set+json, application/json";
+
 /// Why a source cannot be set up.
 #[derive(Debug, Error)]
 pub enum SourceError {
@@ -122,8 +126,8 @@ enum Place {
 }
 
 impl KeySource {
-    /// By the issuer's own document: `.well-known/openid-configuration` below the issuer, or, where there is none, that of
-    /// RFC 8414.
+    /// By the issuer's own document: `.well-known/openid-configuration` below the issuer, or, where there is none to
+    /// be had, that of RFC 8414.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -160,12 +164,13 @@ impl KeySource {
             Place::KeySet(url) => url.clone(),
             Place::Discovery { issuer, openid, oauth } => self.discover(issuer, openid, oauth).await?,
         };
-        Ok(KeySet::parse(&self.get(&url).await?, &self.access.algorithms)?)
+        Ok(KeySet::parse(&self.get(&url, KEY_SET_TYPES).await?, &self.access.algorithms)?)
     }
 
     async fn discover(&self, issuer: &Issuer, openid: &Url, oauth: &Url) -> Result<Url, FetchError> {
-        let (url, document) = match self.get(openid).await {
-            Err(FetchError::Status { status: 404, .. }) => (oauth, self.get(oauth).await?),
+        let (url, document) = match self.get(openid, JSON).await {
+            // Some answer so where there is none.
+            Err(FetchError::Status { status: 401 | 403 | 404, .. }) => (oauth, self.get(oauth, JSON).await?),
             answer => (openid, answer?),
         };
         let invalid = || FetchError::NotDiscovery { url: url.to_string() };
@@ -178,10 +183,10 @@ impl KeySource {
         Ok(address::parse(text("jwks_uri")?, self.access.allow_loopback_http)?)
     }
 
-    async fn get(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
+    async fn get(&self, url: &Url, types: &'static str) -> Result<Vec<u8>, FetchError> {
         let unreachable =
             |error: reqwest::Error| FetchError::Unreachable { url: url.to_string(), detail: cause(&error) };
-        let request = self.client.get(url.clone()).header(ACCEPT, "application/json");
+        let request = self.client.get(url.clone()).header(ACCEPT, types);
         let mut answer = request.send().await.map_err(unreachable)?;
         if answer.status() != StatusCode::OK {
             return Err(FetchError::Status { url: url.to_string(), status: answer.status().as_u16() });

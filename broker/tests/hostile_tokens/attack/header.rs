@@ -10,7 +10,7 @@ use crate::signers::{encode, name};
 
 impl Attack {
     pub(super) fn header_member(&mut self) -> String {
-        let names = ["crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "cty", "enc", "epk", "p2c"];
+        let names = ["crit", "b64", "jwk", "zip", "cty", "enc", "epk", "p2c"];
         let name = *self.pick(&names);
         let values = [
             json!("https://evil.example/keys"),
@@ -25,7 +25,8 @@ impl Attack {
         let value = self.pick(&values).clone();
         let (signer, claims) = (self.signer(), self.claims());
         let mut header = self.known[signer].header();
-        header[name] = value;
+        // Another `cty` is ignored.
+        header[name] = if name == "cty" { json!("JWT") } else { value };
         self.known[signer].sign(&header, &claims)
     }
 

@@ -10,7 +10,10 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{StatusCode, header::LOCATION},
+    http::{
+        StatusCode,
+        header::{ACCEPT, LOCATION},
+    },
     response::{IntoResponse as _, Response},
 };
 use parking_lot::Mutex;
@@ -26,11 +29,12 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     authenticate::{
-        Access, Authenticator, ClaimPaths, GrantLimits, Identity, IssuerKeys, KeySetError, Presented, TokenError,
-        TrustedIssuer, Verifier,
+        Access, Authenticator, ClaimPaths, GrantLimits, Identity, IssuerKeys, Presented, TokenError, TrustedIssuer,
+        Verifier,
     },
     fixtures::{LIFETIME, NOW, VERIFIER_SETTINGS, bearer, proofs},
     issue::{KeyKind, TokenIssuer},
+    metrics::Gauges,
 };
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
@@ -53,6 +57,8 @@ struct Provider {
 
 #[derive(Default)]
 struct Answers {
+    /// The last `accept` of each path.
+    accepted: Mutex<HashMap<String, String>>,
     by_path: Mutex<HashMap<String, Answer>>,
     key_sets: AtomicUsize,
 }
@@ -66,6 +72,8 @@ async fn answer(State(answers): State<Arc<Answers>>, request: Request) -> Respon
     if path == "/keys" {
         answers.key_sets.fetch_add(1, Ordering::SeqCst);
     }
+    let accepted = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    answers.accepted.lock().insert(path.clone(), accepted.to_owned());
     let answer = answers.by_path.lock().get(&path).cloned().unwrap_or(Answer::Status(StatusCode::NOT_FOUND));
     match answer {
         Answer::Json(text) => text.into_response(),
@@ -327,6 +335,73 @@ async fn a_task_fetches_no_more_once_its_keys_are_dropped() {
     }
 }
 
+#[tokio::test]
+async fn a_bad_entry_is_counted_while_it_is_there_and_does_not_keep_the_others_from_counting() {
+    let provider = Provider::start().await;
+    let signer = provider.signer("1");
+    let mut keys: serde_json::Value = serde_json::from_str(signer.jwks()).expect("JSON");
+    keys["keys"]
+        .as_array_mut()
+        .expect("keys")
+        .extend([serde_json::Value::Null, serde_json::json!({"kid": "2", "kty": "oct", "k": "AAAA"})]);
+    let issuer = Issuer::parse(&provider.name()).expect("an issuer");
+    let metrics = Metrics::default();
+    let clock = Clock::manual(NOW);
+    let shown = |entries: usize| {
+        let sample = format!("veribus_key_set_entries_skipped{{issuer=\"{issuer}\"}} {entries}\n");
+        let gauges = Gauges { queued_submissions: 0, log_entries: 0, log_bytes: 0, free_disk_bytes: 0 };
+        assert!(metrics.render(gauges).expect("text").contains(&sample), "{sample}");
+    };
+    let remote = RemoteKeys::start(issuer.clone(), provider.source(), EAGER, clock.clone(), metrics.clone(), spawn);
+    shown(0);
+    provider.set("/keys", Answer::Json(keys.to_string()));
+    for _ in 0..2 {
+        remote.fetch_once_more().await;
+        shown(2);
+        assert_eq!(remote.shared.known.load().len(), 1);
+    }
+    provider.publish(&[&signer]);
+    remote.fetch_once_more().await;
+    shown(0);
+}
+
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_skipped_entry_is_logged_once_and_a_private_part_as_an_error() {
+    let provider = Provider::start().await;
+    let issuer = Issuer::parse(&provider.name()).expect("an issuer");
+    let remote = RemoteKeys::start(issuer, provider.source(), RARELY, Clock::manual(NOW), Metrics::default(), spawn);
+    let take = |entries: &str| {
+        let set = KeySet::parse(format!(r#"{{"keys":[{entries}]}}"#).as_bytes(), &Access::default().algorithms);
+        remote.shared.take(set.expect("a key set"), UnixMicros(NOW.0 * 1_000_000));
+    };
+    let (lines, bad) = (Lines::default(), r#"null,{"kid":"2","kty":"oct","k":"AAAA"}"#);
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        take(bad);
+        take(bad);
+    });
+    let text = String::from_utf8(lines.0.lock().clone()).expect("text");
+    let skipped: Vec<_> = text.lines().filter(|line| line.contains("is skipped")).collect();
+    assert_eq!(skipped.len(), 2, "{text}");
+    assert!(skipped[0].contains("WARN") && skipped[1].contains("ERROR") && !text.contains("AAAA"), "{text}");
+}
+
 async fn fetch(provider: &Provider) -> Result<usize, FetchError> {
     provider.source().fetch().await.map(|keys| keys.len())
 }
@@ -367,7 +442,15 @@ async fn the_document_of_rfc_8414_is_taken_where_there_is_no_other() {
     let document = Answer::Json(provider.document(&name, &provider.url("/keys")));
     provider.set("/.well-known/oauth-authorization-server/tenant", document);
     let source = KeySource::discovery(Issuer::parse(&name).expect("an issuer"), loopback()).expect("a source");
-    assert_eq!(source.fetch().await.expect("keys").len(), 1);
+    for status in [StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        provider.set("/tenant/.well-known/openid-configuration", Answer::Status(status));
+        assert_eq!(source.fetch().await.expect("keys").len(), 1, "{status}");
+    }
+    let accepted = provider.shared.accepted.lock().clone();
+    assert_eq!(accepted["/keys"], "application/jwk-set+json, application/json");
+    assert_eq!(accepted["/.well-known/oauth-authorization-server/tenant"], "application/json");
+    provider.set("/tenant/.well-known/openid-configuration", Answer::Status(StatusCode::INTERNAL_SERVER_ERROR));
+    assert!(matches!(source.fetch().await, Err(FetchError::Status { status: 500, .. })));
 }
 
 #[tokio::test]
@@ -376,13 +459,11 @@ async fn redirects_are_not_followed_and_answers_are_bounded() {
     provider.publish(&[&provider.signer("1")]);
     provider.set("/moved", Answer::Redirect(provider.url("/keys")));
     provider.set("/large", Answer::Json(format!(r#"{{"keys":[],"x":"{}"}}"#, "x".repeat(KeySet::BYTES_MAX))));
-    provider.set("/secret", Answer::Json(r#"{"keys":[{"kty":"oct","kid":"1","k":"AAAA"}]}"#.to_owned()));
     let fetch = async |path: &str| {
         KeySource::jwks_url(&provider.url(path), loopback()).expect("a source").fetch().await.expect_err("refused")
     };
     assert!(matches!(fetch("/moved").await, FetchError::Status { status: 302, .. }));
     assert!(matches!(fetch("/large").await, FetchError::TooLarge { .. }));
-    assert!(matches!(fetch("/secret").await, FetchError::Keys(KeySetError::Private(_))));
 }
 
 /// Serves a key set over HTTPS, with a certificate that signs itself.
