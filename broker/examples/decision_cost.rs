@@ -95,8 +95,7 @@ fn identity(clock: &Clock) -> Arc<Identity> {
         require_bound: false,
         may_grant: GrantLimits::default(),
     };
-    let settings =
-        VerifierSettings { cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
+    let settings = VerifierSettings { cache_entries_max: 16, cache_bytes_max: 1 << 20, token_lifetime_s_max: 86_400 };
     let verifier = Arc::new(Verifier::new(vec![trusted], settings, clock.clone()));
     let authenticator = Authenticator::new(verifier, ProofSettings::NONE, clock.clone());
     let claims = issuer.claims("finance-agent", clock.now().seconds(), Duration::from_secs(3_600));

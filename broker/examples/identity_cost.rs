@@ -46,11 +46,8 @@ fn measure(kind: KeyKind) {
         require_bound: false,
         may_grant: GrantLimits::default(),
     };
-    let settings = VerifierSettings {
-        cache_entries_max: 65_536,
-        cache_bytes_max: 64 << 20,
-        token_lifetime_s_max: 86_400,
-    };
+    let settings =
+        VerifierSettings { cache_entries_max: 65_536, cache_bytes_max: 64 << 20, token_lifetime_s_max: 86_400 };
     let verifier = Verifier::new(vec![trusted], settings, clock.clone());
     let authenticator = Authenticator::new(Arc::new(verifier), ProofSettings::NONE, clock.clone());
     let token = || {

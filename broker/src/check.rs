@@ -443,7 +443,7 @@ mod tests {
             ("permissions_allowed", "publish:a..b", "no permission"),
             ("permissions_allowed", "admin", "no permission"),
             ("permissions_allowed", "publish.*", "no permission"),
-            ("roles_allowed", "a role", "no role"),
+            ("roles_allowed", "", "no role"),
             ("roles_allowed", "audit.read", "`permissions_allowed`"),
             ("decrypt_allowed", "a..b", "no pattern"),
         ] {

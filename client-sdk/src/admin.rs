@@ -225,7 +225,10 @@ impl Admin {
                 once(self.session.admin(), request).await
             };
             let status = match attempts.in_time(call).await {
-                Some(Ok(answer)) => return Ok(answer.into_inner()),
+                Some(Ok(answer)) => {
+                    self.session.tokens.standing().took(&token);
+                    return Ok(answer.into_inner());
+                }
                 Some(Err(status)) => status,
                 None => return Err(attempts.timed_out()),
             };

@@ -261,7 +261,10 @@ impl Reader {
                 return Err(self.attempts.timed_out());
             };
             match answer {
-                Ok(answers) => return Ok((token, answers)),
+                Ok(answers) => {
+                    self.session.tokens.standing().took(&token);
+                    return Ok((token, answers));
+                }
                 Err(status) => self.attempts.after(&self.session, &Failed { status, token }).await?,
             }
         }

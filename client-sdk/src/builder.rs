@@ -168,6 +168,13 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a running subscription or watch waits for a token that the broker takes, once none does: while the key of an
+    /// issuer is changed, for example. Default 60 s.
+    pub const fn late_token_for(mut self, total: Duration) -> Self {
+        self.limits.late_token_for = total;
+        self
+    }
+
     /// The largest message, in bytes on the wire, that is sent. Default 16 KiB below 4 MiB, which is what a broker
     /// decodes by default: past that it ends the whole call.
     pub const fn message_bytes_max(mut self, bytes: usize) -> Self {
@@ -254,6 +261,7 @@ const DEFAULT_LIMITS: Limits = Limits {
     backoff: BackoffBounds { min: Duration::from_millis(100), max: Duration::from_secs(5) },
     publish_for: Duration::from_secs(30),
     reconnect_for: Duration::from_secs(3600),
+    late_token_for: Duration::from_secs(60),
     message_bytes_max: 4 * 1024 * 1024 - 16 * 1024,
     in_flight_messages_max: 1024,
     in_flight_bytes_max: 4 * 1024 * 1024,
@@ -287,7 +295,10 @@ async fn accepted(session: &Session, mut attempts: Attempts) -> Result<(), Error
         let Some(answer) = attempts.in_time(publish_nothing(session, &token)).await else {
             return Err(attempts.timed_out());
         };
-        let Err(status) = answer else { return Ok(()) };
+        let Err(status) = answer else {
+            session.tokens.standing().took(&token);
+            return Ok(());
+        };
         if status.code() == Code::PermissionDenied && status.source().is_none() {
             return Ok(()); // It knows who is asking; what that agent may do is for the call to come.
         }

@@ -53,7 +53,10 @@ impl Client {
                 return Err(Error::outcome_unknown(message.wire.id, attempts.timed_out()));
             };
             let failed = match answer {
-                Ok(receipt) => return checked(receipt, message.wire),
+                Ok(receipt) => {
+                    self.session.tokens.standing().took(&token);
+                    return checked(receipt, message.wire);
+                }
                 Err(status) => Failed { status, token },
             };
             maybe_recorded |= may_have_happened(&failed.status);

@@ -32,6 +32,10 @@ pub(crate) struct Attempts {
     total: Duration,
     deadline: Instant,
     token_replaced: bool,
+    /// Whether what runs waits for a token that the broker takes.
+    outlasts_tokens: bool,
+    /// Until when it does so, once it has to.
+    late_token_until: Option<Instant>,
     last_error: Option<Error>,
 }
 
@@ -39,7 +43,23 @@ impl Attempts {
     pub(crate) fn new(bounds: BackoffBounds, total: Duration) -> Self {
         let total = total.min(DURATION_MAX);
         let deadline = Instant::now() + total;
-        Self { bounds, pause: bounds.min, total, deadline, token_replaced: false, last_error: None }
+        Self {
+            bounds,
+            pause: bounds.min,
+            total,
+            deadline,
+            token_replaced: false,
+            outlasts_tokens: false,
+            late_token_until: None,
+            last_error: None,
+        }
+    }
+
+    /// For what has begun, and is to outlast a token that comes late, as long as [`Limits::late_token_for`] says.
+    ///
+    /// [`Limits::late_token_for`]: crate::session::Limits::late_token_for
+    pub(crate) fn outlasting_tokens(self) -> Self {
+        Self { outlasts_tokens: true, ..self }
     }
 
     pub(crate) const fn deadline(&self) -> Instant {
@@ -48,7 +68,7 @@ impl Attempts {
 
     /// Something came through: the patience is whole again.
     pub(crate) fn progressed(&mut self) {
-        *self = Self::new(self.bounds, self.total);
+        *self = Self { outlasts_tokens: self.outlasts_tokens, ..Self::new(self.bounds, self.total) };
     }
 
     /// The total begins anew, the pauses go on growing.
@@ -91,18 +111,36 @@ impl Attempts {
 
     /// A source of tokens that does not answer is waited for like a broker that does not.
     async fn with_another_token(&mut self, session: &Session, refused: &Token) -> Result<(), Error> {
-        if self.token_replaced {
-            return Err(Error::Unauthenticated);
+        let tokens = &session.tokens;
+        if tokens.standing().refused(refused) {
+            tokens.hurry();
+            return Ok(());
         }
-        match self.in_time(session.tokens.instead_of(refused)).await {
+        if self.token_replaced {
+            return self.late_token(session).await;
+        }
+        match self.in_time(tokens.instead_of(refused)).await {
             Some(Ok(Some(_))) => {
                 self.token_replaced = true;
                 Ok(())
             }
-            Some(Ok(None)) => Err(Error::Unauthenticated),
+            Some(Ok(None)) => self.late_token(session).await,
             Some(Err(fault)) => self.pause(Error::Token(fault)).await,
             None => Err(TokenError::Unavailable("no answer in time".to_owned()).into()),
         }
+    }
+
+    /// Waits for a token that the broker takes, where there may be one.
+    async fn late_token(&mut self, session: &Session) -> Result<(), Error> {
+        if !self.outlasts_tokens || !session.tokens.may_change() {
+            return Err(Error::Unauthenticated);
+        }
+        let until = *self.late_token_until.get_or_insert_with(|| Instant::now() + session.limits.late_token_for);
+        if until <= Instant::now() {
+            return Err(Error::Unauthenticated);
+        }
+        self.token_replaced = false;
+        self.pause(Error::Unauthenticated).await
     }
 
     /// Waits a little longer than the last time, and no less than the broker asked for, or gives up with `error` where

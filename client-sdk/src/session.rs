@@ -24,6 +24,7 @@ pub(crate) struct Limits {
     pub(crate) backoff: BackoffBounds,
     pub(crate) publish_for: Duration,
     pub(crate) reconnect_for: Duration,
+    pub(crate) late_token_for: Duration,
     pub(crate) message_bytes_max: usize,
     pub(crate) in_flight_messages_max: usize,
     pub(crate) in_flight_bytes_max: usize,

@@ -87,9 +87,13 @@ impl<Q> Upstream<Q> {
         }
     }
 
-    /// The broker took the oldest fresh token.
-    pub(crate) fn accepted(&mut self) -> Result<(), Error> {
-        self.token.accepted()
+    /// The broker answered to the oldest fresh token. Whether it took it.
+    pub(crate) fn answered(&mut self, answer: &v1::Refreshed) -> Result<bool, Error> {
+        if !answer.refused {
+            return self.token.accepted().map(|()| true);
+        }
+        self.session.tokens.hurry();
+        self.token.refused().map(|()| false)
     }
 
     /// The stream failed, with the token that it stood on.

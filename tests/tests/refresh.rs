@@ -56,7 +56,7 @@ async fn a_publish_stream_goes_on_under_a_fresh_token_which_holds_from_that_requ
     let answer = stream.answer().await?.context("an answer")?;
     let outcomes: Vec<_> = answer.results.into_iter().filter_map(|result| result.outcome).collect();
     let exp = clock.now().seconds().0 + 600;
-    assert_eq!(answer.refreshed, Some(Refreshed { token_expires_at: exp, patterns: vec![] }));
+    assert_eq!(answer.refreshed, Some(Refreshed { token_expires_at: exp, patterns: vec![], refused: false }));
     let with = receipt(&outcomes[0])?.audit_index;
     assert_eq!(refusal(&outcomes[1])?.reason, "MISSING_PERMISSION", "a lesser token narrows at once");
     clock.advance(5 * MINUTE);
@@ -108,7 +108,10 @@ async fn a_lesser_token_narrows_a_subscription_and_a_fuller_one_gives_back_what_
     let mut inbox = RawSubscription::open(&raw, &["a", "b"]).await?;
     inbox.refresh(&token(&broker, "r", &["subscribe:b", "subscribe:c"], 2 * MINUTE)?).await?;
     let exp = clock.now().seconds().0 + 120;
-    assert_eq!(refreshed(&mut inbox).await?, Refreshed { token_expires_at: exp, patterns: vec!["b".to_owned()] });
+    assert_eq!(
+        refreshed(&mut inbox).await?,
+        Refreshed { token_expires_at: exp, patterns: vec!["b".to_owned()], refused: false }
+    );
 
     let sender = broker.raw(&broker.token("sender", &["publish:>"])?).await?;
     let mut stream = PublishStream::open(&sender).await?;

@@ -1,4 +1,5 @@
-//! Fresh tokens on streams that are already running: recognised as at the gate, and of the same agent.
+//! Fresh tokens on streams that are already running: recognised as at the gate, and of the same agent. One that is not leaves the
+//! stream as it is: the token before is good until it runs out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use veribus_proto::v1::{Credentials, Refreshed};
 use super::{refusals::Refusals, status};
 use crate::{
     authenticate::{Authenticator, Caller, Identity, TokenError},
-    model::Clock,
+    model::{Clock, TopicPattern},
     quota::Meter,
     record::{Draft, Recorder},
 };
@@ -58,25 +59,25 @@ impl Renewals {
         Self { authenticator, refusals, recorder }
     }
 
-    /// Whom a fresh token names. One that is not good, or another agent's, is the end of the stream.
-    pub(super) async fn recognise(&self, caller: &Caller, credentials: &Credentials) -> Result<Arc<Identity>, Status> {
+    /// Whom a fresh token names; `None` for one that is not good, or another agent's. That is recorded.
+    pub(super) async fn recognise(&self, caller: &Caller, credentials: &Credentials) -> Option<Arc<Identity>> {
         let fresh = self.authenticate(caller, credentials).await;
         let fresh = fresh.and_then(|fresh| caller.session().check_successor(&fresh).map(|()| fresh));
-        fresh.map_err(|error| {
-            self.refusals.note_session(caller.session(), &error);
-            status::unauthenticated()
-        })
+        fresh.inspect_err(|error| self.refusals.note_session(caller.session(), error)).ok()
     }
 
-    /// Goes on under a fresh token, recorded.
+    /// Goes on under a fresh token, recorded; or under the one before, where it is refused.
+    ///
+    /// # Errors
+    /// The end of the stream.
     pub(super) async fn renew(&self, caller: &Caller, credentials: &Credentials) -> Result<Refreshed, Status> {
-        let fresh = self.recognise(caller, credentials).await?;
+        let Some(fresh) = self.recognise(caller, credentials).await else { return Ok(refused(caller, &[])) };
         self.adopt(caller, Arc::clone(&fresh))?;
         let resource = caller.session().method().to_owned();
         let draft = Draft::refreshed(resource, None, None, &fresh, caller.peer());
         let receipt = self.recorder.access(draft, Arc::clone(&fresh)).await.map_err(status::record_status)?;
         match receipt.refused {
-            None => Ok(Refreshed { token_expires_at: fresh.expires_at().0, patterns: Vec::new() }),
+            None => Ok(taken(&fresh, &[])),
             Some(_) => Err(status::unauthenticated()),
         }
     }
@@ -92,6 +93,17 @@ impl Renewals {
             status::unauthenticated()
         })
     }
+}
+
+/// The stream goes on under a fresh token, and serves these patterns.
+pub(super) fn taken(fresh: &Identity, patterns: &[TopicPattern]) -> Refreshed {
+    let patterns = patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+    Refreshed { token_expires_at: fresh.expires_at().0, patterns, refused: false }
+}
+
+/// The stream goes on under the token before.
+pub(super) fn refused(caller: &Caller, patterns: &[TopicPattern]) -> Refreshed {
+    Refreshed { refused: true, ..taken(&caller.identity(), patterns) }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use veribus_proto::v1::{
 use super::{
     convert,
     malformed::{FaultRecorder, decoding_fault},
-    renewal::{Pace, Renewals},
+    renewal::{Pace, Renewals, refused, taken},
     status,
 };
 use crate::{
@@ -227,14 +227,11 @@ impl Listener {
 
     /// Goes on under a fresh token, as far as that permits.
     async fn refresh(&self, credentials: &Credentials) -> Result<Refreshed, Status> {
-        let fresh = self.renewals.recognise(&self.caller, credentials).await?;
-        let token_expires_at = fresh.expires_at().0;
-        let renewed = self.reading.renew(&self.caller, &self.terms, fresh).await;
-        let patterns = renewed.map_err(|refusal| status::read_status(&refusal))?;
-        Ok(Refreshed {
-            token_expires_at,
-            patterns: patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
-        })
+        let Some(fresh) = self.renewals.recognise(&self.caller, credentials).await else {
+            return Ok(refused(&self.caller, &self.terms.granted()));
+        };
+        let renewed = self.reading.renew(&self.caller, &self.terms, Arc::clone(&fresh)).await;
+        renewed.map(|patterns| taken(&fresh, &patterns)).map_err(|refusal| status::read_status(&refusal))
     }
 }
 

@@ -148,9 +148,14 @@ impl<K: Kind> Driver<K> {
         };
         let (refreshed, results) = K::parts(response);
         if let Some(refreshed) = refreshed {
-            token.accepted().map_err(StreamEnd::Failed)?;
+            if refreshed.refused {
+                self.session.tokens.hurry();
+                token.refused().map_err(StreamEnd::Failed)?;
+            } else {
+                token.accepted().map_err(StreamEnd::Failed)?;
+                tracing::debug!(until = refreshed.token_expires_at, "the stream goes on under a fresh token");
+            }
             self.attempts.progressed();
-            tracing::debug!(until = refreshed.token_expires_at, "the stream goes on under a fresh token");
         }
         self.take_results(results, token.token())
     }

@@ -65,7 +65,10 @@ where
             once(session.state(), request).await
         };
         let status = match attempts.in_time(call).await {
-            Some(Ok(answer)) => return Ok(answer.into_inner()),
+            Some(Ok(answer)) => {
+                session.tokens.standing().took(&token);
+                return Ok(answer.into_inner());
+            }
             Some(Err(status)) => status,
             None => return Err(effect.unknown(key, attempts.timed_out())),
         };

@@ -68,8 +68,8 @@ impl Link {
         match self.upstream.next(&mut self.responses).await?.response {
             Some(Response::Batch(batch)) => Ok(Heard::Batch(batch)),
             Some(Response::Refreshed(refreshed)) => {
-                self.upstream.accepted()?;
-                Ok(Heard::Refreshed(refreshed))
+                let is_taken = self.upstream.answered(&refreshed)?;
+                Ok(if is_taken { Heard::Refreshed(refreshed) } else { Heard::TokenRefused })
             }
             Some(Response::Subscribed(_)) => Err(LinkFault::Protocol(Error::Protocol("subscribed a second time"))),
             None => Err(LinkFault::Protocol(Error::Protocol("an empty response to a subscription"))),
@@ -81,6 +81,7 @@ impl Link {
 enum Heard {
     Batch(DeliveryBatch),
     Refreshed(v1::Refreshed),
+    TokenRefused,
 }
 
 pub(super) struct Driver {
@@ -95,7 +96,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(session: Arc<Session>, patterns: Vec<String>, reader: mpsc::Sender<Chunk>) -> Self {
-        let attempts = session.reconnect_attempts();
+        let attempts = session.reconnect_attempts().outlasting_tokens();
         Self { session, patterns: patterns.as_slice().into(), served: patterns, reader, attempts }
     }
 
@@ -138,6 +139,7 @@ impl Driver {
                     self.hand_on(batch, dropped, &mut checker, &mut link.upstream).await?;
                 }
                 Heard::Refreshed(refreshed) => self.refreshed(refreshed).await?,
+                Heard::TokenRefused => self.send(Chunk::TokenRefused).await?,
             }
         }
     }

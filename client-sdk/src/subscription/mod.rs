@@ -36,6 +36,8 @@ enum Chunk {
     Resubscribed { subscription_id: String, patterns: Vec<String>, cause: Error },
     /// Under a fresh token, the broker serves these patterns.
     Patterns(Vec<String>),
+    /// The broker did not take a fresh token.
+    TokenRefused,
     /// The broker cut it off as too slow, and had so many messages for it.
     CutOff { undelivered: u64 },
     /// There is nothing more.
@@ -56,6 +58,9 @@ pub enum SubscriptionEvent {
         /// As they were asked for.
         patterns: Vec<String>,
     },
+    /// The broker did not take a fresh token, for example since it does not know the key of its issuer yet. The subscription
+    /// goes on under the one before until that runs out; another one is asked for, and offered.
+    TokenRefused,
 }
 
 /// Why messages may be missing.
@@ -189,6 +194,7 @@ impl Subscription {
                 self.reconnects = self.reconnects.saturating_add(1);
                 Some(Ok(Event::Gap(Gap::Resubscribed { cause })))
             }
+            Chunk::TokenRefused => Some(Ok(Event::TokenRefused)),
             Chunk::Patterns(patterns) => {
                 self.patterns.clone_from(&patterns);
                 Some(Ok(Event::Patterns(patterns)))
@@ -210,6 +216,7 @@ enum Event {
     Delivery(Delivery),
     Gap(Gap),
     Patterns(Vec<String>),
+    TokenRefused,
 }
 
 impl Stream for Subscription {
@@ -219,7 +226,7 @@ impl Stream for Subscription {
         loop {
             match std::task::ready!(self.poll_event(cx)) {
                 Some(Ok(Event::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
-                Some(Ok(Event::Gap(_) | Event::Patterns(_))) => {}
+                Some(Ok(Event::Gap(_) | Event::Patterns(_) | Event::TokenRefused)) => {}
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
@@ -263,6 +270,7 @@ impl Stream for SubscriptionEvents {
                     Event::Delivery(delivery) => SubscriptionEvent::Delivery(Box::new(delivery)),
                     Event::Gap(gap) => SubscriptionEvent::Gap(gap),
                     Event::Patterns(patterns) => SubscriptionEvent::PatternsChanged { patterns },
+                    Event::TokenRefused => SubscriptionEvent::TokenRefused,
                 })
             })
         })

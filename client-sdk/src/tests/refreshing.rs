@@ -58,7 +58,7 @@ fn tokens(came: &[Came]) -> Vec<String> {
 
 fn refreshed(patterns: &[&str]) -> Result<SubscribeResponse, Status> {
     let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-    let refreshed = v1::Refreshed { token_expires_at: 0, patterns };
+    let refreshed = v1::Refreshed { token_expires_at: 0, patterns, refused: false };
     Ok(SubscribeResponse { response: Some(Response::Refreshed(refreshed)) })
 }
 

@@ -18,4 +18,8 @@ impl TokenProvider for StaticToken {
     fn token(&self) -> TokenFuture<'_> {
         Box::pin(std::future::ready(Ok(self.0.clone())))
     }
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 }

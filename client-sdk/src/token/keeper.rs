@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Token, TokenError, TokenProvider};
+use super::{Standing, Token, TokenError, TokenProvider};
 
 /// How much of a token's life may pass before the next one is asked for; where in between is left to chance, so that
 /// many clients do not ask at once.
@@ -42,6 +42,9 @@ type Ask = oneshot::Sender<Result<(), TokenError>>;
 pub(crate) struct Tokens {
     held: watch::Receiver<Held>,
     asks: mpsc::Sender<Ask>,
+    standing: Standing,
+    /// Whether there may ever be another token.
+    may_change: bool,
 }
 
 /// The token at hand.
@@ -59,10 +62,15 @@ impl Held {
     }
 
     /// By the clock that does not jump: what the wall clock says is read once.
-    fn from_now(token: Token) -> Self {
+    pub(super) fn from_now(token: Token) -> Self {
         let left = |at: SystemTime| at.duration_since(SystemTime::now()).unwrap_or_default().min(FAR_AWAY);
         let runs_out_at = token.expires_at().map(|at| Instant::now() + left(at));
         Self { token, runs_out_at }
+    }
+
+    /// Whether it has not run out, as far as is known.
+    pub(super) fn is_good(&self) -> bool {
+        self.left() != Some(Duration::ZERO)
     }
 
     fn left(&self) -> Option<Duration> {
@@ -73,11 +81,11 @@ impl Held {
 impl Tokens {
     /// Gets the first token, and keeps it good from then on.
     pub(crate) async fn start(provider: Arc<dyn TokenProvider>) -> Result<Self, TokenError> {
-        let first = ask(provider.as_ref()).await?;
+        let (first, may_change) = (ask(provider.as_ref()).await?, !provider.is_fixed());
         let (holder, held) = watch::channel(Held::from_now(first));
         let (asks, asked) = mpsc::channel(ASKS_QUEUED_MAX);
         tokio::spawn(Keeper::new(provider, holder, asked).run());
-        Ok(Self { held, asks })
+        Ok(Self { held, asks, standing: Standing::default(), may_change })
     }
 
     /// The token at hand.
@@ -89,7 +97,10 @@ impl Tokens {
     /// side's clock to say, so that it is used if there is none.
     pub(crate) async fn usable(&self) -> Token {
         let held = self.held.borrow().clone();
-        if held.left() != Some(Duration::ZERO) {
+        if let Some(before) = self.standing.instead_of(&held.token) {
+            return before;
+        }
+        if held.is_good() {
             return held.token;
         }
         match timeout(USABLE_WITHIN, self.instead_of(&held.token)).await {
@@ -109,6 +120,16 @@ impl Tokens {
         self.asks.send(ask).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())??;
         Ok(other())
+    }
+
+    /// What the broker has said of the tokens.
+    pub(crate) const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Whether there may ever be another token.
+    pub(crate) const fn may_change(&self) -> bool {
+        self.may_change
     }
 
     /// Asks for another token without waiting for it.

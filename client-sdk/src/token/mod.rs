@@ -7,6 +7,7 @@ mod file;
 mod fixed;
 mod keeper;
 mod running;
+mod standing;
 
 use std::{
     fmt,
@@ -25,6 +26,7 @@ pub use file::TokenFile;
 pub use fixed::StaticToken;
 pub(crate) use keeper::Tokens;
 pub(crate) use running::RunningToken;
+pub(crate) use standing::Standing;
 
 /// An access token. Its `Debug` says nothing about it, and its memory is zeroed when the last clone is dropped.
 #[derive(Clone)]
@@ -125,7 +127,8 @@ pub type TokenFuture<'a> = Pin<Box<dyn Future<Output = Result<Token, TokenError>
 ///
 /// A provider only gets tokens. When to ask it is the client's business: when it connects, when some 80 % of the
 /// token's life have passed, and when the broker does not accept the token. The client asks once at a time however
-/// many streams are waiting, pauses ever longer after failures, and keeps the old token until it runs out.
+/// many streams are waiting, pauses ever longer after failures, and keeps the old token until it runs out, also where the
+/// broker does not take the fresh one yet.
 ///
 /// ```
 /// use veribus_client::{Token, TokenFuture, TokenProvider};
@@ -152,6 +155,11 @@ pub trait TokenProvider: fmt::Debug + Send + Sync + 'static {
     fn poll_interval(&self) -> Option<Duration> {
         None
     }
+
+    /// Whether it is the same token for ever, so that nobody waits for another one.
+    fn is_fixed(&self) -> bool {
+        false
+    }
 }
 
 impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
@@ -161,6 +169,10 @@ impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
 
     fn poll_interval(&self) -> Option<Duration> {
         self.as_ref().poll_interval()
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.as_ref().is_fixed()
     }
 }
 

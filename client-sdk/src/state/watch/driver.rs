@@ -105,8 +105,8 @@ impl Link {
     async fn next(&mut self) -> Result<Option<WatchBatch>, LinkFault> {
         match self.upstream.next(&mut self.responses).await?.response {
             Some(Response::Batch(batch)) => Ok(Some(batch)),
-            Some(Response::Refreshed(_)) => {
-                self.upstream.accepted()?;
+            Some(Response::Refreshed(refreshed)) => {
+                self.upstream.answered(&refreshed)?;
                 Ok(None)
             }
             Some(Response::Opened(_)) => Err(LinkFault::Protocol(Error::Protocol("a watch opened a second time"))),
@@ -124,7 +124,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(session: Arc<Session>, place: Place, reader: mpsc::Sender<Chunk>) -> Self {
-        let attempts = session.reconnect_attempts();
+        let attempts = session.reconnect_attempts().outlasting_tokens();
         Self { session, place, reader, attempts }
     }
 
