@@ -35,7 +35,9 @@ use crate::{
     model::{Ceiling, Clock, IdError, QuotaTerms},
     publish::Publisher,
     quota::{QuotaTable, Quotas},
-    record::{DiskWatch, Draft, Fingerprints, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
+    record::{
+        DiskWatch, Draft, Fingerprints, LogReader, RecordError, Recorder, StartError, Writer, WriterEnd, WriterSettings,
+    },
     seal::{KeyRing, NodeKey, RootKeys, SecretFileError},
     share::{ShareStages, Sharing},
     state::{Changes, StateReader},
@@ -307,10 +309,17 @@ impl Builder {
             reader,
         } = self;
         let listener = listen(config.server.listen).await?;
+        let metrics_listener = match config.metrics.listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)), supervisor.thread(AUDIT_WRITER))?;
         let started = Draft::started(env!("CARGO_PKG_VERSION"), decider.policy_sha256());
-        recorder.report(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
+        if recorder.report(started).await.is_err() {
+            drop(recorder);
+            return Err(writer_ended(writer).await);
+        }
 
         let (drain, close_all, stop_serving) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -441,8 +450,7 @@ impl Builder {
         supervisor.spawn("refusals record", Refusals::record(Arc::downgrade(&refusals), recorder.clone()));
         supervisor.spawn("overruns record", Overruns::record(Arc::downgrade(&overruns), recorder.clone()));
         let mut metrics_address = None;
-        if let Some(listen_on) = config.metrics.listen {
-            let listener = listen(listen_on).await?;
+        if let Some(listener) = metrics_listener {
             metrics_address = listener.local_addr().ok();
             supervisor.spawn("metrics listener", exposition::serve(listener, metrics, recorder.clone(), log));
         }
@@ -542,6 +550,14 @@ impl RunningServer {
             Ok(ended) => ended.map_err(Into::into),
             Err(_) => Err(writer_gone()),
         }
+    }
+}
+
+async fn writer_ended(writer: oneshot::Receiver<Result<(), WriterEnd>>) -> ServerError {
+    match writer.await {
+        Ok(Err(end)) => end.into(),
+        Ok(Ok(())) => ServerError::Start(RecordError::Failed.to_string()),
+        Err(_) => writer_gone(),
     }
 }
 
