@@ -23,6 +23,7 @@ use veribus_proto::v1::{
     broker_service_server::BrokerServiceServer, state_service_server::StateServiceServer,
 };
 
+use self::serving::Serving;
 use crate::{
     administer::{AdminStages, Administration, KeyStages, TokenLifetime},
     authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
@@ -66,6 +67,7 @@ mod exposition;
 mod files;
 pub(crate) mod issuers;
 mod reload;
+mod serving;
 pub(crate) mod shared;
 mod supervisor;
 
@@ -394,10 +396,7 @@ impl Builder {
             drain.clone(),
         );
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<BrokerServiceServer<Broker>>().await;
-        health.set_serving::<StateServiceServer<State>>().await;
-        health.set_serving::<AuditServiceServer<Audit>>().await;
-        health.set_serving::<AdminServiceServer<Admin>>().await;
+        Serving::with(recorder.disk()).tell(&health).await;
 
         let gate = GateLayer::new(
             authenticator,
@@ -443,7 +442,7 @@ impl Builder {
         let reloads =
             Reloads::new(reloadable, recorder.clone(), metrics.clone(), tls, clock.clone(), Arc::clone(&reload));
         supervisor.spawn("files watch", reloads.run());
-        supervisor.spawn("disk watch", watch_disk(recorder.disk().clone()));
+        supervisor.spawn("disk watch", watch_disk(recorder.disk().clone(), health.clone(), drain.clone()));
         supervisor.spawn("clock watch", watch_clock(recorder.clone()));
         supervisor.spawn("sessions watch", watch_sessions(sessions));
         supervisor.spawn("due values watch", shared::watch_due(reader, recorder.clone(), clock));
@@ -517,11 +516,9 @@ impl RunningServer {
     /// [`ServerError::Writer`] where the log could not be ended.
     pub async fn drain(self) -> Result<(), ServerError> {
         tracing::info!("draining");
-        self.health.set_not_serving::<BrokerServiceServer<Broker>>().await;
-        self.health.set_not_serving::<StateServiceServer<State>>().await;
-        self.health.set_not_serving::<AuditServiceServer<Audit>>().await;
-        self.health.set_not_serving::<AdminServiceServer<Admin>>().await;
+        // First, so that the disk watch says the same from now on.
         self.drain.cancel();
+        Serving::Nothing.tell(&self.health).await;
         self.stop_serving.cancel();
         let mut serving = self.serving;
         let connections_end = async {
@@ -772,10 +769,16 @@ async fn watch_clock(recorder: Recorder) {
     }
 }
 
-async fn watch_disk(disk: DiskWatch) {
+/// Looks how much disk is left, and has the health service say what that permits.
+async fn watch_disk(disk: DiskWatch, health: HealthReporter, drain: CancellationToken) {
     let mut interval = tokio::time::interval(Duration::from_millis(500));
+    let mut told = None;
     loop {
         interval.tick().await;
         disk.look();
+        let serving = if drain.is_cancelled() { Serving::Nothing } else { Serving::with(&disk) };
+        if told.replace(serving) != Some(serving) {
+            serving.tell(&health).await;
+        }
     }
 }
