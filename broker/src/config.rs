@@ -216,7 +216,8 @@ pub struct RecordConfig {
     /// How many of the newest entries are verified at start.
     #[serde(default = "default_tail_entries")]
     pub verify_at_start_entries_max: u64,
-    /// Below this much free disk, new publishes are refused.
+    /// Below this much free disk, new publishes and changes of shared state are refused; below a quarter of it, and at most
+    /// 64 MiB, reading is refused too, since it could not be recorded.
     #[serde(default = "default_free_disk")]
     pub free_disk_bytes_min: u64,
     /// How many message ids are remembered for each sender.

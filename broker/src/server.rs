@@ -23,6 +23,7 @@ use veribus_proto::v1::{
     broker_service_server::BrokerServiceServer, state_service_server::StateServiceServer,
 };
 
+use self::serving::Serving;
 use crate::{
     administer::{AdminStages, Administration, KeyStages, TokenLifetime},
     authenticate::{Authenticator, ProofLimits, ProofSettings, Sessions},
@@ -35,7 +36,9 @@ use crate::{
     model::{Ceiling, Clock, IdError, QuotaTerms},
     publish::Publisher,
     quota::{QuotaTable, Quotas},
-    record::{DiskWatch, Draft, Fingerprints, LogReader, Recorder, StartError, Writer, WriterEnd, WriterSettings},
+    record::{
+        DiskWatch, Draft, Fingerprints, LogReader, RecordError, Recorder, StartError, Writer, WriterEnd, WriterSettings,
+    },
     seal::{KeyRing, NodeKey, RootKeys, SecretFileError},
     share::{ShareStages, Sharing},
     state::{Changes, StateReader},
@@ -64,6 +67,7 @@ mod exposition;
 mod files;
 pub(crate) mod issuers;
 mod reload;
+mod serving;
 pub(crate) mod shared;
 mod supervisor;
 
@@ -307,10 +311,17 @@ impl Builder {
             reader,
         } = self;
         let listener = listen(config.server.listen).await?;
+        let metrics_listener = match config.metrics.listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let address = listener.local_addr().map_err(|error| ServerError::Start(error.to_string()))?;
         let writer = run_writer(writer, Deliverer::new(Arc::clone(&router)), supervisor.thread(AUDIT_WRITER))?;
         let started = Draft::started(env!("CARGO_PKG_VERSION"), decider.policy_sha256());
-        recorder.report(started).await.map_err(|error| ServerError::Start(error.to_string()))?;
+        if recorder.report(started).await.is_err() {
+            drop(recorder);
+            return Err(writer_ended(writer).await);
+        }
 
         let (drain, close_all, stop_serving) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -385,10 +396,7 @@ impl Builder {
             drain.clone(),
         );
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<BrokerServiceServer<Broker>>().await;
-        health.set_serving::<StateServiceServer<State>>().await;
-        health.set_serving::<AuditServiceServer<Audit>>().await;
-        health.set_serving::<AdminServiceServer<Admin>>().await;
+        Serving::with(recorder.disk()).tell(&health).await;
 
         let gate = GateLayer::new(
             authenticator,
@@ -434,15 +442,14 @@ impl Builder {
         let reloads =
             Reloads::new(reloadable, recorder.clone(), metrics.clone(), tls, clock.clone(), Arc::clone(&reload));
         supervisor.spawn("files watch", reloads.run());
-        supervisor.spawn("disk watch", watch_disk(recorder.disk().clone()));
+        supervisor.spawn("disk watch", watch_disk(recorder.disk().clone(), health.clone(), drain.clone()));
         supervisor.spawn("clock watch", watch_clock(recorder.clone()));
         supervisor.spawn("sessions watch", watch_sessions(sessions));
         supervisor.spawn("due values watch", shared::watch_due(reader, recorder.clone(), clock));
         supervisor.spawn("refusals record", Refusals::record(Arc::downgrade(&refusals), recorder.clone()));
         supervisor.spawn("overruns record", Overruns::record(Arc::downgrade(&overruns), recorder.clone()));
         let mut metrics_address = None;
-        if let Some(listen_on) = config.metrics.listen {
-            let listener = listen(listen_on).await?;
+        if let Some(listener) = metrics_listener {
             metrics_address = listener.local_addr().ok();
             supervisor.spawn("metrics listener", exposition::serve(listener, metrics, recorder.clone(), log));
         }
@@ -509,11 +516,9 @@ impl RunningServer {
     /// [`ServerError::Writer`] where the log could not be ended.
     pub async fn drain(self) -> Result<(), ServerError> {
         tracing::info!("draining");
-        self.health.set_not_serving::<BrokerServiceServer<Broker>>().await;
-        self.health.set_not_serving::<StateServiceServer<State>>().await;
-        self.health.set_not_serving::<AuditServiceServer<Audit>>().await;
-        self.health.set_not_serving::<AdminServiceServer<Admin>>().await;
+        // First, so that the disk watch says the same from now on.
         self.drain.cancel();
+        Serving::Nothing.tell(&self.health).await;
         self.stop_serving.cancel();
         let mut serving = self.serving;
         let connections_end = async {
@@ -542,6 +547,14 @@ impl RunningServer {
             Ok(ended) => ended.map_err(Into::into),
             Err(_) => Err(writer_gone()),
         }
+    }
+}
+
+async fn writer_ended(writer: oneshot::Receiver<Result<(), WriterEnd>>) -> ServerError {
+    match writer.await {
+        Ok(Err(end)) => end.into(),
+        Ok(Ok(())) => ServerError::Start(RecordError::Failed.to_string()),
+        Err(_) => writer_gone(),
     }
 }
 
@@ -756,10 +769,16 @@ async fn watch_clock(recorder: Recorder) {
     }
 }
 
-async fn watch_disk(disk: DiskWatch) {
+/// Looks how much disk is left, and has the health service say what that permits.
+async fn watch_disk(disk: DiskWatch, health: HealthReporter, drain: CancellationToken) {
     let mut interval = tokio::time::interval(Duration::from_millis(500));
+    let mut told = None;
     loop {
         interval.tick().await;
         disk.look();
+        let serving = if drain.is_cancelled() { Serving::Nothing } else { Serving::with(&disk) };
+        if told.replace(serving) != Some(serving) {
+            serving.tell(&health).await;
+        }
     }
 }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Client, DpopKey, Error, StaticToken, Token, TokenError, TokenFile, TokenProvider,
-    connect::{ClientCertificate, Connector, Target, read_file},
+    connect::{ClientCertificate, Connector, Target, read_file, roots},
     present::{Method, Presenter},
     retry::{Attempts, BackoffBounds},
     session::{Limits, Session},
@@ -204,17 +204,30 @@ impl ClientBuilder {
         Ok(Client::new(session))
     }
 
+    /// Checks the URL and the authorities as [`ClientBuilder::connect`] does, and asks nobody.
+    ///
+    /// # Errors
+    /// [`Error::InvalidUrl`], [`Error::Configuration`].
+    pub fn check_broker(&self) -> Result<(), Error> {
+        Target::parse(&self.url)?;
+        roots(&self.authorities()?).map(drop)
+    }
+
+    fn authorities(&self) -> Result<Vec<u8>, Error> {
+        match &self.authorities {
+            Some(Authorities::Pem(pem)) => Ok(pem.clone()),
+            Some(Authorities::File(path)) => read_file("authorities", path),
+            None => Err(Error::Configuration("no certificate authorities are given".to_owned())),
+        }
+    }
+
     async fn session(self, attempts: &mut Attempts) -> Result<Arc<Session>, Error> {
         let target = Target::parse(&self.url)?;
         let public_url = match &self.public_url {
             Some(url) => Target::parse(url)?.origin(),
             None => target.origin(),
         };
-        let pem = match self.authorities {
-            Some(Authorities::Pem(pem)) => pem,
-            Some(Authorities::File(path)) => read_file("authorities", &path)?,
-            None => return Err(Error::Configuration("no certificate authorities are given".to_owned())),
-        };
+        let pem = self.authorities()?;
         let certificate = self.certificate.map(CertificateSetting::read).transpose()?;
         let provider = self.token.map_or_else(|| Err(no_token()), TokenSetting::provider)?;
         let endpoint = endpoint(&target);

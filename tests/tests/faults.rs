@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use veribus_broker::server::ServerError;
 use veribus_proto::v1::{EntryKind, Message, PublishRequest, Receipt};
 use veribus_tests::{
@@ -150,11 +151,52 @@ async fn a_disk_that_does_not_confirm_a_write_is_the_end() -> Result<()> {
     Ok(())
 }
 
+/// What the health service says of these services, in order: the broker as a whole, messages, state, audit, administration.
+async fn serving(agent: &Raw) -> Result<[bool; 5]> {
+    let services = ["", "BrokerService", "StateService", "AuditService", "AdminService"];
+    let mut found = [false; 5];
+    for (found, service) in found.iter_mut().zip(services) {
+        let service = if service.is_empty() { String::new() } else { format!("veribus.v1.{service}") };
+        let answer = HealthClient::new(agent.channel()).check(HealthCheckRequest { service }).await?;
+        *found = answer.into_inner().status() == ServingStatus::Serving;
+    }
+    Ok(found)
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_read_and_health_says_so_until_there_is_room() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let absent = place.path().join("absent");
+    // A disk that cannot be asked counts as full.
+    let directory = absent.clone();
+    let setup = Setup::default().open_policy().store(Arc::new(FaultyStore::default())).configure(move |config| {
+        config.record.data_directory = directory;
+        config.record.free_disk_bytes_min = 4;
+    });
+    let broker = setup.start().await?;
+    let agent = broker.raw(&broker.token("a", &["publish:>", "subscribe:>"])?).await?;
+    assert_eq!(serving(&agent).await?, [false, false, false, false, true]);
+    let refused = RawSubscription::open(&agent, &[">"]).await.err().context("not recorded, so not read")?;
+    assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "DISK_FLOOR".to_owned()));
+    assert!(refused.message().contains("cannot be recorded"), "{refused}");
+    std::fs::create_dir(&absent)?;
+    patiently(async {
+        while serving(&agent).await? != [true; 5] {
+            tokio::task::yield_now().await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    RawSubscription::open(&agent, &[">"]).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn below_the_disk_floor_publishes_are_refused_while_reading_goes_on() -> Result<()> {
     let setup = Setup::default().open_policy().configure(|config| config.record.free_disk_bytes_min = u64::MAX);
     let broker = setup.start().await?;
     let agent = broker.raw(&broker.token("a", &["publish:>", "subscribe:>"])?).await?;
+    assert_eq!(serving(&agent).await?, [false, false, false, true, true]);
     let _inbox = RawSubscription::open(&agent, &[">"]).await?;
     let refused = publish(&agent, wire("m-1", "x", "text")).await;
     assert_eq!(told(&refused), Some((Code::ResourceExhausted, "DISK_FLOOR".to_owned())));

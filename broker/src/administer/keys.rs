@@ -204,9 +204,9 @@ impl AdminStages {
             Ok(receipt) => receipt,
             // It may be in the store: the next root key stays where it is, for the next start.
             Err(RecordError::Failed) => return Err(RecordError::Failed.into()),
-            Err(RecordError::DiskFloor) => {
+            Err(error @ (RecordError::DiskFloor | RecordError::DiskCritical)) => {
                 self.abandon().await;
-                return Err(RecordError::DiskFloor.into());
+                return Err(error.into());
             }
         };
         let decision_id = match accepted(access) {

@@ -10,16 +10,37 @@ use super::{
     secret::{look, secret},
 };
 
-/// The arguments of every command that is a client.
+/// Where the broker is, and how it is known.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Connection")]
-pub(super) struct ConnectArgs {
+pub(super) struct BrokerArgs {
     /// The broker, `https://HOST:PORT`
     #[arg(long, env = "VERIBUS_URL")]
     url: Option<String>,
     /// The certificate authority to trust, PEM
     #[arg(long, env = "VERIBUS_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
+}
+
+impl BrokerArgs {
+    /// The URL and the file of the authority, both fit to be used.
+    pub(super) fn checked(self) -> Result<(String, PathBuf), Failure> {
+        let (url, ca) = self.given()?;
+        Client::builder(&url).ca_file(&ca).check_broker()?;
+        Ok((url, ca))
+    }
+
+    fn given(self) -> Result<(String, PathBuf), Failure> {
+        Ok((given(self.url, "--url", "VERIBUS_URL")?, given(self.ca, "--ca", "VERIBUS_CA")?))
+    }
+}
+
+/// The arguments of every command that is a client.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct ConnectArgs {
+    #[command(flatten)]
+    broker: BrokerArgs,
     /// The file that holds the agent's token
     #[arg(long, env = "VERIBUS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -36,8 +57,7 @@ pub(super) struct ConnectArgs {
 
 impl ConnectArgs {
     pub(super) async fn connect(self) -> Result<Client, Failure> {
-        let url = given(self.url, "--url", "VERIBUS_URL")?;
-        let ca = given(self.ca, "--ca", "VERIBUS_CA")?;
+        let (url, ca) = self.broker.given()?;
         let token_file = given(self.token_file, "--token-file", "VERIBUS_TOKEN_FILE")?;
         let mut builder = Client::builder(url).ca_file(ca).token_file(token_file);
         if let (Some(chain), Some(key)) = (self.client_cert, self.client_key) {
@@ -65,7 +85,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_missing_is_named() {
-        let args = ConnectArgs { url: Some("https://127.0.0.1:1".to_owned()), ..ConnectArgs::default() };
+        let broker = BrokerArgs { url: Some("https://127.0.0.1:1".to_owned()), ca: None };
+        let args = ConnectArgs { broker, ..ConnectArgs::default() };
         let failure = args.connect().await.expect_err("no authority");
         assert_eq!(failure, Failure::Usage("give `--ca`, or set `VERIBUS_CA`".to_owned()));
     }

@@ -12,7 +12,7 @@ pub(super) struct DevArgs {
     /// The directory to make or to reuse
     #[arg(long, default_value = "veribus-dev")]
     dir: PathBuf,
-    /// Address and port to listen on; port 0 takes a free one [default: as configured; at first 127.0.0.1:0]
+    /// Address and port to listen on; port 0 takes a free one [default: as configured, at first 127.0.0.1:0; a free port is kept]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Address and port for Prometheus metrics, plain HTTP

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -37,7 +37,7 @@ const POLICY_FILES: [(&str, &str); 3] = [
 #[derive(Debug, Clone, Default)]
 pub struct DevOptions {
     /// Where the broker listens, whatever the configuration says; in a new directory 127.0.0.1 and a free port if
-    /// absent.
+    /// absent, which later starts keep if it is still free.
     pub listen: Option<SocketAddr>,
     /// Where its metrics are read, whatever the configuration says.
     pub metrics_listen: Option<SocketAddr>,
@@ -86,9 +86,22 @@ impl DevDirectory {
     /// [`DevError::Config`] where it was changed and is not valid.
     pub fn config(&self) -> Result<Config, DevError> {
         let mut config = Config::load(&self.config_path())?;
-        config.server.listen = self.options.listen.unwrap_or(config.server.listen);
+        let configured = config.server.listen;
+        config.server.listen = self.options.listen.unwrap_or_else(|| self.as_before(configured));
         config.metrics.listen = self.options.metrics_listen.or(config.metrics.listen);
         Ok(config)
+    }
+
+    /// Any free port is the one of the start before, if that is free: what `env` has told shells stays true.
+    fn as_before(&self, configured: SocketAddr) -> SocketAddr {
+        let before = self.port_before().map(|port| SocketAddr::new(configured.ip(), port));
+        before.filter(|before| configured.port() == 0 && TcpListener::bind(before).is_ok()).unwrap_or(configured)
+    }
+
+    fn port_before(&self) -> Option<u16> {
+        let env = fs::read_to_string(self.env_path()).ok()?;
+        let url = env.lines().find_map(|line| line.strip_prefix("export VERIBUS_URL="))?;
+        url.trim_end_matches('\'').rsplit_once(':')?.1.parse().ok()
     }
 
     /// Writes `env`, the shell lines that say how to reach the broker at `address`, in one step.
@@ -389,6 +402,22 @@ mod tests {
         assert!(is_valid_for(&directory, "127.0.0.7"));
         dev(outer.path(), DevOptions::default());
         assert!(!is_valid_for(&directory, "127.0.0.7"));
+    }
+
+    #[test]
+    fn the_port_of_the_start_before_is_kept_while_it_is_free() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let directory = dev(outer.path(), DevOptions::default());
+        let listen = |directory: &DevDirectory| directory.config().expect("valid").server.listen;
+        assert_eq!(listen(&directory), DEFAULT_LISTEN);
+        let taken = TcpListener::bind(DEFAULT_LISTEN).expect("a free port");
+        let before = taken.local_addr().expect("an address");
+        directory.write_env(before).expect("written");
+        assert_eq!(listen(&directory), DEFAULT_LISTEN, "somebody else has it");
+        drop(taken);
+        assert_eq!(listen(&directory), before);
+        let options = DevOptions { listen: Some(DEFAULT_LISTEN), ..DevOptions::default() };
+        assert_eq!(listen(&dev(outer.path(), options)), DEFAULT_LISTEN, "it is asked for");
     }
 
     fn is_valid_for(directory: &DevDirectory, name: &str) -> bool {

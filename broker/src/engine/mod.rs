@@ -10,6 +10,8 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use thiserror::Error;
 
+use self::sled::remedy;
+
 /// How large a chunk should be at most, in bytes; only an entry that is larger by itself makes a larger one.
 pub const CHUNK_BYTES_MAX: usize = self::sled::VALUE_BYTES_MAX;
 
@@ -42,7 +44,7 @@ pub enum AppendError {
     Write(String),
     /// The store cannot write any more, or the disk did not confirm what was written. Nothing may be acknowledged after
     /// this, ever: end the process. The next start finds what is on disk.
-    #[error("the log could not be made durable: {0}")]
+    #[error("the log could not be made durable: {0}{remedy}", remedy = remedy(.0))]
     Fatal(#[source] io::Error),
 }
 
@@ -52,6 +54,9 @@ pub enum ReadError {
     /// The store says so.
     #[error("the log could not be read: {0}")]
     Store(String),
+    /// The store found its files damaged.
+    #[error("the log is damaged: {0}; restore the data directory from a backup")]
+    Corrupt(String),
     /// The store holds something that nobody wrote there.
     #[error("the log holds a damaged record at entry {0}")]
     Damaged(u64),

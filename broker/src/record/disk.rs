@@ -1,4 +1,5 @@
-//! How much disk is left. Below the floor new publishes are refused, while reading and what is in flight go on.
+//! How much disk is left. Below the floor new publishes and changes of shared state are refused, while
+//! reading and what is in flight go on. Each reading is recorded too: when most of the floor is used up, reading ends as well.
 
 use std::{
     path::{Path, PathBuf},

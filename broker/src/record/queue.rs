@@ -24,6 +24,9 @@ pub enum RecordError {
     /// Too little disk is left to take more. Nothing was written.
     #[error("the disk of the audit log is nearly full")]
     DiskFloor,
+    /// The reserve of the disk is used up too, so that not even reading is recorded. Nothing was written.
+    #[error("the disk of the audit log is full")]
+    DiskCritical,
 }
 
 /// Why nothing became of what was submitted.
@@ -182,7 +185,7 @@ impl Recorder {
     /// [`RecordError`]; then none of them is recorded.
     pub async fn state(&self, orders: Vec<StateOrder>) -> Result<PendingState, RecordError> {
         if self.disk.is_critical() {
-            return Err(RecordError::DiskFloor);
+            return Err(RecordError::DiskCritical);
         }
         let room = self.room(orders.iter().map(|order| order.size_bytes).sum()).await?;
         let (reply, outcomes) = oneshot::channel();
@@ -196,7 +199,7 @@ impl Recorder {
     /// [`RecordError`].
     pub async fn follow(&self, order: FollowOrder) -> Result<Following, RecordError> {
         if self.disk.is_critical() {
-            return Err(RecordError::DiskFloor);
+            return Err(RecordError::DiskCritical);
         }
         let (reply, following) = oneshot::channel();
         self.submissions.send(Submission::Follow(Box::new(order), reply)).await.map_err(|_| RecordError::Failed)?;
@@ -206,10 +209,10 @@ impl Recorder {
     /// Queues keys about which something is due, to be looked at again.
     ///
     /// # Errors
-    /// [`RecordError::DiskFloor`]: that can wait. [`RecordError::Failed`] where the writer is gone.
+    /// [`RecordError::DiskCritical`]: that can wait. [`RecordError::Failed`] where the writer is gone.
     pub async fn due(&self, due: Vec<DueKey>) -> Result<(), RecordError> {
         if self.disk.is_critical() {
-            return Err(RecordError::DiskFloor);
+            return Err(RecordError::DiskCritical);
         }
         self.submissions.send(Submission::Due(due)).await.map_err(|_| RecordError::Failed)
     }
@@ -227,7 +230,7 @@ impl Recorder {
     /// [`RecordError`].
     pub async fn access(&self, draft: Draft, asker: Arc<Identity>) -> Result<AccessReceipt, RecordError> {
         if self.disk.is_critical() {
-            return Err(RecordError::DiskFloor);
+            return Err(RecordError::DiskCritical);
         }
         self.submit(Request { draft, asker: Some(asker), change: Change::None }).await
     }
@@ -261,7 +264,7 @@ impl Recorder {
     /// Records a permitted change of keys, which is in effect once that is durable.
     ///
     /// # Errors
-    /// [`RecordError::DiskFloor`]: nothing has happened. [`RecordError::Failed`]: it may be in the store or not; where the
+    /// [`RecordError::DiskCritical`]: nothing has happened. [`RecordError::Failed`]: it may be in the store or not; where the
     /// root key was to change, the writer has ended over it.
     pub async fn change_keys(
         &self,
@@ -270,7 +273,7 @@ impl Recorder {
         asker: Arc<Identity>,
     ) -> Result<KeyReceipt, RecordError> {
         if self.disk.is_critical() {
-            return Err(RecordError::DiskFloor);
+            return Err(RecordError::DiskCritical);
         }
         let (reply, receipt) = oneshot::channel();
         let submission = Submission::Keys(Box::new(KeyRequest { draft, asker, order }), reply);
@@ -291,7 +294,7 @@ impl Recorder {
         journal_bytes_max: usize,
     ) -> Result<(AccessReceipt, Copying), RecordError> {
         if self.disk.is_critical() {
-            return Err(RecordError::DiskFloor);
+            return Err(RecordError::DiskCritical);
         }
         let journal = Journal::new(journal_bytes_max);
         let change = Change::Copy(Arc::downgrade(&journal));

@@ -67,6 +67,12 @@ pub enum RootKeyError {
     /// Not the line that it should be.
     #[error("`{0}` does not hold a root key: one line, `veribus-root-key-1` and 32 bytes in base64")]
     Format(PathBuf),
+    /// Otherwise it may be the right line.
+    #[error(
+        "`{0}` ends its line with CRLF, as editors on Windows do: a root key's line ends with LF alone \
+         (`sed -i 's/\\r$//' {0}`)"
+    )]
+    CarriageReturn(PathBuf),
     /// The keys in the store are wrapped by another root key.
     #[error("`{place}` holds root key `{found}`, but the store's keys are wrapped by {}", listed(in_use))]
     Other {
@@ -351,9 +357,18 @@ fn check(path: &Path, metadata: &Metadata, user: u32) -> Result<(), RootKeyError
 fn parse(place: &Path, file: File) -> Result<LocalRootKey, RootKeyError> {
     let mut line = Zeroizing::new(Vec::with_capacity(256));
     file.take(LINE_BYTES_MAX).read_to_end(&mut line).map_err(at(place))?;
-    let bytes = decode(&line).ok_or_else(|| RootKeyError::Format(place.to_owned()))?;
+    let bytes = decode(&line).ok_or_else(|| not_a_key(place, &line))?;
     let bytes = bytes.as_array().ok_or_else(|| RootKeyError::Format(place.to_owned()))?;
     Ok(LocalRootKey::from_bytes(bytes)?)
+}
+
+fn not_a_key(place: &Path, line: &[u8]) -> RootKeyError {
+    let is_carriage_return = line.trim_ascii_end().len() < line.len() && line.contains(&b'\r');
+    if is_carriage_return && line.starts_with(MARK.as_bytes()) {
+        RootKeyError::CarriageReturn(place.to_owned())
+    } else {
+        RootKeyError::Format(place.to_owned())
+    }
 }
 
 fn decode(line: &[u8]) -> Option<Zeroizing<Vec<u8>>> {

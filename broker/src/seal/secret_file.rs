@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const OTHERS_WRITE: u32 = 0o002;
 const OTHERS_READ: u32 = 0o004;
+const GROUP_WRITES: u32 = 0o020;
+/// In such a directory nobody replaces the files of others.
+const STICKY: u32 = 0o1000;
 /// All that a mode consists of.
 const MODE: u32 = 0o7777;
 
@@ -43,6 +46,19 @@ pub enum SecretFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Everybody may put another file in its place.
+    #[error(
+        "`{path}` lies in `{directory}`, which has mode {mode:04o}: everybody on this machine may put another key there; close the \
+         directory (`chmod o-w {directory}`) and, if others had access, replace the key"
+    )]
+    Replaceable {
+        /// The file.
+        path: PathBuf,
+        /// The directory, of the file or of the link to it.
+        directory: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// It is a pipe that has a name.
     #[error("`{0}` is a pipe: a key is read from a file, or from an open descriptor (`/dev/fd/N`)")]
     Pipe(PathBuf),
@@ -51,17 +67,41 @@ pub enum SecretFileError {
     TooLong(PathBuf),
 }
 
-/// A secret that everybody may read.
+/// How others than the broker's user and root have to do with a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "`{path}` has mode {mode:04o}: everybody on this machine may read the key in it; make it private (`chmod 600 {path}`)"
-)]
-pub struct Exposed {
-    path: PathBuf,
-    mode: u32,
+pub enum Exposed {
+    /// Everybody may read it.
+    #[error(
+        "`{path}` has mode {mode:04o}: everybody on this machine may read the key in it; make it private (`chmod 600 {path}`)"
+    )]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Its group may write it.
+    #[error("`{path}` has mode {mode:04o}: its group may put another key there; take that away (`chmod g-w {path}`)")]
+    GroupWritable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Somebody else owns the file, or a directory that it lies in.
+    #[error(
+        "`{place}` belongs to user {owner}, who may put another key there: the key's file and its directory should belong to \
+         the user that reads it, or to root"
+    )]
+    Owner {
+        /// The file or the directory.
+        place: PathBuf,
+        /// Its user id.
+        owner: u32,
+    },
 }
 
-/// The content of a file that nobody but its owner and its group may write.
+/// The content of a file that nobody but its owner and its group may write or replace.
 pub struct SecretFile {
     path: PathBuf,
     content: Zeroizing<Vec<u8>>,
@@ -118,7 +158,7 @@ impl SecretFile {
         std::str::from_utf8(&self.content).map_err(not_text)
     }
 
-    /// Whether everybody may read it.
+    /// Whether others have to do with it.
     #[must_use]
     pub const fn exposed(&self) -> Option<&Exposed> {
         self.exposed.as_ref()
@@ -141,8 +181,11 @@ pub(super) fn mode_beyond(metadata: &Metadata, forbidden: u32) -> Option<u32> {
 /// A pipe by a name in a directory waits for whoever comes to write, for ever perhaps; one that was passed on as an open
 /// descriptor has somebody at its other end.
 fn is_named_pipe(path: &Path, metadata: &Metadata) -> bool {
-    let is_descriptor = ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|open| path.starts_with(open));
-    metadata.file_type().is_fifo() && !is_descriptor
+    metadata.file_type().is_fifo() && !is_descriptor(path)
+}
+
+fn is_descriptor(path: &Path) -> bool {
+    ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|open| path.starts_with(open))
 }
 
 fn judge(path: &Path, metadata: &Metadata) -> Result<Option<Exposed>, SecretFileError> {
@@ -156,7 +199,44 @@ fn judge(path: &Path, metadata: &Metadata) -> Result<Option<Exposed>, SecretFile
     if let Some(mode) = mode_beyond(metadata, OTHERS_WRITE) {
         return Err(SecretFileError::Writable { path: path.to_owned(), mode });
     }
-    Ok(mode_beyond(metadata, OTHERS_READ).map(|mode| Exposed { path: path.to_owned(), mode }))
+    if is_descriptor(path) {
+        return Ok(exposed(path, metadata));
+    }
+    let mut exposed = exposed(path, metadata);
+    for directory in directories(path)? {
+        let metadata = fs::metadata(&directory).map_err(at(path))?;
+        match mode_beyond(&metadata, OTHERS_WRITE) {
+            Some(mode) if mode & STICKY == 0 => {
+                return Err(SecretFileError::Replaceable { path: path.to_owned(), directory, mode });
+            }
+            _ => exposed = exposed.or_else(|| foreign_owner(&directory, &metadata)),
+        }
+    }
+    Ok(exposed)
+}
+
+fn exposed(path: &Path, metadata: &Metadata) -> Option<Exposed> {
+    let readable = |mode| Exposed::Readable { path: path.to_owned(), mode };
+    let writable = |mode| Exposed::GroupWritable { path: path.to_owned(), mode };
+    mode_beyond(metadata, OTHERS_READ)
+        .map(readable)
+        .or_else(|| foreign_owner(path, metadata))
+        .or_else(|| mode_beyond(metadata, GROUP_WRITES).map(writable))
+}
+
+fn foreign_owner(place: &Path, metadata: &Metadata) -> Option<Exposed> {
+    let (owner, ours) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    (owner != ours && owner != 0).then(|| Exposed::Owner { place: place.to_owned(), owner })
+}
+
+/// The directory of the name, and that of the file where a link leads elsewhere. Links in between are not looked at.
+fn directories(path: &Path) -> Result<Vec<PathBuf>, SecretFileError> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let (named, real) = (parent(path), parent(&path.canonicalize().map_err(at(path))?));
+    Ok(if named == real { vec![named] } else { vec![named, real] })
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> SecretFileError {
@@ -183,11 +263,11 @@ mod tests {
                 fs::set_permissions(&file, Permissions::from_mode(mode)).expect("changed");
                 SecretFile::read(path)
             };
-            for mode in [0o600, 0o400, 0o640, 0o660] {
+            for mode in [0o600, 0o400, 0o640, 0o440] {
                 let secret = with_mode(mode).expect("read");
                 assert_eq!((secret.content(), secret.exposed()), (&b"secret"[..], None), "{mode:o}");
             }
-            for mode in [0o644, 0o604, 0o444] {
+            for mode in [0o644, 0o604, 0o444, 0o660, 0o620] {
                 let told = with_mode(mode).expect("read").exposed().expect("a warning").to_string();
                 assert!(told.contains(&format!("{mode:04o}")) && told.contains("chmod"), "{told}");
                 assert!(told.contains(&path.display().to_string()), "{told}");
@@ -199,6 +279,55 @@ mod tests {
                 assert!(told.contains(&path.display().to_string()), "{told}");
                 assert!(matches!(SecretFile::look(path), Err(SecretFileError::Writable { .. })));
             }
+        }
+    }
+
+    #[test]
+    fn a_key_in_a_directory_that_others_may_write_is_refused_by_every_name() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let [open, closed] = ["open", "closed"].map(|name| outer.path().join(name));
+        for directory in [&open, &closed] {
+            fs::create_dir(directory).expect("made");
+            fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("changed");
+            fs::write(directory.join("a.key"), "secret").expect("written");
+            fs::set_permissions(directory.join("a.key"), Permissions::from_mode(0o600)).expect("changed");
+        }
+        // As Kubernetes lays secrets: a link out of a directory that all may write, but whose files are their owner's.
+        symlink(closed.join("a.key"), open.join("to-closed.key")).expect("linked");
+        symlink(open.join("a.key"), closed.join("to-open.key")).expect("linked");
+        let names = [open.join("a.key"), open.join("to-closed.key"), closed.join("to-open.key")];
+        for (mode, is_refused) in [(0o755, false), (0o775, false), (0o1777, false), (0o3777, false), (0o777, true)] {
+            fs::set_permissions(&open, Permissions::from_mode(mode)).expect("changed");
+            for name in &names {
+                match SecretFile::read(name) {
+                    Ok(secret) => assert!(!is_refused && secret.exposed().is_none(), "{mode:o} {}", name.display()),
+                    Err(error) => {
+                        assert!(is_refused && matches!(error, SecretFileError::Replaceable { .. }), "{mode:o} {error}");
+                        assert!(error.to_string().contains("`chmod o-w "), "{error}");
+                    }
+                }
+            }
+            assert!(SecretFile::read(&closed.join("a.key")).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_key_of_somebody_else_than_us_and_root_is_told() {
+        // Only root gives files away.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.key");
+        fs::write(&path, "secret").expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o440)).expect("changed");
+        let told = || SecretFile::read(&path).expect("read").exposed().map(ToString::to_string);
+        assert_eq!(told(), None);
+        for place in [path.as_path(), directory.path()] {
+            std::os::unix::fs::chown(place, Some(65_534), None).expect("given away");
+            let told = told().expect("a warning");
+            assert!(told.contains(&format!("`{}` belongs to user 65534", place.display())), "{told}");
+            std::os::unix::fs::chown(place, Some(0), None).expect("taken back");
         }
     }
 

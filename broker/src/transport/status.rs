@@ -213,9 +213,16 @@ impl From<RecordError> for Told {
                 "RECORD_FAILED",
                 "the audit log could not be written: nothing was delivered; retry with the same message id",
             ),
-            RecordError::DiskFloor => {
-                Self(Code::ResourceExhausted, "DISK_FLOOR", "the broker has too little disk left to take messages")
-            }
+            RecordError::DiskFloor => Self(
+                Code::ResourceExhausted,
+                "DISK_FLOOR",
+                "the broker has too little disk left to take messages or values",
+            ),
+            RecordError::DiskCritical => Self(
+                Code::ResourceExhausted,
+                "DISK_FLOOR",
+                "the broker's disk is full: this cannot be recorded, and what is not recorded is not done, nor read",
+            ),
         }
     }
 }

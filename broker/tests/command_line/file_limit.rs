@@ -40,3 +40,17 @@ fn a_limit_of_open_files_that_leaves_no_room_for_the_connections_is_warned_of() 
     assert_eq!((&warning["open_files_max"], &warning["connections_fit"]), (&256.into(), &128.into()), "{warning}");
     assert_eq!(warning["connections_max"], 10_000);
 }
+
+#[test]
+fn a_start_with_too_few_files_says_to_raise_the_limit_and_nothing_of_damage() {
+    let directory = tempfile::tempdir().expect("a directory");
+    Running::line(&mut start_under("true", &directory).0.stdout, "ready ");
+    let starts = (8..24).map(|files| {
+        let command = format!("ulimit -n {files} && exec \"$0\" serve --config \"$1\"/veribus.toml");
+        let mut start = Command::new("timeout");
+        start.args(["3", "sh", "-c", &command]).arg(VERIBUS).arg(directory.path());
+        String::from_utf8(start.output().expect("runs").stderr).expect("text")
+    });
+    let told = { starts }.find(|told| told.contains("data directory")).expect("the store lacks files at some limit");
+    assert!(told.contains("LimitNOFILE=") && !told.contains("backup") && !told.contains("damaged"), "{told}");
+}

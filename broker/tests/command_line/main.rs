@@ -11,6 +11,7 @@ mod file_limit;
 mod keys;
 mod policy;
 mod standard_error;
+mod starting;
 mod token;
 
 use std::{

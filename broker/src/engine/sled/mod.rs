@@ -11,6 +11,9 @@
 //!   a log that has fallen behind its head does not open.
 
 mod head;
+mod open_error;
 mod store;
 
-pub use store::{OpenError, SledLog, VALUE_BYTES_MAX, wait_until_closed};
+pub use open_error::OpenError;
+pub(super) use open_error::remedy;
+pub use store::{SledLog, VALUE_BYTES_MAX, wait_until_closed};

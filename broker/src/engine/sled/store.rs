@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -13,9 +13,11 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use thiserror::Error;
 
-use super::head::{Head, HeadFile};
+use super::{
+    head::{Head, HeadFile},
+    open_error::{OpenError, remedy},
+};
 use crate::engine::{AppendError, Chunk, KEY_BYTES_MAX, LogStore, ReadError, Record};
 
 /// The longest value, in bytes: sixteen of them fill a leaf page of sled without it turning into a blob.
@@ -29,41 +31,6 @@ const PARTS_MAX: usize = u16::MAX as usize;
 /// The first byte of a record's key. No log grows to 2^56 * 255 entries.
 const RECORD: u8 = u8::MAX;
 const INDEX_MAX: u64 = ((RECORD as u64) << 56) - 1;
-
-/// Why a store cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The directory cannot be made or read.
-    #[error("cannot use the data directory `{path}`: {source}")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another process has it.
-    #[error("the data directory `{0}` is in use by another broker")]
-    InUse(PathBuf),
-    /// The files are not what sled wrote.
-    #[error("the log in `{path}` cannot be opened: {detail}; restore the directory from a backup")]
-    Damaged {
-        /// The directory.
-        path: PathBuf,
-        /// What the store said.
-        detail: String,
-    },
-    /// The log ends before what was known to be durable.
-    #[error(
-        "the log in `{path}` has lost entries: it was durable up to the chunk at entry {known}, which is gone or changed; \
-         restore the directory from a backup, or move it away to begin a new log"
-    )]
-    FallenBehind {
-        /// The directory.
-        path: PathBuf,
-        /// First index of the chunk that was the last.
-        known: u64,
-    },
-}
 
 /// The audit log in a sled directory.
 pub struct SledLog {
@@ -90,7 +57,7 @@ impl SledLog {
             .cache_capacity(cache_bytes_max)
             .flush_every_ms(None)
             .open()
-            .map_err(|error| open_error(&path, &error))?;
+            .map_err(|error| OpenError::new(path.clone(), error))?;
         let file = File::open(path.join("db")).map_err(in_directory)?;
         let head = HeadFile::open(&path).map_err(in_directory)?;
         let known = head.read().map_err(in_directory)?;
@@ -102,11 +69,13 @@ impl SledLog {
 
     fn check_head(&self, known: Option<Head>, path: &Path) -> Result<(), OpenError> {
         let Some(known) = known else { return Ok(()) };
-        let found = self.chunk_at(known.first_index).ok().flatten();
-        if found.is_some_and(|chunk| head_of(&chunk) == known) {
-            return Ok(());
+        let path = path.to_owned();
+        match self.chunk_at(known.first_index) {
+            Ok(Some(chunk)) if head_of(&chunk) == known => Ok(()),
+            Ok(_) | Err(ReadError::Damaged(_)) => Err(OpenError::FallenBehind { path, known: known.first_index }),
+            Err(ReadError::Corrupt(detail)) => Err(OpenError::Damaged { path, detail }),
+            Err(ReadError::Store(detail)) => Err(OpenError::Store { path, detail }),
         }
-        Err(OpenError::FallenBehind { path: path.to_owned(), known: known.first_index })
     }
 
     fn write(&self, chunks: &[Chunk], records: &[Record]) -> Result<(), AppendError> {
@@ -130,13 +99,13 @@ impl SledLog {
             }
         }
         let written = self.db.apply_batch(batch).and_then(|()| self.db.flush().map(drop));
-        written.map_err(|error| AppendError::Fatal(io::Error::other(error)))
+        written.map_err(|error| AppendError::Fatal(error.into()))
     }
 
     fn parts(&self, first_index: u64) -> Result<Bytes, ReadError> {
         let mut bytes = Vec::new();
         for (expected, item) in (0u16..).zip(self.db.range(key(first_index, 0)..=key(first_index, u16::MAX))) {
-            let (found, value) = item.map_err(|error| ReadError::Store(error.to_string()))?;
+            let (found, value) = item.map_err(read_error)?;
             if split_key(&found) != Some((first_index, expected)) {
                 return Err(ReadError::Damaged(first_index));
             }
@@ -193,13 +162,13 @@ impl LogStore for SledLog {
     }
 
     fn record(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        let found = self.db.get(record_key(key)).map_err(|error| ReadError::Store(error.to_string()))?;
+        let found = self.db.get(record_key(key)).map_err(read_error)?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn chunk_at(&self, index: u64) -> Result<Option<Chunk>, ReadError> {
         let Some(found) = self.db.range(..=key(index.min(INDEX_MAX), u16::MAX)).next_back() else { return Ok(None) };
-        let (found, _) = found.map_err(|error| ReadError::Store(error.to_string()))?;
+        let (found, _) = found.map_err(read_error)?;
         let (first_index, _) = split_key(&found).ok_or(ReadError::Damaged(index))?;
         Ok(Some(Chunk { first_index, bytes: self.parts(first_index)? }))
     }
@@ -222,7 +191,7 @@ fn record_key(key: &[u8]) -> Vec<u8> {
 }
 
 fn without_mark(item: sled::Result<(sled::IVec, sled::IVec)>) -> Result<(Bytes, Bytes), ReadError> {
-    let (key, value) = item.map_err(|error| ReadError::Store(error.to_string()))?;
+    let (key, value) = item.map_err(read_error)?;
     Ok((Bytes::copy_from_slice(key.get(1..).unwrap_or_default()), Bytes::copy_from_slice(&value)))
 }
 
@@ -235,12 +204,12 @@ fn head_of(chunk: &Chunk) -> Head {
     Head { first_index: chunk.first_index, sha256: Sha256::digest(&chunk.bytes).into() }
 }
 
-fn open_error(path: &Path, error: &sled::Error) -> OpenError {
-    let detail = error.to_string();
-    if detail.contains("could not acquire lock") {
-        return OpenError::InUse(path.to_owned());
+fn read_error(error: sled::Error) -> ReadError {
+    match error {
+        sled::Error::Corruption { .. } => ReadError::Corrupt(error.to_string()),
+        sled::Error::Io(error) => ReadError::Store(format!("{error}{}", remedy(&error))),
+        _ => ReadError::Store(error.to_string()),
     }
-    OpenError::Damaged { path: path.to_owned(), detail: detail.replace('\n', " ") }
 }
 
 fn move_aside_half_made_snapshots(path: &Path) -> io::Result<()> {

@@ -133,6 +133,9 @@ fn what_is_not_exactly_one_line_with_a_key_is_refused() {
         let said = place.settle(&[]).expect_err("not a key");
         assert!(matches!(said, RootKeyError::Format(_)), "{}: {said}", content.escape_ascii());
     }
+    place.write(&[good.trim_ascii_end(), b"\r\n"].concat());
+    let said = place.settle(&[]).expect_err("not as it was written");
+    assert!(matches!(said, RootKeyError::CarriageReturn(_)) && said.to_string().contains("CRLF"), "{said}");
     for len in 0..good.len() - 1 {
         place.write(&good[..len]);
         assert!(place.settle(&[]).is_err(), "cut to {len}");
