@@ -9,6 +9,7 @@
 )]
 #[path = "../../../broker/tests/hostile_tokens/attack/mod.rs"]
 mod attack;
+mod http2;
 mod input;
 #[expect(clippy::expect_used, clippy::indexing_slicing, reason = "a failed expectation is a failed test")]
 #[path = "../../../broker/tests/hostile_tokens/signers.rs"]
