@@ -54,6 +54,8 @@ fn a_watch_shows_what_is_there_and_what_comes() {
     let shown = next(programs);
     assert_eq!((&shown["change"], &shown["value"], &shown["revision"]), (&"put".into(), &"open".into(), &first));
     assert!(Running::line(&mut people.0.stdout, "put ").contains("tickets/1"));
+    put(&broker, "tickets/0", "before");
+    assert_eq!(next(programs)["key"], "tickets/0");
     let deleted = json(&broker.run("support-agent", &["state", "delete", "tickets/1", "--json"]));
     let shown = next(programs);
     assert_eq!((&shown["change"], &shown["key"]), (&"deleted".into(), &"tickets/1".into()));
