@@ -4,7 +4,7 @@
 //! - [`broker`]: starts, drains and restarts a broker; signs tokens; makes clients.
 //! - [`raw`]: the generated gRPC clients over a connection and with metadata of one's own.
 //! - [`streams`]: publish streams and subscriptions by hand, response by response.
-//! - [`wire`]: HTTP/2 frame by frame, for what no gRPC client would send.
+//! - [`wire`]: HTTP/2 frame by frame, for what no gRPC client would send; [`frames`]: for what no HTTP/2 client would.
 //! - [`log`]: the whole audit log, verified.
 //! - [`certificates`], [`dpop`]: what tokens are bound to: client certificates, and keys that sign proofs.
 //! - [`faults`]: a log store that fails on command.
@@ -18,6 +18,7 @@ pub mod broker;
 pub mod certificates;
 pub mod dpop;
 pub mod faults;
+pub mod frames;
 pub mod log;
 pub mod messages;
 pub mod process;

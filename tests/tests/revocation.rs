@@ -68,7 +68,7 @@ async fn each_target_stops_what_it_names_and_nothing_else() -> Result<()> {
         callers.push(broker.raw(token).await?);
     }
     let (stop, pass) = (Code::Unauthenticated, Code::Ok);
-    let issued_before = Target::IssuedBefore(IssuedBefore { agent: "one".to_owned(), issued_before: now - 50 });
+    let issued_before = Target::IssuedBefore(IssuedBefore { agent: "one".to_owned(), issued_before: now - 80 });
     let operator = broker.raw(&broker.token("operator", &ADMIN)?).await?;
     for (target, expected) in [
         (Target::TokenId(first.jti.clone()), [stop, pass, pass]),
@@ -76,6 +76,8 @@ async fn each_target_stops_what_it_names_and_nothing_else() -> Result<()> {
         (agent("one"), [stop, stop, pass]),
     ] {
         let revoked = revoke(&broker, target.clone()).await?;
+        let is_by_time = matches!(target, Target::IssuedBefore(_));
+        assert_eq!(revoked.passes_from.map(|from| from.seconds), is_by_time.then_some(now - 20), "{target:?}");
         let codes = [publish(&callers[0], "").await, publish(&callers[1], "").await, publish(&callers[2], "").await];
         assert_eq!(codes, expected, "{target:?}");
         let revocation_id = revoked.revocation.context("named")?.id;

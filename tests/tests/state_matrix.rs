@@ -1,23 +1,31 @@
 //! Who may read what: every combination of token and value, with the one answer that is right.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tonic::Code;
-use veribus_broker::model::{Clock, UnixSeconds};
+use veribus_broker::{
+    config::HistoryConfig,
+    model::{Clock, UnixSeconds},
+};
 use veribus_proto::v1::{
-    PutRequest, Revocation, RevokeRequest, RotateKeysRequest, ShredKeyRequest, revocation::Target,
-    state_operation::Operation, state_result::Result as Answer,
+    GetRequest, PutRequest, Revocation, RevokeRequest, RotateKeysRequest, ShredKeyRequest, StateChange,
+    revocation::Target, state_change::Change, state_operation::Operation, state_result::Result as Answer,
 };
 use veribus_tests::{
     broker::{Setup, TestBroker},
     raw::{Raw, reason},
-    state::{StateSession, delete, get, put},
+    state::{StateSession, StateWatch, delete, get, list, put},
 };
 
 const SCOPES: [&str; 4] = ["kept", "kept.deep", "burnt", "burnt.deep"];
 const VALUES: [&str; 4] = ["there", "deleted", "expired", "never"];
 const EPOCHS: [u32; 2] = [1, 2];
+/// How a value is read.
+const READS: [Read; 4] = [Read::Newest, Read::Old, Read::List, Read::Watch];
 /// What a token may decrypt.
 const CLAIMS: [Claim; 6] = [
     Claim { name: "none", patterns: &[], covers: |_| false },
@@ -41,6 +49,17 @@ struct Claim {
     covers: fn(&str) -> bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Read {
+    Newest,
+    /// `Get` with the revision of the version before.
+    Old,
+    /// `List` from this key on.
+    List,
+    /// `Watch` of this key by one who was shown nothing so far.
+    Watch,
+}
+
 /// What there is to know of a token.
 #[derive(Debug, Clone, Copy)]
 struct Holder {
@@ -62,6 +81,11 @@ impl Kept {
         format!("{}/{}-{}", self.scope, self.value, self.epoch)
     }
 
+    /// The text of the version before.
+    fn old(self) -> String {
+        format!("{} of old", self.key())
+    }
+
     fn all() -> impl Iterator<Item = Self> {
         SCOPES.into_iter().flat_map(|scope| {
             EPOCHS.into_iter().flat_map(move |epoch| VALUES.into_iter().map(move |value| Self { scope, epoch, value }))
@@ -70,29 +94,42 @@ impl Kept {
 }
 
 /// The right answer, in the broker's words.
-fn right(holder: Holder, kept: Kept) -> String {
+fn right(read: Read, holder: Holder, kept: Kept) -> String {
     let may_decrypt = (holder.claim.covers)(kept.scope);
     let is_shredded = kept.scope.starts_with("burnt") && kept.epoch == 1;
     match (holder.revoked, holder.permitted, may_decrypt, kept.value) {
         (true, ..) => "UNAUTHENTICATED".to_owned(),
         (_, false, ..) => "MISSING_PERMISSION".to_owned(),
         (_, _, false, _) => "MISSING_DECRYPT_CLAIM".to_owned(),
+        // What is shredded has a name still.
+        (.., "there") if read == Read::List => format!("name {}", kept.key()),
         (.., "there") if is_shredded => "SHREDDED".to_owned(),
+        (.., "there") if read == Read::Old => format!("value {}", kept.old()),
         (.., "there") => format!("value {}", kept.key()),
+        _ if matches!(read, Read::List | Read::Watch) => "nothing".to_owned(),
         _ => "NOT_FOUND".to_owned(),
     }
 }
 
-/// Values of two epochs in four scopes, of which the first epoch is shredded in two; and a clock past the time of some.
-async fn prepared() -> Result<TestBroker> {
+/// The revision of each key's version before the newest; 1, which is no value's, where there never was one.
+type OldRevisions = BTreeMap<String, u64>;
+
+/// Values of two epochs in four scopes, two versions of each, of which the first epoch is shredded in two; and a clock past
+/// the time of some.
+async fn prepared() -> Result<(TestBroker, OldRevisions)> {
     let UnixSeconds(now) = Clock::system().now().seconds();
     let clock = Clock::manual(UnixSeconds(now));
-    let broker = Setup::default().open_policy().clock(&clock).start().await?;
+    let history = HistoryConfig { scopes: ">".to_owned(), versions: 3 };
+    let setup = Setup::default().open_policy().clock(&clock);
+    let broker = setup.configure(|config| config.state.histories.push(history)).start().await?;
+    let mut old: OldRevisions = Kept::all().map(|kept| (kept.key(), 1)).collect();
     let owner = broker.raw(&broker.token("owner", &["state.write:>"])?).await?;
     let operator = broker.raw(&broker.token("operator", &["admin.keys"])?).await?;
     for epoch in EPOCHS {
         for kept in Kept::all().filter(|kept| kept.epoch == epoch && kept.value != "never") {
             let ttl_s = if kept.value == "expired" { 60 } else { 0 };
+            let before = owner.state().put(put(&kept.key(), &kept.old())).await?.into_inner().revision;
+            old.insert(kept.key(), before);
             owner.state().put(PutRequest { ttl_s, ..put(&kept.key(), &kept.key()) }).await?;
             if kept.value == "deleted" {
                 owner.state().delete(delete(&kept.key())).await?;
@@ -106,7 +143,56 @@ async fn prepared() -> Result<TestBroker> {
         operator.admin().shred_key(ShredKeyRequest { scope: scope.to_owned(), epoch: 1 }).await?;
     }
     clock.advance(Duration::from_secs(60));
-    Ok(broker)
+    Ok((broker, old))
+}
+
+/// The read of one value, and its answer.
+async fn answer(raw: &Raw, read: Read, kept: Kept, old: &OldRevisions) -> Result<String> {
+    let answer = match read {
+        Read::Newest => raw.state().get(get(&kept.key())).await.map(|got| Answer::Get(got.into_inner())),
+        Read::Old => raw.state().get(get_old(kept, old)).await.map(|got| Answer::Get(got.into_inner())),
+        Read::List => raw.state().list(list(&kept.key())).await.map(|page| Answer::List(page.into_inner())),
+        Read::Watch => match StateWatch::open(raw, &kept.key(), 0).await {
+            Ok(mut watch) => return Ok(shown(kept, watch.initial().await?)),
+            Err(refused) => Err(refused),
+        },
+    };
+    Ok(answer.map_or_else(|status| reason(&status), word))
+}
+
+fn get_old(kept: Kept, old: &OldRevisions) -> GetRequest {
+    GetRequest { revision: old.get(&kept.key()).copied().unwrap_or_default(), ..get(&kept.key()) }
+}
+
+/// The newest version alone: the one before is shown too for as long as the broker remembers that it came, but not for longer,
+/// and not where it is shredded.
+fn shown(kept: Kept, changes: Vec<StateChange>) -> String {
+    let changes = changes.into_iter().filter_map(|change| change.change).map(|change| match change {
+        Change::Put(value) => format!("value {}", String::from_utf8_lossy(&value.value)),
+        Change::Shredded(_) => "SHREDDED".to_owned(),
+        gone @ Change::Gone(_) => format!("{gone:?}"),
+    });
+    let mut changes: Vec<_> = changes.collect();
+    changes.dedup();
+    if changes == [kept.old(), kept.key()].map(|text| format!("value {text}")) {
+        changes.remove(0);
+    }
+    joined(changes)
+}
+
+fn word(answer: Answer) -> String {
+    match answer {
+        Answer::Get(got) => {
+            format!("value {}", String::from_utf8_lossy(&got.value.map(|value| value.value).unwrap_or_default()))
+        }
+        Answer::List(page) => joined(page.values.into_iter().map(|value| format!("name {}", value.key)).collect()),
+        Answer::Refusal(refusal) => refusal.reason,
+        other => format!("{other:?}"),
+    }
+}
+
+fn joined(answers: Vec<String>) -> String {
+    if answers.is_empty() { "nothing".to_owned() } else { answers.join(", ") }
 }
 
 async fn holder_of(broker: &TestBroker, holder: Holder) -> Result<(Raw, String)> {
@@ -118,9 +204,9 @@ async fn holder_of(broker: &TestBroker, holder: Holder) -> Result<(Raw, String)>
 
 #[tokio::test]
 async fn every_reader_gets_the_right_answer_about_every_value() -> Result<()> {
-    let broker = prepared().await?;
+    let (broker, old) = prepared().await?;
     let operator = broker.raw(&broker.token("operator", &["admin.revoke"])?).await?;
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut words: BTreeMap<Read, BTreeSet<String>> = BTreeMap::new();
     for claim in CLAIMS {
         for permitted in [true, false] {
             for revoked in [false, true] {
@@ -131,53 +217,56 @@ async fn every_reader_gets_the_right_answer_about_every_value() -> Result<()> {
                     let revocation = Revocation { issuer, target: Some(Target::Agent(name)), ..Revocation::default() };
                     operator.admin().revoke(RevokeRequest { revocation: Some(revocation) }).await?;
                 }
-                for kept in Kept::all() {
-                    let answer = match raw.state().get(get(&kept.key())).await {
-                        Ok(got) => {
-                            let value = got.into_inner().value.context("a value")?.value;
-                            format!("value {}", String::from_utf8_lossy(&value))
-                        }
-                        Err(status) => reason(&status),
-                    };
-                    assert_eq!(answer, right(holder, kept), "{holder:?} {kept:?}");
-                    *counts.entry(answer.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
+                for (read, kept) in READS.into_iter().flat_map(|read| Kept::all().map(move |kept| (read, kept))) {
+                    let answer = answer(&raw, read, kept, &old).await?;
+                    assert_eq!(answer, right(read, holder, kept), "{read:?} {holder:?} {kept:?}");
+                    let word = answer.split(' ').next().unwrap_or_default().to_owned();
+                    words.entry(read).or_default().insert(word);
                 }
                 if !revoked {
-                    assert_eq!(
-                        by_session(&raw).await?,
-                        Kept::all().map(|kept| right(holder, kept)).collect::<Vec<_>>()
-                    );
+                    assert_eq!(by_session(&raw, &old).await?, right_by_session(holder), "{holder:?}");
                 }
             }
         }
     }
-    println!("{counts:?}");
-    let kinds = ["MISSING_DECRYPT_CLAIM", "MISSING_PERMISSION", "NOT_FOUND", "SHREDDED", "UNAUTHENTICATED", "value"];
-    assert!(counts.keys().eq(kinds), "each answer is the right one somewhere: {counts:?}");
+    let refusals = ["MISSING_DECRYPT_CLAIM", "MISSING_PERMISSION", "UNAUTHENTICATED"];
+    for (read, others) in [
+        (Read::Newest, &["NOT_FOUND", "SHREDDED", "value"][..]),
+        (Read::Old, &["NOT_FOUND", "SHREDDED", "value"]),
+        (Read::List, &["name", "nothing"]),
+        (Read::Watch, &["SHREDDED", "nothing", "value"]),
+    ] {
+        let all = refusals.iter().chain(others).map(|word| (*word).to_owned()).collect();
+        assert_eq!(words.get(&read), Some(&all), "each answer is the right one somewhere: {read:?}");
+    }
     Ok(())
 }
 
-/// The same, all in one request.
-async fn by_session(raw: &Raw) -> Result<Vec<String>> {
+/// The same but for watches, all in one request.
+async fn by_session(raw: &Raw, old: &OldRevisions) -> Result<Vec<String>> {
     let mut session = StateSession::open(raw).await?;
-    let answers = session.run(Kept::all().map(|kept| Operation::Get(get(&kept.key()))).collect()).await?;
-    let word = |answer| match answer {
-        Answer::Get(got) => {
-            format!("value {}", String::from_utf8_lossy(&got.value.map(|value| value.value).unwrap_or_default()))
-        }
-        Answer::Refusal(refusal) => refusal.reason,
-        other => format!("{other:?}"),
-    };
-    Ok(answers.into_iter().map(word).collect())
+    let operations = Kept::all().flat_map(|kept| {
+        [Operation::Get(get(&kept.key())), Operation::Get(get_old(kept, old)), Operation::List(list(&kept.key()))]
+    });
+    Ok(session.run(operations.collect()).await?.into_iter().map(word).collect())
+}
+
+fn right_by_session(holder: Holder) -> Vec<String> {
+    let reads = [Read::Newest, Read::Old, Read::List];
+    Kept::all().flat_map(|kept| reads.map(|read| right(read, holder, kept))).collect()
 }
 
 /// The broker went through it all with the data that it has: after a restart the answers are the same.
 #[tokio::test]
 async fn the_answers_are_the_same_after_a_restart() -> Result<()> {
-    let broker = prepared().await?.stop().await?.start().await?;
+    let (broker, old) = prepared().await?;
+    let broker = broker.stop().await?.start().await?;
     let holder = Holder { claim: ALL, permitted: true, revoked: false };
     let (raw, _) = holder_of(&broker, holder).await?;
-    assert_eq!(by_session(&raw).await?, Kept::all().map(|kept| right(holder, kept)).collect::<Vec<_>>());
+    assert_eq!(by_session(&raw, &old).await?, right_by_session(holder));
+    for kept in Kept::all() {
+        assert_eq!(answer(&raw, Read::Watch, kept, &old).await?, right(Read::Watch, holder, kept), "{kept:?}");
+    }
     let burnt = raw.state().get(get("burnt/there-1")).await.expect_err("shredded");
     assert_eq!(burnt.code(), Code::DataLoss);
     Ok(())

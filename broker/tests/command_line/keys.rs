@@ -2,15 +2,7 @@
 
 use std::fs::{self, File};
 
-use serde_json::Value;
-
-use super::{Broker, Running, code, json, told, veribus};
-
-/// One JSON object for each line.
-fn lines(output: &std::process::Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).expect("text");
-    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-}
+use super::{Broker, Running, code, json, json_lines, told, veribus};
 
 fn put(broker: &Broker) {
     let output = broker.run("support-agent", &["state", "put", "tickets/4711", "--data", "resolved"]);
@@ -28,7 +20,7 @@ fn keys_are_shown_rotated_rewrapped_and_shredded() {
     let shredded =
         json(&broker.run("operator", &["keys", "shred", "--scope", "tickets", "--epoch", "1", "--yes", "--json"]));
     assert_ne!(shredded["root_key_id"], rewrapped["root_key_id"]);
-    let keys = lines(&broker.run("operator", &["keys", "status", "--json"]));
+    let keys = json_lines(&broker.run("operator", &["keys", "status", "--json"]));
     assert!(keys.iter().all(|key| key["root_key_id"] == shredded["root_key_id"]), "{keys:?}");
     let [first, second] = &keys[..] else { panic!("{keys:?}") };
     assert!(first["shredded_at"].is_string() && second["shredded_at"].is_null() && second["current"] == true);
@@ -50,7 +42,7 @@ fn what_is_not_permitted_not_there_or_not_confirmed_changes_nothing() {
     // There is no terminal to ask on.
     let unasked = broker.run("operator", &["keys", "shred", "--scope", "tickets", "--epoch", "1"]);
     assert!(code(&unasked) == 2 && told(&unasked).contains("--yes"), "{unasked:?}");
-    let keys = lines(&broker.run("operator", &["keys", "status", "--scope", "tickets", "--json"]));
+    let keys = json_lines(&broker.run("operator", &["keys", "status", "--scope", "tickets", "--json"]));
     assert!(matches!(&keys[..], [key] if key["current"] == true), "{keys:?}");
 }
 

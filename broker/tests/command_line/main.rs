@@ -9,9 +9,11 @@
 mod backup;
 mod file_limit;
 mod keys;
+mod measured;
 mod policy;
 mod standard_error;
 mod starting;
+mod state;
 mod token;
 
 use std::{
@@ -143,6 +145,12 @@ fn code(output: &Output) -> i32 {
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+/// One JSON object for each line.
+fn json_lines(output: &Output) -> Vec<Value> {
+    let text = std::str::from_utf8(&output.stdout).expect("text");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 fn told(output: &Output) -> String {

@@ -123,7 +123,7 @@ impl Driver {
     }
 
     async fn read(&mut self, link: &mut Link) -> Result<LinkFault, Done> {
-        let mut dropped_before = 0;
+        let (mut dropped_before, mut token_refused) = (0, false);
         let patterns = Arc::clone(&self.patterns);
         let mut checker = Checker::new(&patterns);
         loop {
@@ -138,8 +138,16 @@ impl Driver {
                     dropped_before = batch.dropped_total;
                     self.hand_on(batch, dropped, &mut checker, &mut link.upstream).await?;
                 }
-                Heard::Refreshed(refreshed) => self.refreshed(refreshed).await?,
-                Heard::TokenRefused => self.send(Chunk::TokenRefused).await?,
+                Heard::Refreshed(refreshed) => {
+                    token_refused = false;
+                    self.refreshed(refreshed).await?;
+                }
+                // Once for each time that tokens are not taken, so that nobody has to read to get the next one offered.
+                Heard::TokenRefused if token_refused => {}
+                Heard::TokenRefused => {
+                    token_refused = true;
+                    link.upstream.meanwhile(self.send(Chunk::TokenRefused)).await?;
+                }
             }
         }
     }

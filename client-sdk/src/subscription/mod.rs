@@ -59,7 +59,7 @@ pub enum SubscriptionEvent {
         patterns: Vec<String>,
     },
     /// The broker did not take a fresh token, for example since it does not know the key of its issuer yet. The subscription
-    /// goes on under the one before until that runs out; another one is asked for, and offered.
+    /// goes on under the one before until that runs out; another one is asked for, and offered. Told once until one is taken.
     TokenRefused,
 }
 

@@ -294,3 +294,27 @@ async fn a_message_refused_for_its_token_makes_the_client_look_for_another() {
     publisher.send(message(0)).await.expect("sent").await.expect_err("refused");
     until(|| tokens(&came(&fake)).last() == Some(&"fresh t1".to_owned())).await;
 }
+
+/// The key of the fresh token's issuer is not known to the broker yet.
+#[tokio::test]
+async fn a_subscription_goes_on_under_the_token_before_until_the_broker_takes_the_fresh_one() {
+    let (fake, source) = (Fake::start().await, Source::of("t0"));
+    let client = client(&fake, &source).await;
+    let refused = v1::Refreshed { token_expires_at: 0, patterns: vec!["a.>".to_owned()], refused: true };
+    let refused = || Ok(SubscribeResponse { response: Some(Response::Refreshed(refused.clone())) });
+    let after =
+        vec![vec![refused(), batch(vec![delivery(3)], 0)], vec![refreshed(&["a.>"]), batch(vec![delivery(4)], 0)]];
+    fake.next_subscription(stays(vec![subscribed("s1")], after));
+    let mut events = client.subscribe(["a.>"]).await.expect("subscribed").events();
+    source.set("t1");
+    let told = events.next().await.expect("an event").expect("no end");
+    assert!(matches!(told, SubscriptionEvent::TokenRefused), "{told:?}");
+    for index in [3, 4] {
+        let event = events.next().await.expect("an event").expect("no end");
+        let SubscriptionEvent::Delivery(delivery) = event else { panic!("{event:?}") };
+        assert_eq!(delivery.audit_index, index);
+    }
+    let offered: Vec<_> = fake.state.refreshes.lock().unwrap().iter().map(|one| one.token.clone()).collect();
+    assert_eq!(offered, ["t1", "t1"]);
+    assert_eq!(events.subscription().reconnects(), 0);
+}

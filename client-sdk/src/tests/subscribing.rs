@@ -148,7 +148,8 @@ async fn a_token_that_ran_out_is_replaced_from_its_file_or_ends_the_subscription
     let fake = Fake::start().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "old").unwrap();
-    let client = fake.builder().token_file(file.path()).connect().await.expect("connected");
+    let builder = fake.builder().token_file(file.path()).late_token_for(std::time::Duration::ZERO);
+    let client = builder.connect().await.expect("connected");
     let unauthenticated = || Err(Status::unauthenticated("unauthenticated"));
     let (ends, resumed) = ([subscribed("s1"), unauthenticated()], [subscribed("s2"), batch(vec![delivery(9)], 0)]);
     fake.next_subscription(then_ends(ends.into()));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    decide::Verdict,
+    decide::{Bundle, BundleError, Verdict},
     fixtures::{World, decider, inspector, message, peer},
     issue::{Claims, KeyKind},
     model::TopicPattern,
@@ -154,6 +154,84 @@ fn policies_that_cannot_be_trusted_do_not_load() {
     ] {
         let error = load(text).unwrap_or_else(|| panic!("loaded: {text}"));
         assert!(error.contains(named) && !error.contains('\n'), "{error}");
+    }
+}
+
+/// `CALL` stands for the call, in every place that an expression has where the check looks into it.
+const PLACES: &[&str] = &[
+    "a if CALL",
+    "a if CALL == 1",
+    "a if { x := CALL; x == 1 }",
+    "a := CALL",
+    "a := CALL if input.topic",
+    "a contains CALL if input.topic",
+    "a contains {\"rule\": CALL} if input.topic",
+    "f(x) := CALL if x == 1",
+    "f(x) := 1 if { x == 1; CALL }",
+    "default a := CALL",
+    "default a := 1\na := CALL if input.topic",
+    "default a := 1\na := 2 if CALL",
+    "a := 1 if input.x else := 2 if CALL",
+    "a := 1 if input.x else := 2 if input.y else := 3 if CALL",
+    "a := [x | some x in input.l; CALL]",
+    "a := [CALL | input.x]",
+    "a := {x | some x in input.l; CALL}",
+    "a := {CALL | input.x}",
+    "a := {x: 1 | some x in input.l; CALL}",
+    "a := {CALL: 1 | input.x}",
+    "a := {\"x\": CALL | input.x}",
+    "a := [x | some x in [y | some y in input.l; CALL]]",
+    "a if { some x in CALL; x == 1 }",
+    "a if { some k, x in CALL; x == k }",
+    "a if { every x in CALL { x == 1 } }",
+    "a if { every x in input.l { x == CALL } }",
+    "a if { every x in input.l { every y in x { y == 1; CALL } } }",
+    "a if startswith(CALL, \"x\")",
+    "a if startswith(input.topic, trim_prefix(CALL, \"x\"))",
+    "f(x) if x == 1\na if f(CALL)",
+    "a := [1, {\"x\": [CALL]}]",
+    "a := {CALL}",
+    "a if input.l[CALL] == 1",
+    "a if input.l[count(CALL)].x == 1",
+    "a if count(input.l) + count(CALL) > 1",
+    "a if count({1} | CALL) > 1",
+    "a if CALL in input.l",
+    "a if 1 in CALL",
+    "a if not CALL",
+    "a if not CALL == 1",
+    "a if not startswith(CALL, \"x\")",
+    "a if not 1 in CALL",
+];
+
+#[test]
+fn a_function_that_does_not_exist_is_found_wherever_a_call_can_stand() {
+    const CALL: &str = "no.such_function(1)";
+    const REFUSED: &str = "`no.such_function` is no function that this broker takes";
+    let findings = |main: &str, helper: &str| {
+        let files = [("main.rego", main), ("helper.rego", helper)];
+        match Bundle::compile(&files.map(|(name, text)| (name.to_owned(), text.to_owned())).into(), 100_000) {
+            Err(BundleError::Refused(findings)) => findings,
+            _ => Vec::new(),
+        }
+    };
+    let is_found = |main: &str, helper: &str| findings(main, helper).iter().any(|one| one.message.contains(REFUSED));
+    let mut missed = Vec::new();
+    for place in PLACES {
+        let call = place.replace("CALL", CALL);
+        if !is_found(&format!("{ALLOW_ALL}{call}\n"), "package helper\n") {
+            missed.push(format!("veribus: {place}"));
+        }
+        if !is_found(ALLOW_ALL, &format!("package helper\n{call}\n")) {
+            missed.push(format!("helper: {place}"));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+    // Refused as a whole, whatever is in it.
+    for (place, rule) in
+        [("a := 1 if input.x else := CALL if input.y", "else"), ("a if input.x with input.y as CALL", "with")]
+    {
+        let found = findings(&format!("{ALLOW_ALL}{}\n", place.replace("CALL", CALL)), "package helper\n");
+        assert!(found.iter().any(|one| one.rule == rule), "{place}: {found:?}");
     }
 }
 

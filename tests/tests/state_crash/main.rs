@@ -1,5 +1,7 @@
 //! `kill -9` while state is written, read, deleted and watched, again and again.
 
+mod again;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -253,6 +255,23 @@ async fn check_values(broker: &Process, directory: &DevDirectory, told: &Told) -
 
 /// The chain is whole, each write has its entry, and no revision stands for two.
 async fn check_log(broker: &Process, directory: &DevDirectory, told: &Told) -> Result<()> {
+    let (puts, deletes) = recorded(broker, directory).await?;
+    for (key, revision) in &told.written {
+        ensure!(puts.get(revision) == Some(key), "`{key}` has no entry at {revision}");
+    }
+    for (key, revision) in &told.deleted {
+        ensure!(deletes.get(revision) == Some(key), "the deletion of `{key}` has no entry at {revision}");
+    }
+    let revisions: BTreeSet<_> = told.written.values().chain(told.deleted.values()).collect();
+    ensure!(revisions.len() == told.written.len() + told.deleted.len(), "a revision was used twice");
+    Ok(())
+}
+
+/// Which keys were written and which deleted under which entry of the log, whose chain is whole.
+async fn recorded(
+    broker: &Process,
+    directory: &DevDirectory,
+) -> Result<(BTreeMap<u64, String>, BTreeMap<u64, String>)> {
     let auditor = broker.raw(&token(directory, "auditor", &["audit.read"])?).await?;
     let mut responses = auditor.audit().query(QueryRequest::default()).await?.into_inner();
     let mut verifier = ChainVerifier::from_genesis();
@@ -267,13 +286,5 @@ async fn check_log(broker: &Process, directory: &DevDirectory, told: &Told) -> R
             };
         }
     }
-    for (key, revision) in &told.written {
-        ensure!(puts.get(revision) == Some(key), "`{key}` has no entry at {revision}");
-    }
-    for (key, revision) in &told.deleted {
-        ensure!(deletes.get(revision) == Some(key), "the deletion of `{key}` has no entry at {revision}");
-    }
-    let revisions: BTreeSet<_> = told.written.values().chain(told.deleted.values()).collect();
-    ensure!(revisions.len() == told.written.len() + told.deleted.len(), "a revision was used twice");
-    Ok(())
+    Ok((puts, deletes))
 }
