@@ -64,7 +64,10 @@ async fn a_watcher_sees_keys_that_are_written_again_and_again_in_order_up_to_the
         let watching = tokio::spawn(watch_on(watch, std::mem::take(&mut seen), shown));
         let raw = broker.raw(&token(&directory, "writer", &["state.write:>"])?).await?;
         let writing = tokio::spawn(write_on(raw, NUMBERS * round as u64));
-        patiently(all_shown).await.context("the watcher starves")??;
+        if patiently(all_shown).await.context("the watcher starves")?.is_err() {
+            patiently(watching).await???;
+            bail!("the watch ended before it showed every key");
+        }
         tokio::time::sleep(Duration::from_millis(random.random_range(1..100))).await;
         broker.kill().await?;
         told.extend(patiently(writing).await???);
