@@ -77,7 +77,7 @@ pub enum IssuerError {
 /// Where the keys of an issuer come from.
 pub(crate) enum Keys {
     /// They are here.
-    Local(KeyFile),
+    Local(Box<KeyFile>),
     /// They can be fetched.
     Remote(Box<KeySource>),
 }
@@ -199,7 +199,7 @@ pub(crate) fn keys(config: &IssuerConfig) -> Result<Keys, IssuerError> {
     };
     let source = match config.keys_from().ok_or_else(|| IssuerError::NoKeys(config.issuer.clone()))? {
         KeysFrom::File(path) => {
-            return KeyFile::read(path, access.algorithms).map(Keys::Local);
+            return KeyFile::read(path, access.algorithms).map(|file| Keys::Local(Box::new(file)));
         }
         KeysFrom::Url(url) => KeySource::jwks_url(url, access),
         KeysFrom::Discovery => KeySource::discovery(Issuer::parse(&config.issuer)?, access),
