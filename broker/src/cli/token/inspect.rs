@@ -7,10 +7,13 @@ use owo_colors::Style;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    authenticate::Permission,
     cli::{failure::Failure, instant, output},
     model::{Clock, UnixSeconds},
 };
 
+/// The claims in which presets look for permissions.
+const PERMISSIONS: [&str; 3] = ["permissions", "scope", "scp"];
 const TIMES: [&str; 4] = ["exp", "iat", "nbf", "auth_time"];
 
 #[derive(Debug, Args)]
@@ -26,7 +29,9 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
     let text = read(&args.token)?;
     let (header, claims) = decode(text.trim()).map_err(|error| Failure::failed(format!("not a token: {error}")))?;
     if args.json {
-        return Ok(output::json(&json!({"verified": false, "header": header, "claims": claims}))?);
+        let grants_nothing = grants_nothing(&claims);
+        let shown = json!({"verified": false, "header": header, "claims": claims, "grants_nothing": grants_nothing});
+        return Ok(output::json(&shown)?);
     }
     let UnixSeconds(now) = Clock::system().now().seconds();
     let warning = output::Line::new().styled("not verified:", Style::new().yellow().bold());
@@ -59,7 +64,21 @@ fn table(header: &Value, claims: &Map<String, Value>, now: i64) -> output::Table
     for (name, value) in claims {
         add_rows(&mut table, "claim", name, value, now);
     }
+    let words = grants_nothing(claims);
+    if !words.is_empty() {
+        table.add_row(["note", "grants nothing", &words.join(" ")]);
+    }
     table
+}
+
+/// The words among the permissions that are none.
+fn grants_nothing(claims: &Map<String, Value>) -> Vec<&str> {
+    let words = PERMISSIONS.iter().filter_map(|name| claims.get(*name)).flat_map(|value| match value {
+        Value::String(words) => words.split_ascii_whitespace().collect(),
+        Value::Array(items) => items.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    });
+    words.filter(|word| Permission::parse(word).is_none()).collect()
 }
 
 /// One row for a value, or one for each that an object holds, such as `cnf.jkt`.
@@ -123,6 +142,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+    }
+
+    #[test]
+    fn words_that_are_no_permission_are_told() {
+        let claims = json!({"scope": "openid publish:a.> profile", "permissions": ["publish:", "audit.read"]});
+        let claims = claims.as_object().expect("an object");
+        assert_eq!(grants_nothing(claims), ["publish:", "openid", "profile"]);
+        assert!(table(&json!({}), claims, 0).text().contains("publish: openid profile"));
+        assert!(grants_nothing(&Map::new()).is_empty());
     }
 
     #[test]
