@@ -1,7 +1,7 @@
 //! Files with private keys, and who else may use them: judged on the open file, before what is in it counts.
 //!
 //! Links are followed and what they lead to is judged, since orchestrators lay secrets as links. What others may write is
-//! refused: they choose the key. What everybody may read is used, and told. The root key is stricter, see `root_file`.
+//! refused: they choose the key. What everybody may read or replace is used, and told. The root key is stricter, see `root_file`.
 
 use std::{
     fmt,
@@ -46,19 +46,6 @@ pub enum SecretFileError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Everybody may put another file in its place.
-    #[error(
-        "`{path}` lies in `{directory}`, which has mode {mode:04o}: everybody on this machine may put another key there; close the \
-         directory (`chmod o-w {directory}`) and, if others had access, replace the key"
-    )]
-    Replaceable {
-        /// The file.
-        path: PathBuf,
-        /// The directory, of the file or of the link to it.
-        directory: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
     /// It is a pipe that has a name.
     #[error("`{0}` is a pipe: a key is read from a file, or from an open descriptor (`/dev/fd/N`)")]
     Pipe(PathBuf),
@@ -77,6 +64,20 @@ pub enum Exposed {
     Readable {
         /// The file.
         path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Everybody may put another file in its place. That cannot be refused: in an `emptyDir` of Kubernetes, where sidecars lay keys,
+    /// everybody may write, and everybody is one's own.
+    #[error(
+        "`{path}` lies in `{directory}`, which has mode {mode:04o}: everybody on this machine may put another key there; close the \
+         directory (`chmod o-w {directory}`) and, if others had access, replace the key"
+    )]
+    Replaceable {
+        /// The file.
+        path: PathBuf,
+        /// The directory, of the file or of the link to it.
+        directory: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
@@ -101,7 +102,7 @@ pub enum Exposed {
     },
 }
 
-/// The content of a file that nobody but its owner and its group may write or replace.
+/// The content of a file that nobody but its owner and its group may write.
 pub struct SecretFile {
     path: PathBuf,
     content: Zeroizing<Vec<u8>>,
@@ -207,7 +208,7 @@ fn judge(path: &Path, metadata: &Metadata) -> Result<Option<Exposed>, SecretFile
         let metadata = fs::metadata(&directory).map_err(at(path))?;
         match mode_beyond(&metadata, OTHERS_WRITE) {
             Some(mode) if mode & STICKY == 0 => {
-                return Err(SecretFileError::Replaceable { path: path.to_owned(), directory, mode });
+                return Ok(Some(Exposed::Replaceable { path: path.to_owned(), directory, mode }));
             }
             _ => exposed = exposed.or_else(|| foreign_owner(&directory, &metadata)),
         }
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_a_directory_that_others_may_write_is_refused_by_every_name() {
+    fn a_key_in_a_directory_that_others_may_write_is_told_by_every_name() {
         let outer = tempfile::tempdir().expect("a directory");
         let [open, closed] = ["open", "closed"].map(|name| outer.path().join(name));
         for directory in [&open, &closed] {
@@ -296,18 +297,14 @@ mod tests {
         symlink(closed.join("a.key"), open.join("to-closed.key")).expect("linked");
         symlink(open.join("a.key"), closed.join("to-open.key")).expect("linked");
         let names = [open.join("a.key"), open.join("to-closed.key"), closed.join("to-open.key")];
-        for (mode, is_refused) in [(0o755, false), (0o775, false), (0o1777, false), (0o3777, false), (0o777, true)] {
+        for (mode, is_told) in [(0o755, false), (0o775, false), (0o1777, false), (0o3777, false), (0o777, true)] {
             fs::set_permissions(&open, Permissions::from_mode(mode)).expect("changed");
             for name in &names {
-                match SecretFile::read(name) {
-                    Ok(secret) => assert!(!is_refused && secret.exposed().is_none(), "{mode:o} {}", name.display()),
-                    Err(error) => {
-                        assert!(is_refused && matches!(error, SecretFileError::Replaceable { .. }), "{mode:o} {error}");
-                        assert!(error.to_string().contains("`chmod o-w "), "{error}");
-                    }
-                }
+                let secret = SecretFile::read(name).expect("read");
+                let told = secret.exposed().filter(|told| told.to_string().contains("`chmod o-w "));
+                assert_eq!(told.is_some(), is_told, "{mode:o} {} {:?}", name.display(), secret.exposed());
             }
-            assert!(SecretFile::read(&closed.join("a.key")).is_ok());
+            assert!(SecretFile::read(&closed.join("a.key")).is_ok_and(|secret| secret.exposed().is_none()));
         }
     }
 

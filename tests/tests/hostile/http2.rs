@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::ALONE;
 use anyhow::{Context as _, Result};
 use h2::Reason;
 use veribus_broker::config::LimitsConfig;
@@ -22,6 +23,7 @@ async fn connect(broker: &TestBroker, frames: &[u8]) -> Result<Frames> {
 
 #[tokio::test]
 async fn one_connection_has_only_so_many_streams() -> Result<()> {
+    let _beside = ALONE.read().await;
     const STREAMS: u32 = 5;
     const MAX_CONCURRENT_STREAMS: u16 = 3;
     let broker = start(|limits| limits.streams_per_connection_max = STREAMS).await?;
@@ -38,6 +40,7 @@ async fn one_connection_has_only_so_many_streams() -> Result<()> {
 
 #[tokio::test]
 async fn a_connection_with_too_many_streams_reset_before_they_were_accepted_is_closed() -> Result<()> {
+    let _beside = ALONE.read().await;
     // Neither the library's own limit, 20, nor the broker's.
     const RESETS: u32 = 40;
     let broker = start(|limits| limits.pending_accept_resets_max = RESETS as usize).await?;
@@ -51,6 +54,7 @@ async fn a_connection_with_too_many_streams_reset_before_they_were_accepted_is_c
 
 #[tokio::test]
 async fn a_peer_that_answers_no_ping_is_cut_off_and_one_that_does_stays() -> Result<()> {
+    let _beside = ALONE.read().await;
     const INTERVAL_MS: u64 = 100;
     const TIMEOUT_MS: u64 = 1_000;
     let broker = start(|limits| {

@@ -25,7 +25,7 @@ use veribus_tests::{
     wire::{Wire, frame},
 };
 
-use super::{count_panics, panics};
+use super::{ALONE, count_panics, panics};
 
 const PUBLISH: &str = "/veribus.v1.BrokerService/Publish";
 const PUBLISH_STREAM: &str = "/veribus.v1.BrokerService/PublishStream";
@@ -36,6 +36,7 @@ const SENT_BYTES_MIN: u64 = 3 * GROWTH_BYTES_MAX;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_hostile_inputs_get_nowhere() -> Result<()> {
+    let _alone = ALONE.write().await;
     count_panics();
     let broker = Setup::default().open_policy().start().await?;
     let seed = rand::random();

@@ -29,6 +29,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::RwLock,
 };
 use tokio_rustls::TlsConnector;
 use tonic::Code;
@@ -44,6 +45,8 @@ use veribus_tests::{
     wire::Wire,
 };
 
+/// Whoever measures this process holds it for writing, the others for reading.
+pub(crate) static ALONE: RwLock<()> = RwLock::const_new(());
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts panics in this process, those of the broker among them.
@@ -78,6 +81,7 @@ async fn answer_to(broker: &TestBroker, bytes: &[u8]) -> Result<Vec<u8>> {
 
 #[tokio::test]
 async fn a_plaintext_client_is_refused() -> Result<()> {
+    let _beside = ALONE.read().await;
     let broker = Setup::default().open_policy().start().await?;
     let answer = answer_to(&broker, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
     assert!(is_fatal_alert(&answer), "{answer:?}");
@@ -91,6 +95,7 @@ fn is_fatal_alert(answer: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_client_that_speaks_only_tls_1_2_is_refused() -> Result<()> {
+    let _beside = ALONE.read().await;
     const PROTOCOL_VERSION: u8 = 70;
     let broker = Setup::default().open_policy().start().await?;
     let answer = answer_to(&broker, &client_hello_of_tls_1_2()).await?;
@@ -121,6 +126,7 @@ fn client_hello_of_tls_1_2() -> Vec<u8> {
 
 #[tokio::test]
 async fn openssl_connects_by_tls_1_3_and_by_nothing_older() -> Result<()> {
+    let _beside = ALONE.read().await;
     let broker = Setup::default().open_policy().start().await?;
     for (version, is_accepted) in [("-tls1_3", true), ("-tls1_2", false), ("-tls1_1", false)] {
         let address = broker.address().to_string();
@@ -142,6 +148,7 @@ async fn openssl_connects_by_tls_1_3_and_by_nothing_older() -> Result<()> {
 
 #[tokio::test]
 async fn a_client_that_does_not_offer_http_2_is_refused() -> Result<()> {
+    let _beside = ALONE.read().await;
     let broker = Setup::default().open_policy().start().await?;
     for alpn in [vec![b"http/1.1".to_vec()], vec![]] {
         let mut config = client_config(&broker.directory().ca_path())?;
@@ -159,6 +166,7 @@ async fn a_client_that_does_not_offer_http_2_is_refused() -> Result<()> {
 
 #[tokio::test]
 async fn a_connection_without_an_authenticated_call_is_closed_and_one_that_asks_for_health_stays() -> Result<()> {
+    let _beside = ALONE.read().await;
     const LIMIT: Duration = Duration::from_millis(200);
     let setup = Setup::default().open_policy().configure(|config| {
         config.limits.first_authenticated_call_ms_max = u64::try_from(LIMIT.as_millis()).unwrap_or(u64::MAX);
@@ -186,6 +194,7 @@ async fn a_connection_without_an_authenticated_call_is_closed_and_one_that_asks_
 
 #[tokio::test]
 async fn a_handshake_that_does_not_go_on_is_ended() -> Result<()> {
+    let _beside = ALONE.read().await;
     let setup = Setup::default().open_policy().configure(|config| config.limits.tls_handshake_ms_max = 100);
     let broker = setup.start().await?;
     assert_eq!(answer_to(&broker, b"").await?, b"");
@@ -213,6 +222,7 @@ async fn connected(broker: &TestBroker, token: &str) -> Result<Raw> {
 
 #[tokio::test]
 async fn those_who_only_watch_health_keep_no_agent_of_their_address_out() -> Result<()> {
+    let _beside = ALONE.read().await;
     const CONNECTIONS: usize = 8;
     let setup = Setup::default().open_policy().configure(|config| {
         config.limits.connections_per_address_max = CONNECTIONS;
@@ -259,6 +269,7 @@ async fn those_who_only_watch_health_keep_no_agent_of_their_address_out() -> Res
 
 #[tokio::test]
 async fn one_connection_has_only_so_many_watches_of_health_and_gets_them_back() -> Result<()> {
+    let _beside = ALONE.read().await;
     let broker = Setup::default().open_policy().start().await?;
     let mut health = anonymous(&broker).await?;
     let mut watches = Vec::new();
@@ -278,6 +289,7 @@ async fn one_connection_has_only_so_many_watches_of_health_and_gets_them_back() 
 
 #[tokio::test]
 async fn one_address_has_only_so_many_connections_and_gets_them_back() -> Result<()> {
+    let _beside = ALONE.read().await;
     let setup = Setup::default().open_policy().configure(|config| config.limits.connections_per_address_max = 3);
     let broker = setup.start().await?;
     let token = broker.token("a", &["publish:>"])?;
@@ -301,6 +313,7 @@ async fn one_address_has_only_so_many_connections_and_gets_them_back() -> Result
 
 #[tokio::test]
 async fn one_identity_has_only_so_many_connections() -> Result<()> {
+    let _beside = ALONE.read().await;
     let setup = Setup::default().open_policy().configure(|config| config.limits.connections_per_identity_max = 2);
     let broker = setup.start().await?;
     let token = broker.token("a", &["publish:>"])?;
@@ -318,6 +331,7 @@ async fn one_identity_has_only_so_many_connections() -> Result<()> {
 
 #[tokio::test]
 async fn a_flood_of_refused_callers_does_not_fill_the_log() -> Result<()> {
+    let _beside = ALONE.read().await;
     const CALLS: u64 = 500;
     let setup = Setup::default().open_policy().configure(|config| {
         config.limits.authentication_refusals_recorded_per_s_max = 5;
