@@ -58,7 +58,6 @@ more() {
     client typed '"access.token.header.type.rfc9068": "true"'
     client holder '"dpop.bound.access.tokens": "true"'
     client lightweight '"client.use.lightweight.access.token.enabled": "true"'
-    client short-lived ''
     # The subject's token must name who exchanges it, and the exchanged one names the broker. Keycloak writes no `act` by itself.
     client gateway '"standard.token.exchange.enabled": "true"'
     client acting-gateway '"standard.token.exchange.enabled": "true"' '"protocolMappers": [{"name": "act",
@@ -70,6 +69,10 @@ more() {
         {"name": "to-acting-gateway", "protocol": "openid-connect", "protocolMapper": "oidc-audience-mapper",
             "config": {"included.custom.audience": "acting-gateway", "access.token.claim": "true"}}]'
     client people '' '"publicClient": true, "serviceAccountsEnabled": false, "directAccessGrantsEnabled": true'
+    client people-named '' '"publicClient": true, "serviceAccountsEnabled": false, "directAccessGrantsEnabled": true,
+        "protocolMappers": [{"name": "client_id", "protocol": "openid-connect",
+            "protocolMapper": "oidc-hardcoded-claim-mapper", "config": {"claim.name": "client_id",
+            "claim.value": "people-named", "jsonType.label": "String", "access.token.claim": "true"}}]'
     create "/$REALM/users" '{"username": "ada", "enabled": true, "email": "ada@example.com", "emailVerified": true,
         "firstName": "Ada", "lastName": "L", "credentials": [{"type": "password", "value": "'"$AGENT_SECRET"'"}]}'
 }

@@ -129,13 +129,13 @@ impl Realm {
         access_token(&curl(&self.token_url(), &options.iter().copied().chain(fields).collect::<Vec<_>>()).await?)
     }
 
-    /// A token of the user `ada`, who came through the client `people`.
+    /// A token of the user `ada`, who came through a client.
     ///
     /// # Errors
     /// Keycloak does not give one.
-    pub async fn token_of_user(&self) -> Result<String> {
+    pub async fn token_of_user(&self, client: &str) -> Result<String> {
         let form = [("grant_type", "password"), ("username", "ada"), ("password", PASSWORD)];
-        self.token_for("people", &form, &[]).await
+        self.token_for(client, &form, &[]).await
     }
 }
 

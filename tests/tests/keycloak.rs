@@ -95,3 +95,124 @@ async fn the_documented_client_is_an_agent_with_its_roles_and_permissions() -> R
     assert_eq!(publish(&agent, "elsewhere", "tickets.x").await, Err(Code::PermissionDenied));
     Ok(())
 }
+
+#[tokio::test]
+async fn tokens_of_every_kind_are_taken_or_refused_and_the_log_says_why() -> Result<()> {
+    let Some(realm) = Realm::create("kinds").await? else { return Ok(()) };
+    realm.run(&["more"]).await?;
+    let clients = broker(&realm, Preset::KeycloakClients).await?;
+    for client in ["signed-RS256", "signed-ES256", "signed-EdDSA", "signed-PS256", "typed"] {
+        let entry = entry(&clients, &realm.token(client).await?).await.context(client)?;
+        assert_eq!(entry.actor.context("an actor")?.agent, client);
+    }
+    let [rs512, es512] = [realm.token("signed-RS512").await?, realm.token("signed-ES512").await?];
+    let (lightweight, user) = (realm.token("lightweight").await?, realm.token_of_user("people").await?);
+    let user_of_client = realm.token_of_user("people-named").await?;
+    for (token, detail) in [
+        (&rs512, "algorithm: RS512"),
+        (&es512, "algorithm: ES512"),
+        (&lightweight, "claim: aud"),
+        (&user, "claim: client_id"),
+        (&user_of_client, "claim: preferred_username"),
+    ] {
+        assert_eq!(refusal(&realm, Preset::KeycloakClients, token).await?, detail);
+    }
+    // The other preset takes users, by their id.
+    let people = broker(&realm, Preset::Keycloak).await?;
+    let ada = entry(&people, &user).await?.actor.context("an actor")?;
+    assert!(uuid::Uuid::parse_str(&ada.agent).is_ok(), "{}", ada.agent);
+
+    exchanged_tokens(&realm, &people).await?;
+    a_token_bound_to_a_key(&realm, &clients).await?;
+    realm.run(&["disable-client", "signed-ES256"]).await?;
+    let refused = realm.token("signed-ES256").await.err().context("a disabled client got a token")?;
+    assert!(format!("{refused:#}").contains("401"), "{refused:#}");
+    Ok(())
+}
+
+/// Keycloak 26.7 names no actor by itself; a claim mapper of the gateway's client does. It writes no `client_id`.
+async fn exchanged_tokens(realm: &Realm, people: &TestBroker) -> Result<()> {
+    let subject = realm.token("delegating").await?;
+    let own = entry(people, &subject).await?.actor.context("an actor")?;
+    for (gateway, expected) in [("gateway", None), ("acting-gateway", Some("acting-gateway"))] {
+        let token_type = "urn:ietf:params:oauth:token-type:access_token";
+        let grant = ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
+        let form = [grant, ("subject_token", &*subject), ("subject_token_type", token_type)];
+        let exchanged = realm.token_for(gateway, &form, &[]).await?;
+        let actor = entry(people, &exchanged).await?.actor.context("an actor")?;
+        assert_eq!(actor.agent, own.agent);
+        assert_eq!(actor.delegation.first().map(|one| &*one.agent), expected);
+        assert_eq!(refusal(realm, Preset::KeycloakClients, &exchanged).await?, "claim: client_id");
+    }
+    Ok(())
+}
+
+async fn a_token_bound_to_a_key(realm: &Realm, clients: &TestBroker) -> Result<()> {
+    let (prover, now) = (Prover::new()?, Clock::system().now().seconds().0);
+    let id = uuid::Uuid::now_v7().to_string();
+    let wanted = json!({ "jti": id, "htm": "POST", "htu": realm.token_url(), "iat": now });
+    let header = format!("DPoP: {}", prover.sign(&wanted)?);
+    let token = realm.token_for("holder", &[("grant_type", "client_credentials")], &["-H", &header]).await?;
+    let raw = clients.raw_with(None, RawOptions::default()).await?;
+    let proof = prover.sign(&Prover::claims(&token, PUBLISH, now))?;
+    for (scheme, proofs, expected) in [
+        ("DPoP", &[&*proof][..], Code::Ok),
+        ("DPoP", &[], Code::Unauthenticated),
+        ("Bearer", &[], Code::Unauthenticated),
+    ] {
+        let message = PublishRequest { message: Some(wire("", "finance.x", "text")) };
+        let answer = raw.broker().publish(request(message, scheme, &token, proofs)?).await;
+        assert_eq!(answer.err().map_or(Code::Ok, |status| status.code()), expected, "{scheme}");
+    }
+    let bound = format!("jkt:{}", prover.thumbprint());
+    let is_bound = |entry: &&AuditEntry| entry.actor.as_ref().is_some_and(|actor| actor.confirmation == bound);
+    assert!(clients.log().await?.of_kind(EntryKind::Publish).any(|entry| is_bound(&entry)));
+    Ok(())
+}
+
+/// Publishes again and again until the token is refused.
+async fn refused_after(agent: &Raw, since: Instant) -> Result<Duration> {
+    for number in 0.. {
+        match publish(agent, &format!("again-{number}"), "finance.x").await {
+            Ok(()) => ensure!(since.elapsed() < PATIENCE, "still accepted"),
+            Err(code) => {
+                ensure!(code == Code::Unauthenticated, "{code}");
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(since.elapsed())
+}
+
+#[tokio::test]
+async fn keys_of_a_realm_rotate_and_a_disabled_one_ends_its_sessions() -> Result<()> {
+    let Some(realm) = Realm::create("rotation").await? else { return Ok(()) };
+    let broker = broker(&realm, Preset::KeycloakClients).await?;
+    let old = broker.raw(&realm.documented_token()?).await?;
+    publish(&old, "old", "finance.x").await.map_err(anyhow::Error::msg)?;
+    let mut stream = PublishStream::open(&old).await?;
+    receipt(stream.publish(vec![wire("stream", "finance.x", "text")]).await?.first().context("one")?)?;
+
+    realm.run(&["key", "next", "rsa-generated", "RS256"]).await?;
+    realm.run(&["set-key", "rsa-generated", "passive"]).await?;
+    let new = broker.raw(&realm.token("finance-agent").await?).await?;
+    publish(&new, "new", "finance.x").await.map_err(anyhow::Error::msg).context("a key that is not known yet")?;
+    // Longer than a key counts that is no longer listed.
+    tokio::time::sleep(TTL + Duration::from_secs(1)).await;
+    publish(&old, "old-again", "finance.x").await.map_err(anyhow::Error::msg).context("a passive key")?;
+
+    realm.run(&["set-key", "rsa-generated", "disabled"]).await?;
+    let took = refused_after(&old, Instant::now()).await?;
+    assert!(took < TTL, "{took:?}");
+    writeln!(std::io::stdout(), "a disabled key was refused after {took:?}, time to live {TTL:?}")?;
+    // It may have ended already.
+    stream.send(vec![wire("late", "finance.x", "text")]).await.ok();
+    assert_eq!(stream.results().await.err().map(|status| status.code()), Some(Code::Unauthenticated));
+    publish(&new, "new-again", "finance.x").await.map_err(anyhow::Error::msg).context("the key that stays")?;
+    let log = broker.log_with(|log| log.of_kind(EntryKind::AuthenticationRefused).count() > 0).await?;
+    let details: Vec<_> = log.of_kind(EntryKind::AuthenticationRefused).map(|entry| &*entry.detail).collect();
+    assert!(details.iter().all(|detail| ["key_withdrawn", "unknown_key"].contains(detail)), "{details:?}");
+    assert!(log.decisions("late").is_empty());
+    Ok(())
+}
