@@ -39,10 +39,10 @@ set_key() { # NAME STATE
         "providerType": "org.keycloak.keys.KeyProvider", "config": {"active": ["'$active'"], "enabled": ["'$enabled'"]}}'
 }
 
-client() { # CLIENT ATTRIBUTES [MEMBERS]
+client() { # CLIENT ATTRIBUTES [MEMBERS [SCOPES]]
     create "/$REALM/clients" '{"clientId": "'"$1"'", "secret": "'"$AGENT_SECRET"'", "serviceAccountsEnabled": true,
         "standardFlowEnabled": false, "attributes": {'"$2"'},
-        "defaultClientScopes": ["basic", "roles", "profile", "veribus", "publish:finance.>"]'"${3:+, $3}"'}'
+        "defaultClientScopes": ["basic", "roles", '"${4:-\"profile\", \"veribus\", \"publish:finance.>\"}"']'"${3:+, $3}"'}'
 }
 
 more() {
@@ -58,6 +58,8 @@ more() {
     client typed '"access.token.header.type.rfc9068": "true"'
     client holder '"dpop.bound.access.tokens": "true"'
     client lightweight '"client.use.lightweight.access.token.enabled": "true"'
+    client no-profile '' '' '"veribus"'
+    client no-audience '' '' '"profile"'
     # The subject's token must name who exchanges it, and the exchanged one names the broker. Keycloak writes no `act` by itself.
     client gateway '"standard.token.exchange.enabled": "true"'
     client acting-gateway '"standard.token.exchange.enabled": "true"' '"protocolMappers": [{"name": "act",

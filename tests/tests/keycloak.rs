@@ -108,7 +108,10 @@ async fn tokens_of_every_kind_are_taken_or_refused_and_the_log_says_why() -> Res
     let [rs512, es512] = [realm.token("signed-RS512").await?, realm.token("signed-ES512").await?];
     let (lightweight, user) = (realm.token("lightweight").await?, realm.token_of_user("people").await?);
     let user_of_client = realm.token_of_user("people-named").await?;
+    let [no_profile, no_audience] = [realm.token("no-profile").await?, realm.token("no-audience").await?];
     for (token, detail) in [
+        (&no_profile, "claim: preferred_username"),
+        (&no_audience, "audience"),
         (&rs512, "algorithm: RS512"),
         (&es512, "algorithm: ES512"),
         (&lightweight, "claim: aud"),
@@ -124,7 +127,9 @@ async fn tokens_of_every_kind_are_taken_or_refused_and_the_log_says_why() -> Res
 
     exchanged_tokens(&realm, &people).await?;
     a_token_bound_to_a_key(&realm, &clients).await?;
+    let token = realm.token("signed-ES256").await?;
     realm.run(&["disable-client", "signed-ES256"]).await?;
+    entry(&clients, &token).await.context("the token that a client had before it was disabled")?;
     let refused = realm.token("signed-ES256").await.err().context("a disabled client got a token")?;
     assert!(format!("{refused:#}").contains("401"), "{refused:#}");
     Ok(())
@@ -166,7 +171,10 @@ async fn a_token_bound_to_a_key(realm: &Realm, clients: &TestBroker) -> Result<(
     }
     let bound = format!("jkt:{}", prover.thumbprint());
     let is_bound = |entry: &&AuditEntry| entry.actor.as_ref().is_some_and(|actor| actor.confirmation == bound);
-    assert!(clients.log().await?.of_kind(EntryKind::Publish).any(|entry| is_bound(&entry)));
+    let log = clients.log_with(|log| log.of_kind(EntryKind::AuthenticationRefused).count() == 2).await?;
+    assert!(log.of_kind(EntryKind::Publish).any(|entry| is_bound(&entry)));
+    let details: Vec<_> = log.of_kind(EntryKind::AuthenticationRefused).map(|entry| &*entry.detail).collect();
+    assert_eq!(details, ["dpop_missing", "dpop_as_bearer"]);
     Ok(())
 }
 
