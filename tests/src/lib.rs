@@ -10,6 +10,7 @@
 //! - [`faults`]: a log store that fails on command.
 //! - [`process`]: the binary, to be killed.
 //! - [`python`]: a Python interpreter, for what others wrote in it.
+//! - [`keycloak`]: a Keycloak, and realms in it.
 //! - [`messages`]: messages, and a policy that leaves everything to permissions.
 //!
 //! Out of scope: any check of the broker's. Those are in `tests/`.
@@ -19,6 +20,7 @@ pub mod certificates;
 pub mod dpop;
 pub mod faults;
 pub mod frames;
+pub mod keycloak;
 pub mod log;
 pub mod messages;
 pub mod process;

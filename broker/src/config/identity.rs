@@ -100,7 +100,7 @@ pub struct IssuerConfig {
 
 /// Where a provider's tokens say what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// `sub`, `jti`, `roles`, `permissions`: as `veribus token issue` makes them.
     #[default]
@@ -359,6 +359,7 @@ mod tests {
         };
         assert_eq!(paths(""), "sub jti roles permissions");
         assert_eq!(paths("preset = \"keycloak\""), "sub jti realm_access.roles scope");
+        assert_eq!(paths("preset = \"keycloak-clients\""), "client_id jti realm_access.roles scope");
         assert_eq!(paths("preset = \"entra\""), "oid uti roles scp+roles");
         assert_eq!(paths("preset = \"oauth\""), "sub jti roles scope");
         assert_eq!(
