@@ -86,7 +86,9 @@ async fn named(config: &Config, faults: &[Fault]) -> Vec<Check> {
     if !is_told("inspection.") {
         checks.push(Check::new("inspection", inspection(config)));
     }
-    if !is_told("state.") {
+    if !is_told("state.")
+        && (config.state.root_key_file.is_some() != config.state.root_key_descriptor_variable.is_some())
+    {
         checks.push(root_key(config));
     }
     checks

@@ -64,7 +64,7 @@ pub enum Fault {
         detail: String,
     },
     /// A file that the configuration names is not there or not readable.
-    #[error("`{key}`{} names `{file}`, which cannot be read: {source}", in_line(*.line))]
+    #[error("`{key}`{} names `{file}`, which cannot be read: {source}{}", in_line(*.line), remedy(.key, .source))]
     MissingFile {
         /// Which key.
         key: &'static str,
@@ -86,6 +86,22 @@ impl Fault {
 
 fn at_line(line: Option<usize>) -> String {
     line.map(|line| format!("line {line}: ")).unwrap_or_default()
+}
+
+/// What to do about a file that is not there.
+fn remedy(key: &str, error: &io::Error) -> &'static str {
+    if error.kind() != io::ErrorKind::NotFound {
+        return "";
+    }
+    match key {
+        "server.certificate_file" | "server.private_key_file" => {
+            "; `veribus dev` makes one to try, an authority those to keep"
+        }
+        "identity.issuers.jwks_file" => "; `veribus token keygen --jwks FILE` makes one",
+        "state.root_key_file" => "; `veribus keys init FILE` makes one",
+        "policy.directory" => "; `veribus dev` makes one to begin with",
+        _ => "",
+    }
 }
 
 fn in_line(line: Option<usize>) -> String {
@@ -849,6 +865,25 @@ root_key_file = "root.key"
         for (line, (number, part)) in lines.iter().zip(told) {
             assert!(line.contains(number) && line.contains(part) && !line.contains('\n'), "{line}: {part}");
         }
+    }
+
+    #[test]
+    fn every_setting_that_is_missing_is_told_at_once_with_an_example() {
+        let missing = |text: &str| {
+            let error = parse(text).expect_err("not enough");
+            error.lines().filter(|line| line.contains("is missing")).count()
+        };
+        assert_eq!(missing(""), 8, "and the root key, once the rest is there");
+        assert_eq!(missing("[node]\nname = \"a\"\n[server]\nlisten = \"127.0.0.1:0\""), 6);
+        let error = parse(&VALID.replace("directory = \"policies\"", "")).expect_err("no policy");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains("`policy.directory` is missing, for example `directory = \"policies\"`"), "{error}");
+        let second =
+            format!("{VALID}\n[[identity.issuers]]\nissuer = \"https://b.example\"\njwks_file = \"jwks.json\"\n");
+        let error = parse(&second).expect_err("no audience of the second");
+        assert!(error.contains("missing field `audience`"), "{error}");
+        let error = parse(&VALID.replace("root_key_file = \"root.key\"", "")).expect_err("no root key");
+        assert!(error.contains("`state.root_key_file` is missing"), "{error}");
     }
 
     #[test]

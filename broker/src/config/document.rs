@@ -10,6 +10,18 @@ use toml::{
 
 use super::{Config, ranges::RANGES};
 
+/// The settings that every configuration has, and one as it may be.
+const REQUIRED: [(&str, &str); 8] = [
+    ("node.name", r#"name = "broker_1""#),
+    ("server.listen", r#"listen = "0.0.0.0:7443""#),
+    ("server.certificate_file", r#"certificate_file = "server.pem""#),
+    ("server.private_key_file", r#"private_key_file = "server.key""#),
+    ("identity.issuers.issuer", r#"issuer = "https://login.example.com""#),
+    ("identity.issuers.audience", r#"audience = "veribus""#),
+    ("policy.directory", r#"directory = "policies""#),
+    ("record.data_directory", r#"data_directory = "data""#),
+];
+
 /// A fault in the text.
 pub(super) struct TextFault {
     /// Counted from 1.
@@ -46,6 +58,8 @@ impl<'a> Document<'a> {
     pub(super) fn config(&self) -> (Option<Config>, Vec<TextFault>) {
         let mut table = self.table.clone();
         let mut faults = self.out_of_range();
+        let missing = self.missing();
+        faults.extend(missing.iter().map(|(key, example)| self.is_missing(key, example)));
         let mut removed: Vec<_> = faults.iter().filter_map(|(place, _)| remove(table.get_mut(), place)).collect();
         let config = loop {
             let error = match Config::deserialize(Deserializer::from(table.clone())) {
@@ -53,17 +67,35 @@ impl<'a> Document<'a> {
                 Err(error) => error,
             };
             let span = error.span().unwrap_or_default();
-            let is_told = removed.iter().any(|key| error.message() == format!("missing field `{key}`"));
+            let lacks = error.message().strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+            let is_told = lacks.is_some_and(|name| {
+                removed.iter().any(|key| key == name)
+                    || missing.iter().any(|(key, _)| key.split('.').any(|part| part == name))
+            });
             if !is_told {
                 faults.push((span.clone(), fault(self.text, error.span(), error.message())));
             }
             match remove(table.get_mut(), &span) {
-                Some(key) if !error.message().starts_with("missing field") => removed.push(key),
+                Some(key) if lacks.is_none() => removed.push(key),
                 _ => break None,
             }
         };
         faults.sort_by_key(|(span, _)| span.start);
         (config, faults.into_iter().map(|(_, fault)| fault).collect())
+    }
+
+    /// The settings of [`REQUIRED`] that are nowhere.
+    fn missing(&self) -> Vec<(&'static str, &'static str)> {
+        REQUIRED.into_iter().filter(|(key, _)| at(self.table.get_ref(), key).is_empty()).collect()
+    }
+
+    /// Told at the table where it belongs, if that is there.
+    fn is_missing(&self, key: &str, example: &str) -> (Span<usize>, TextFault) {
+        let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+        let place = at(self.table.get_ref(), section).first().map(|section| section.span());
+        let header = if section == "identity.issuers" { format!("[[{section}]]") } else { format!("[{section}]") };
+        let detail = format!("`{key}` is missing, for example `{example}` under `{header}`");
+        (place.clone().unwrap_or_default(), fault(self.text, place, &detail))
     }
 
     /// The numbers that are not what [`RANGES`] has.

@@ -61,10 +61,18 @@ impl StateConfig {
     /// The settings that cannot be, and why.
     pub(super) fn faults(&self) -> Vec<SettingFault> {
         let mut faults = Vec::new();
-        if self.root_key_file.is_some() == self.root_key_descriptor_variable.is_some() {
-            let fault = "say where the root key is: either this, or `root_key_descriptor_variable`; \
-                         `veribus keys init FILE` makes one";
-            faults.push(("state.root_key_file", fault.to_owned()));
+        match (&self.root_key_file, &self.root_key_descriptor_variable) {
+            (Some(_), None) | (None, Some(_)) => {}
+            (None, None) => {
+                let fault = "is missing, and so is `state.root_key_descriptor_variable`: one of them says where the root key is; \
+                             `veribus keys init FILE` makes one";
+                faults.push(("state.root_key_file", fault.to_owned()));
+            }
+            (Some(_), Some(_)) => {
+                let fault =
+                    "and `state.root_key_descriptor_variable` both say where the root key is: take one of them out";
+                faults.push(("state.root_key_file", fault.to_owned()));
+            }
         }
         faults.extend(self.histories.iter().filter_map(|history| {
             let error = TopicPattern::parse(&history.scopes).err()?;
