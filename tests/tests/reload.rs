@@ -336,6 +336,19 @@ async fn a_certificate_is_replaced_without_ending_what_is_open_and_one_that_cann
     publish(&connect().await?, "over-the-new-one", "text").await?;
     taken(&mut inbox, 1).await?;
 
+    // As `openssl req -x509` makes it: most clients would be kept away.
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let own = KeyPair::generate()?;
+    let before = fs::read(root.join("server.pem"))?;
+    fs::write(root.join("server.key"), own.serialize_pem())?;
+    fs::write(root.join("server.pem"), params.self_signed(&own)?.pem())?;
+    let is_refused = |log: &Log| reloads(log, "server_certificate").any(|(_, reload)| reload.error.contains("CA:TRUE"));
+    Log::read_until(&auditor, is_refused).await?;
+    fs::write(root.join("server.pem"), before)?;
+    publish(&connect().await?, "not-over-that", "text").await?;
+    taken(&mut inbox, 1).await?;
+
     fs::write(root.join("server.key"), self_signed()?.1)?;
     let is_refused = |log: &Log| {
         reloads(log, "server_certificate").any(|(_, reload)| reload.error.contains("do not belong together"))

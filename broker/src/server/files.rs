@@ -69,9 +69,11 @@ fn load_certificate(
     let (config, clock, tls) = (config.clone(), clock.clone(), Arc::clone(tls));
     move || {
         let (certificate, faults) = certificate(&config, &clock).map_err(|error| error.to_string())?;
-        // The one before may still do until then.
-        if let Some(early) = faults.iter().find(|fault| is(fault, CertificateFault::is_early)) {
-            return Err(early.to_string());
+        // Clients that the one before does not keep away stay; one that is over keeps away all.
+        let known = tls.certificate().faults(clock.now());
+        let is_over = known.iter().any(|fault| is(fault, CertificateFault::is_expired));
+        if let Some(new) = faults.iter().find(|fault| !is_over && !known.iter().any(|one| one.is_alike(fault))) {
+            return Err(new.to_string());
         }
         let (sha256, tls) = (*certificate.sha256(), Arc::clone(&tls));
         let put_in_force = Box::new(move || {

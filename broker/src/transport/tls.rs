@@ -85,6 +85,15 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// Whether both say the same of a certificate.
+    #[must_use]
+    pub fn is_alike(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Certificate { fault, .. }, Self::Certificate { fault: other, .. })
+            if std::mem::discriminant(fault) == std::mem::discriminant(other))
+    }
+}
+
 /// Who vouches for the certificates of clients. Whoever shows one must hold its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAuthorities<'a> {
