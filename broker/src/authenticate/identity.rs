@@ -34,7 +34,7 @@ pub const AHEAD_S_MAX: i64 = 60;
 pub struct Identity {
     issuer: Issuer,
     agent: AgentId,
-    roles: Vec<String>,
+    roles: Roles,
     permissions: Permissions,
     types: Option<Vec<String>>,
     decrypt: Vec<TopicPattern>,
@@ -70,7 +70,7 @@ impl Identity {
     /// The caller's roles, as the issuer spells them. Not all of them need be names that a destination can have.
     #[must_use]
     pub fn roles(&self) -> &[String] {
-        &self.roles
+        &self.roles.listed
     }
 
     /// What the token permits.
@@ -146,7 +146,7 @@ impl Identity {
     pub fn is_meant_by(&self, destination: &Destination, sender: &Self) -> bool {
         match destination {
             Destination::Agent(agent) => *agent == self.agent && sender.issuer == self.issuer,
-            Destination::Role(role) => self.roles.iter().any(|own| own == role.as_str()),
+            Destination::Role(role) => self.roles.contains(role.as_str()),
         }
     }
 
@@ -181,6 +181,27 @@ impl Identity {
     pub fn remaining(&self, now: UnixMicros) -> std::time::Duration {
         let end = self.expires_at.0.saturating_mul(1_000_000);
         std::time::Duration::from_micros(u64::try_from(end.saturating_sub(now.0)).unwrap_or(0))
+    }
+}
+
+/// As the token lists them, which may be some thousand, and sorted, since it is asked for each message and recipient whether one is
+/// among them.
+struct Roles {
+    listed: Vec<String>,
+    sorted: Box<[u16]>,
+}
+
+impl Roles {
+    fn new(listed: Vec<String>) -> Self {
+        // A token is shorter than what `u16` counts.
+        let mut sorted: Vec<u16> = (0..u16::try_from(listed.len()).unwrap_or(u16::MAX)).collect();
+        sorted.sort_unstable_by_key(|place| listed.get(usize::from(*place)));
+        Self { listed, sorted: sorted.into() }
+    }
+
+    fn contains(&self, role: &str) -> bool {
+        let name = |place: &u16| self.listed.get(usize::from(*place)).map(String::as_str);
+        self.sorted.binary_search_by(|place| name(place).cmp(&Some(role))).is_ok()
     }
 }
 
@@ -462,7 +483,7 @@ impl Verifier {
         Ok(Identity {
             issuer: trusted.issuer.clone(),
             agent,
-            roles,
+            roles: Roles::new(roles),
             permissions,
             types,
             decrypt,

@@ -146,6 +146,18 @@ fn a_destination_means_a_role_or_that_agent_of_the_senders_issuer() {
     assert!(!namesake.is_meant_by(&Destination::parse("role:finance").expect("a role"), &sender));
 }
 
+#[test]
+fn each_of_many_roles_is_meant_and_no_other() {
+    let world = world();
+    let names: Vec<_> = (0..600).rev().map(|number| format!("r{number}")).collect();
+    let identity = world.identity(&names.iter().fold(world.claims("agent"), |claims, name| claims.role(name)));
+    assert_eq!(identity.roles(), names, "in the order of the token");
+    let is_meant =
+        |role: &str| identity.is_meant_by(&Destination::parse(&format!("role:{role}")).expect("a role"), &identity);
+    assert!(names.iter().all(|name| is_meant(name)));
+    assert!(!["r", "r600", "r60x", "s", "q"].into_iter().any(is_meant));
+}
+
 /// A verifier that trusts the issuer of `world` on other terms.
 fn on_terms(world: &World, terms: impl FnOnce(&mut TrustedIssuer)) -> Verifier {
     let mut trusted = trusted(&world.issuer);
