@@ -9,6 +9,7 @@ use tonic::{Code, Status, Streaming};
 use veribus_broker::{
     config::ClientCertificates,
     issue::{PublishedKeys, TokenIssuer},
+    model::{Clock, UnixSeconds},
 };
 use veribus_proto::v1::{
     AuditEntry, Decision, DecisionFacts, EntryKind, PublishRequest, Reload, ReloadCause, TailRequest, WatchRequest,
@@ -207,6 +208,26 @@ async fn terms_that_a_policy_gives_to_single_agents_hold_for_streams_that_are_op
         bail!("not beyond")
     });
     assert_eq!(beyond.await??, "QUOTA_EXCEEDED");
+    Ok(())
+}
+
+/// The clock stands still, so its quota never lets the agent's fresh token pass.
+#[tokio::test]
+async fn a_subscription_is_withdrawn_also_while_its_agent_waits_for_its_quota() -> Result<()> {
+    let UnixSeconds(now) = Clock::system().now().seconds();
+    let quota = r#"{"quotas": {"out": {"messages_per_s_max": 1}}}"#;
+    let setup = Setup::default().open_policy().policy_data("data.json", quota);
+    let broker = setup.clock(&Clock::manual(UnixSeconds(now))).start().await?;
+    let token = broker.token("out", &["publish:>", "subscribe:>"])?;
+    let out = broker.raw(&token).await?;
+    let mut inbox = RawSubscription::open(&out, &["news"]).await?;
+    // The subscription's own entry was all that it may have.
+    assert_eq!(publish(&out, "beyond", "text").await.map_err(|status| status.code()), Err(Code::ResourceExhausted));
+    inbox.refresh(&token).await?;
+    write_policy(&broker, &without_out())?;
+    broker.server().reload();
+    let over = end(&mut inbox).await?;
+    assert_eq!((over.code(), &*reason(&over)), (Code::PermissionDenied, "POLICY_DENIED"), "{over:?}");
     Ok(())
 }
 

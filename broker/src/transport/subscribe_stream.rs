@@ -1,6 +1,6 @@
 //! `Subscribe`: one subscription for the life of the stream.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures_util::{Stream, stream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -173,28 +173,35 @@ struct Listener {
 }
 
 impl Listener {
-    /// Listens until the client is done, or the stream is.
-    async fn listen(mut self, mut requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Promise>) {
+    /// Listens until the client is done, or the stream is, or another policy does not permit the subscription.
+    async fn listen(mut self, requests: Streaming<SubscribeRequest>, answers: mpsc::Sender<Promise>) {
+        if let Err(withdrawn) = self.answer(requests, &answers).await {
+            self.withdrawn(withdrawn, &answers).await;
+        }
+    }
+
+    async fn answer(
+        &mut self,
+        mut requests: Streaming<SubscribeRequest>,
+        answers: &mpsc::Sender<Promise>,
+    ) -> Result<(), Withdrawn> {
         let mut pace = Pace::new(self.meter.clone(), self.faults.clock.clone());
+        let caller = self.caller.clone();
         loop {
-            let requested = tokio::select! {
-                biased;
-                () = answers.closed() => return,
-                Ok(()) = self.policy_changes.changed() => {
-                    if let Err(withdrawn) = self.reading.reconsider(&self.caller, &self.terms).await {
-                        return self.withdrawn(withdrawn, &answers).await;
-                    }
-                    continue;
+            let requested = self.unless_withdrawn(async {
+                tokio::select! {
+                    () = answers.closed() => None,
+                    requested = request_side(&mut requests) => Some(requested),
                 }
-                requested = request_side(&mut requests) => requested,
-            };
+            });
+            let Some(requested) = requested.await? else { return Ok(()) };
             if requested.is_ok() {
-                pace.next(&self.caller).await;
+                self.unless_withdrawn(pace.next(&caller)).await?;
             }
             let (keep, promise) = oneshot::channel();
             // An error means that the stream is over.
-            if answers.send(promise).await.is_err() {
-                return;
+            if self.unless_withdrawn(answers.send(promise)).await?.is_err() {
+                return Ok(());
             }
             let answer = match requested {
                 Ok(credentials) => self.refresh(&credentials).await.map_err(Some),
@@ -203,7 +210,19 @@ impl Listener {
             };
             let ends = answer.is_err();
             if keep.send(answer).is_err() || ends {
-                return;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for what the client can delay as long as it likes. A new policy does not wait for that.
+    async fn unless_withdrawn<T>(&mut self, waiting: impl Future<Output = T>) -> Result<T, Withdrawn> {
+        let mut waiting = pin!(waiting);
+        loop {
+            tokio::select! {
+                biased;
+                Ok(()) = self.policy_changes.changed() => self.reading.reconsider(&self.caller, &self.terms).await?,
+                done = &mut waiting => return Ok(done),
             }
         }
     }
